@@ -1,0 +1,63 @@
+# Every target does its own set-up; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GOLANGCI_VERSION := v2.15.0
+GOFUMPT_VERSION := v0.12.0
+export CGO_ENABLED ?= 0
+
+ENGINE := build/engine/libchdb.so
+PACKAGES := ./...
+
+.PHONY: help build engine test race lint fmt fuzz bench e2e demo tools clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+
+build: ## build ./build/carom
+	go build -trimpath -o build/carom .
+
+engine: $(ENGINE) ## fetch the ClickHouse engine library into build/engine (npm ci)
+
+$(ENGINE): schemas/warehouse/engine/npm/package-lock.json schemas/warehouse/engine/npm/install.sh
+	schemas/warehouse/engine/npm/install.sh
+
+test: engine ## run all tests, shuffled, against a real ClickHouse engine
+	CAROM_REQUIRE_ENGINE=1 go test -shuffle=on $(PACKAGES)
+
+race: engine ## run all tests with the race detector (needs a C compiler)
+	CAROM_REQUIRE_ENGINE=1 CGO_ENABLED=1 go test -race -short $(PACKAGES)
+
+lint: bin/golangci-lint ## check style and import rules
+	bin/golangci-lint run $(PACKAGES)
+
+fmt: bin/gofumpt ## format all Go code
+	bin/gofumpt -w $$(git ls-files '*.go')
+
+FUZZTIME ?= 20s
+fuzz: ## run every fuzzer for FUZZTIME (default 20s)
+	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
+	    echo "$$package $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$package; done; done
+
+bench: ## run the benchmarks that stand beside the code
+	go test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+e2e: engine ## run the whole-system tests alone
+	CAROM_REQUIRE_ENGINE=1 go test -count=1 -v ./deploy/e2e/...
+
+demo: build engine ## mail in, mail out, a limit that comes back: the whole loop in about two minutes
+	./build/carom demo $(DEMO_FLAGS)
+
+tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin
+
+bin/golangci-lint: Makefile
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@touch $@
+
+bin/gofumpt: Makefile
+	GOBIN=$(CURDIR)/bin go install mvdan.cc/gofumpt@$(GOFUMPT_VERSION)
+	@touch $@
+
+clean: ## remove what was built and fetched
+	rm -rf build bin schemas/warehouse/engine/npm/node_modules

@@ -1,0 +1,303 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/go-cmp/cmp"
+
+	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/seglog"
+	"carom/schemas/service"
+	"carom/schemas/suppression"
+	"carom/schemas/warehouse"
+	"carom/schemas/warehouse/chtest"
+)
+
+// agent returns the options of an agent with folders of its own and a warehouse with the schema.
+func agent(t *testing.T) (Options, driver.Conn) {
+	t.Helper()
+	dir := t.TempDir()
+	o := Options{
+		EventLog: filepath.Join(dir, "events"), Feed: filepath.Join(dir, "feed"), Node: "mail1", URL: chtest.Start(t).URL() + "/carom", Version: "1.0", Once: true,
+	}
+	if _, err := warehouse.Apply(t.Context(), o.URL, warehouse.Options{}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := warehouse.Open(t.Context(), o.URL, warehouse.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return o, conn
+}
+
+func logger(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
+func exec(t *testing.T, conn driver.Conn, query string, args ...any) {
+	t.Helper()
+	if err := conn.Exec(t.Context(), query, args...); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+func run(t *testing.T, o Options) {
+	t.Helper()
+	if err := Run(t.Context(), o, logger(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const insertLease = `INSERT INTO leases (node, generation, provider, source, issued_at, ttl_seconds, epoch, rate, connections,
+    messages_per_connection, canary, not_after, reason_id, document) VALUES `
+
+func TestLimitsBecomeAFile(t *testing.T) {
+	o, conn := agent(t)
+	name := filepath.Join(o.Feed, limits.FileName)
+
+	run(t, o)
+	if _, err := limits.Load(name); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("without leases: %v, want no file", err)
+	}
+
+	exec(t, conn, insertLease+`
+    ('mail1', 6, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', ''),
+    ('mail1', 6, 'old', '192.0.2.1', now64(6), 600, 1, 1, 1, 1, false, 0, 'r0', ''),
+    ('mail1', 7, '', '', now64(6), 12.5, 0, 0, 0, 0, false, 0, '', '{"modes":[{"provider":"google","mode":"active"}]}'),
+    ('mail1', 7, 'google', '192.0.2.1', now64(6), 12.5, 3, 2.5, 4, 20, true, '2199-01-01 00:00:00', 'r1', ''),
+    ('mail1', 7, 'yahoo', '192.0.2.1', now64(6), 12.5, 4, 0, 0, 0, false, 0, 'r2', ''),
+    ('mail2', 8, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
+	run(t, o)
+	got, err := limits.Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if time.Since(got.IssuedAt).Abs() > time.Hour {
+		t.Errorf("issued at %v", got.IssuedAt)
+	}
+	want := &limits.Document{
+		Format: limits.Format, Generation: 7, IssuedAt: got.IssuedAt, TTLSeconds: 12.5,
+		Leases: []limits.Lease{
+			{
+				Provider: "google", Source: "192.0.2.1", Epoch: 3, RatePerSecond: 2.5, Connections: 4, MessagesPerConnection: 20, Canary: true,
+				ReasonID: "r1", NotAfter: time.Date(2199, 1, 1, 0, 0, 0, 0, time.UTC),
+			},
+			{Provider: "yahoo", Source: "192.0.2.1", Epoch: 4, ReasonID: "r2"},
+		},
+		Modes: []limits.ProviderMode{{Provider: "google", Mode: limits.Active}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("limits (-want +got):\n%s", diff)
+	}
+
+	for _, tc := range []struct{ name, rows string }{
+		{"the same generation", `('mail1', 7, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`},
+		{"a generation that outlived its TTL", `('mail1', 9, '', '', now64(6) - 601, 600, 0, 0, 0, 0, false, 0, '', '')`},
+	} {
+		exec(t, conn, insertLease+tc.rows)
+		run(t, o)
+		if again, err := limits.Load(name); err != nil || !cmp.Equal(again, want) {
+			t.Errorf("after %s: %+v, %v, want the file as it was", tc.name, again, err)
+		}
+	}
+
+	exec(t, conn, insertLease+`('mail1', 10, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
+	run(t, o)
+	if got, err := limits.Load(name); err != nil || got.Generation != 10 || len(got.Leases) != 0 {
+		t.Errorf("after a generation without leases: %+v, %v", got, err)
+	}
+}
+
+func key(n int) string { return fmt.Sprintf("%032x", n) }
+
+func TestSuppressionsBecomeASnapshot(t *testing.T) {
+	o, conn := agent(t)
+	name := filepath.Join(o.Feed, suppression.FileName)
+	load := func() *suppression.Snapshot {
+		t.Helper()
+		s, err := suppression.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	run(t, o)
+	if s := load(); s.Len() != 0 {
+		t.Errorf("an empty warehouse gives %d entries", s.Len())
+	}
+
+	f := newFeed(o, conn, logger(t))
+	look := func() uint64 {
+		t.Helper()
+		if err := f.suppressions(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return load().Generation()
+	}
+	first := look()
+	if again := look(); again != first {
+		t.Errorf("nothing changed, but generation %d became %d", first, again)
+	}
+	exec(t, conn, `INSERT INTO suppressions (recipient_key, tenant, time, tombstone, category) VALUES
+    (?, '', now64(6), false, 'bad-mailbox'), (?, 'acme', now64(6), false, 'complaint'), ('no key', '', now64(6), false, 'manual')`, key(1), key(2))
+	second := look()
+	s := load()
+	if second <= first || s.Len() != 2 || !s.Contains("other", key(1)) || !s.Contains("acme", key(2)) || s.Contains("other", key(2)) {
+		t.Errorf("generation %d after %d, %d entries", second, first, s.Len())
+	}
+	exec(t, conn, "INSERT INTO suppressions (recipient_key, tenant, time, tombstone) VALUES (?, '', now64(6) + 1, true)", key(1))
+	if third := look(); third <= second || load().Contains("", key(1)) {
+		t.Error("a tombstone does not take the suppression back")
+	}
+	// An entry that ends by itself between two looks.
+	exec(t, conn, "INSERT INTO suppressions (recipient_key, time, tombstone, expires_at) VALUES (?, now64(6), false, now64(6) + toIntervalMillisecond(500))", key(3))
+	look()
+	within(t, "the expired entry is gone", func() bool { look(); return !load().Contains("", key(3)) })
+
+	// Another, empty warehouse must not mail everybody again.
+	exec(t, conn, "TRUNCATE TABLE suppressions")
+	if err := newFeed(o, conn, logger(t)).suppressions(t.Context()); err == nil || !load().Contains("acme", key(2)) {
+		t.Errorf("an empty warehouse: %v, and the snapshot has %d entries", err, load().Len())
+	}
+}
+
+// within polls until done, for at most a minute.
+func within(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within a minute: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+func TestAgentShipsAndRegisters(t *testing.T) {
+	o, conn := agent(t)
+	log, err := seglog.Open(filepath.Join(o.EventLog, event.StreamEvent), seglog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	deliver := func() {
+		t.Helper()
+		if _, err := log.Append(t.Context(), event.Encode(nil, &event.Event{Kind: event.Received, Time: time.Now()})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deliver()
+	run(t, o)
+	var version string
+	var seq, rows uint64
+	registered := func() {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "SELECT version, event_seq, (SELECT count() FROM events) FROM nodes FINAL WHERE node = 'mail1'").
+			Scan(&version, &seq, &rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if registered(); version != "1.0" || seq != 1 || rows != 1 {
+		t.Errorf("registered %s, event %d, %d rows; want 1.0, 1, 1", version, seq, rows)
+	}
+
+	// The same as a process that stays, with limits that arrive while it runs.
+	o.Once = false
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, o, logger(t)) }()
+	deliver()
+	exec(t, conn, insertLease+`('mail1', 7, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
+	within(t, "limits written and event shipped", func() bool {
+		d, err := limits.Load(filepath.Join(o.Feed, limits.FileName))
+		registered()
+		return err == nil && d.Generation == 7 && rows == 2
+	})
+	if err := Run(ctx, o, logger(t)); !errors.Is(err, seglog.ErrLocked) {
+		t.Errorf("a second agent: %v, want ErrLocked", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run after its context ended: %v, want nil", err)
+	}
+}
+
+// The files stay while ClickHouse is down, and the agent stays alive and stops when it is told to.
+func TestFilesStayWhileClickHouseIsDown(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{EventLog: filepath.Join(dir, "events"), Feed: dir, Node: "mail1", URL: "http://127.0.0.1:1/carom"}
+	document := &limits.Document{Format: limits.Format, Generation: 5, IssuedAt: time.Now().UTC(), TTLSeconds: 600, Leases: []limits.Lease{}}
+	if err := limits.Save(filepath.Join(dir, limits.FileName), document); err != nil {
+		t.Fatal(err)
+	}
+	if err := suppression.Save(filepath.Join(dir, suppression.FileName), 1, time.Now(), []suppression.Entry{{Key: key(1)}}); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan struct{}, 100)
+	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) {
+		if strings.Contains(string(p), "trying again") {
+			select {
+			case failed <- struct{}{}:
+			default:
+			}
+		}
+	}), nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, o, log) }()
+	for range 2 { // limits and suppressions
+		<-failed
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v, want nil", err)
+	}
+	if d, err := limits.Load(filepath.Join(dir, limits.FileName)); err != nil || d.Generation != 5 {
+		t.Errorf("limits = %+v, %v", d, err)
+	}
+	if s, err := suppression.Load(filepath.Join(dir, suppression.FileName)); err != nil || !s.Contains("", key(1)) {
+		t.Errorf("suppressions: %v", err)
+	}
+}
+
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
+
+func TestCommandMistakes(t *testing.T) {
+	var out bytes.Buffer
+	stdio := service.IO{Out: &out, Err: &out}
+	if err := Command(t.Context(), []string{"--help"}, stdio, "1.0"); service.ExitStatus(err) != 0 || !strings.Contains(out.String(), "--event-log") {
+		t.Errorf("--help: %v\n%s", err, out.String())
+	}
+	for _, tc := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"nothing given", nil, "--event-log is missing"},
+		{"unknown flag", []string{"--colour"}, "colour"},
+		{"bad URL", []string{"--event-log", t.TempDir(), "--feed", t.TempDir(), "--node", "n", "--url", "ftp://x"}, "ftp://x"},
+		{"an argument", []string{"now"}, `"now"`},
+		{"log level", []string{"--log-level", "loud"}, "loud"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := Command(t.Context(), tc.args, stdio, "1.0")
+			if service.ExitStatus(err) != 2 || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Command(%q): %v, want exit status 2 and %q", tc.args, err, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,257 @@
+package classify
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+
+	"carom/schemas/event"
+	"carom/schemas/smtpstatus"
+	"carom/schemas/taxonomy"
+)
+
+// Version is the version of the rules and of the steps around them. It goes up by one with every
+// change that can change a verdict.
+const Version uint32 = 1
+
+// Input is what is to be classified. Only what is known is set.
+type Input struct {
+	// Reply is the reply of the receiver. A diagnostic of a bounce message goes through
+	// smtpstatus.Parse first; codes that stand inside its text are found there.
+	Reply smtpstatus.Reply
+
+	// Enhanced is an enhanced status code from elsewhere, such as the Status of a bounce message. It
+	// counts where the reply has none or only a general one.
+	Enhanced smtpstatus.Enhanced
+
+	Phase    event.Phase // where the attempt ended; PhaseNone: taken from the text, if it says so
+	Provider string      // the receiving provider; rules of one provider need it
+	Local    Local       // the local cause, if the receiver decided nothing
+
+	// MessagesOnConnection is the number of messages that the connection carried before this one.
+	MessagesOnConnection uint32
+}
+
+// Verdict is what a reply means.
+type Verdict struct {
+	Category   taxonomy.Category
+	Class      taxonomy.Class
+	Dimension  taxonomy.Dimension
+	Scope      taxonomy.Scope
+	ScopeValue string // the IP, domain or URL that the reply names; "" if it names none
+	Rule       string // id of the rule or step that decided
+	Version    uint32
+}
+
+// maxText is the number of bytes of a reply that count.
+const maxText = 4096
+
+// Classify says what in means. It always gives a verdict; what nothing fits is
+// taxonomy.Unknown.
+func Classify(in Input) Verdict {
+	if v, ok := local(in); ok {
+		return v
+	}
+	if in.Reply.IsZero() && in.Enhanced.IsZero() {
+		return verdict(taxonomy.Unknown, "none")
+	}
+	if in.Reply.Positive() {
+		return verdict(taxonomy.Delivered, "code.2yz")
+	}
+	f := factsOf(in)
+	v := f.decide(builtin())
+	if f.severity == 4 && v.Class != taxonomy.None {
+		v.Class = taxonomy.Soft // RFC 5321 section 4.2.1: try again
+	}
+	if v.Scope != taxonomy.ScopeNone {
+		v.ScopeValue = scopeValue(v.Scope, f.text)
+	}
+	return v
+}
+
+// facts are what the steps look at.
+type facts struct {
+	text     string              // lower-case, each run of blanks as one
+	code     int                 // reply code, 0 if there is none
+	enhanced smtpstatus.Enhanced // zero if there is none
+	severity int                 // 4 or 5; 0 if nothing tells
+	phase    event.Phase
+	provider string
+}
+
+func factsOf(in Input) facts {
+	f := facts{text: fold(in.Reply.String()), code: in.Reply.Code, enhanced: in.Reply.Enhanced, phase: in.Phase, provider: in.Provider}
+	if f.code == 0 || f.enhanced.IsZero() {
+		code, enhanced := codesIn(f.text)
+		if f.code == 0 {
+			f.code = code
+		}
+		if f.enhanced.IsZero() {
+			f.enhanced = enhanced
+		}
+	}
+	if f.enhanced.IsZero() || !tells(f.enhanced) && tells(in.Enhanced) {
+		f.enhanced = cmp.Or(in.Enhanced, f.enhanced)
+	}
+	f.severity = f.code / 100
+	if f.code == 0 {
+		f.severity = int(f.enhanced.Class)
+	}
+	if f.phase == event.PhaseNone {
+		f.phase = phaseIn(f.text)
+	}
+	return f
+}
+
+func (f *facts) decide(set *ruleSet) Verdict {
+	s, _ := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	s.collect(set, f.text)
+	if r := s.first(set, f, false); r != nil {
+		return r.verdict()
+	}
+	if tells(f.enhanced) {
+		return byStatus(f.enhanced)
+	}
+	if r := s.first(set, f, true); r != nil {
+		return r.verdict()
+	}
+	if v := byStatus(f.enhanced); v.Category != taxonomy.Unknown {
+		return v
+	}
+	return f.byCode()
+}
+
+// scratch is the memory of one decision.
+type scratch struct {
+	matcher    matcher
+	ids        []int32
+	candidates []owner
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// collect finds the patterns that may match text, in the order of their rules.
+func (s *scratch) collect(set *ruleSet, text string) {
+	s.matcher.text = text
+	s.ids = set.finder.find(text, s.ids[:0])
+	slices.Sort(s.ids) // anchors are numbered in the order of the rules
+	s.candidates = s.candidates[:0]
+	for _, id := range slices.Compact(s.ids) {
+		s.candidates = append(s.candidates, set.owners[id])
+	}
+	s.candidates = slices.Compact(s.candidates)
+}
+
+// first returns the first rule that matches, of the weak ones or of the others.
+func (s *scratch) first(set *ruleSet, f *facts, weak bool) *rule {
+	for _, c := range s.candidates {
+		r := set.rules[c.rule]
+		if r.weak == weak && r.admits(f) && s.matcher.matches(r.patterns[c.pattern]) {
+			return r
+		}
+	}
+	return nil
+}
+
+// admits reports whether everything but the text fits r.
+func (r *rule) admits(f *facts) bool {
+	if r.provider != "" && r.provider != f.provider || r.when != 0 && r.when != f.severity {
+		return false
+	}
+	return len(r.status) == 0 || slices.Contains(r.status, subjectDetail(f.enhanced))
+}
+
+func (r *rule) verdict() Verdict {
+	v := verdict(r.category, r.id)
+	v.Dimension, v.Scope = r.dimension, r.scope
+	return v
+}
+
+// verdict returns the verdict for a category with everything that goes with it.
+func verdict(c taxonomy.Category, rule string) Verdict {
+	return Verdict{Category: c, Class: c.Class(), Dimension: dimensionOf(c), Scope: scopeOf(c), Rule: rule, Version: Version}
+}
+
+// dimensionOf says which actuator answers a category, where no rule says otherwise.
+func dimensionOf(c taxonomy.Category) taxonomy.Dimension {
+	switch c {
+	case taxonomy.BadMailbox, taxonomy.InactiveMailbox, taxonomy.Moved, taxonomy.RecipientRefused, taxonomy.BadDomain,
+		taxonomy.MailboxFull, taxonomy.Suppressed, taxonomy.Complaint:
+		return taxonomy.User
+	case taxonomy.RateLimited:
+		return taxonomy.Rate
+	case taxonomy.Greylisted:
+		return taxonomy.Greylist
+	case taxonomy.SpamBlock:
+		return taxonomy.Block
+	case taxonomy.SpamContent, taxonomy.Virus, taxonomy.BadContent, taxonomy.MessageTooBig:
+		return taxonomy.Content
+	case taxonomy.AuthFailed, taxonomy.TLSRequired, taxonomy.InvalidSender:
+		return taxonomy.Auth
+	case taxonomy.Connection, taxonomy.DNSFailure:
+		return taxonomy.Unavailable
+	case taxonomy.Delivered, taxonomy.AutoReply:
+		return taxonomy.OK
+	default: // policy, relay-denied, routing, expired, protocol, system, undetermined
+		return taxonomy.Other
+	}
+}
+
+// scopeOf says whom a category is aimed at, where no rule says otherwise. Unknown users have no
+// scope: they count against the source that mails them.
+func scopeOf(c taxonomy.Category) taxonomy.Scope {
+	switch c {
+	case taxonomy.MailboxFull, taxonomy.InactiveMailbox, taxonomy.Moved, taxonomy.RecipientRefused:
+		return taxonomy.ScopeRecipient
+	default:
+		return taxonomy.ScopeNone
+	}
+}
+
+// fold lowers the ASCII letters of s, makes each run of blanks one blank and drops the codes that
+// continued lines repeat ("550-5.1.1"). It takes the first maxText bytes.
+func fold(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); {
+		if isBlank(s[i]) {
+			i++
+			continue
+		}
+		start := i
+		for i < len(s) && !isBlank(s[i]) {
+			i++
+		}
+		word := s[start:i]
+		if b.Len() > 0 {
+			if isRepeatedCode(word) {
+				continue
+			}
+			b.WriteByte(' ')
+		}
+		for j := range len(word) {
+			c := word[j]
+			if c >= 'A' && c <= 'Z' {
+				c += 'a' - 'A'
+			}
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func isBlank(c byte) bool { return c <= ' ' }
+
+// isRepeatedCode reports whether word is a reply code, a dash and an enhanced status code.
+func isRepeatedCode(word string) bool {
+	if len(word) < len("550-5.1.1") || word[3] != '-' || word[0] < '4' || word[0] > '5' {
+		return false
+	}
+	enhanced, rest := smtpstatus.ParseEnhanced(word[4:])
+	return !enhanced.IsZero() && rest == ""
+}

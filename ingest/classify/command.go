@@ -1,0 +1,158 @@
+package classify
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"carom/schemas/event"
+	"carom/schemas/service"
+	"carom/schemas/smtpstatus"
+)
+
+const about = `carom classify says what an SMTP reply or a diagnostic means, and which rule decided.
+
+It takes each argument as one reply, or each line of its input if there are no arguments.
+
+Example:
+  carom classify --phase rcpt "550 5.1.1 <ann@mail.example>: Recipient address rejected: User unknown"
+  grep 'status=deferred' maillog | carom classify --json`
+
+// maxLine is the longest line of input, in bytes; a longer one ends the command with an error.
+const maxLine = 1 << 20
+
+// result is a verdict as --json prints it.
+type result struct {
+	Reply      string `json:"reply"`
+	Category   string `json:"category"`
+	Group      string `json:"group"`
+	Class      string `json:"class"`
+	Dimension  string `json:"dimension"`
+	Scope      string `json:"scope,omitempty"`
+	ScopeValue string `json:"scope_value,omitempty"`
+	Rule       string `json:"rule"`
+	Source     string `json:"source,omitempty"`
+	Version    uint32 `json:"version"`
+}
+
+// Command runs "carom classify". It returns a service.ConfigError for flags that are wrong and the
+// errors of stdio, wrapped.
+func Command(ctx context.Context, args []string, stdio service.IO) error {
+	flags := service.NewFlags("classify", about, stdio)
+	asJSON := flags.Bool("json", false, "print one JSON object a reply")
+	asTSV := flags.Bool("tsv", false, "print reply, category and class, with tabs between them")
+	provider := flags.String("provider", "", "the receiving provider, such as google")
+	phaseName := flags.String("phase", "", "where the attempt ended: connect, greeting, mail, rcpt, final-dot, ...")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *asJSON && *asTSV {
+		return service.Configf("carom classify: --json and --tsv exclude each other")
+	}
+	phase, err := phaseNamed(*phaseName)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(stdio.Out)
+	printer := printText
+	switch {
+	case *asJSON:
+		printer = printJSON
+	case *asTSV:
+		printer = printTSV
+	}
+	one := func(reply string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if strings.TrimSpace(reply) == "" {
+			return nil
+		}
+		v := Classify(Input{Reply: smtpstatus.Parse(reply), Phase: phase, Provider: *provider})
+		if err := printer(out, resultOf(reply, v)); err != nil {
+			return fmt.Errorf("write verdict: %w", err)
+		}
+		return nil
+	}
+	if err := eachReply(flags.Args(), stdio.In, one); err != nil {
+		return errors.Join(err, out.Flush())
+	}
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("write verdict: %w", err)
+	}
+	return nil
+}
+
+func eachReply(args []string, in io.Reader, one func(string) error) error {
+	for _, reply := range args {
+		if err := one(reply); err != nil {
+			return err
+		}
+	}
+	if len(args) > 0 {
+		return nil
+	}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		if err := one(lines.Text()); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read replies: %w", err)
+	}
+	return nil
+}
+
+func phaseNamed(name string) (event.Phase, error) {
+	for _, p := range event.Phases() {
+		if p.String() == name {
+			return p, nil
+		}
+	}
+	var names []string
+	for _, p := range event.Phases()[1:] {
+		names = append(names, p.String())
+	}
+	return event.PhaseNone, service.Configf("carom classify: phase %q: want one of %s", name, strings.Join(names, ", "))
+}
+
+func resultOf(reply string, v Verdict) result {
+	r := result{
+		Reply: reply, Category: string(v.Category), Group: v.Category.Group(), Class: string(v.Class),
+		Dimension: string(v.Dimension), Scope: string(v.Scope), ScopeValue: v.ScopeValue, Rule: v.Rule, Version: v.Version,
+	}
+	for _, rule := range builtin().rules {
+		if rule.id == v.Rule {
+			r.Source = rule.source
+		}
+	}
+	return r
+}
+
+func printJSON(w io.Writer, r result) error { return json.NewEncoder(w).Encode(r) }
+
+func printTSV(w io.Writer, r result) error {
+	_, err := fmt.Fprintf(w, "%s\t%s\t%s\n", strings.ReplaceAll(r.Reply, "\t", " "), r.Category, r.Class)
+	return err
+}
+
+func printText(w io.Writer, r result) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n  %s (%s), class %s, dimension %s", r.Reply, r.Category, r.Group, r.Class, r.Dimension)
+	if r.Scope != "" {
+		fmt.Fprintf(&b, ", scope %s %s", r.Scope, r.ScopeValue)
+	}
+	fmt.Fprintf(&b, "\n  by rule %s, version %d", r.Rule, r.Version)
+	if r.Source != "" {
+		fmt.Fprintf(&b, " (%s)", r.Source)
+	}
+	b.WriteByte('\n')
+	_, err := io.WriteString(w, b.String())
+	return err
+}

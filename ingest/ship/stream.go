@@ -1,0 +1,477 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"carom/schemas/cursor"
+	"carom/schemas/event"
+	"carom/schemas/seglog"
+	"carom/schemas/warehouse"
+)
+
+// stream ships one stream of the log. One goroutine owns it.
+type stream[T any] struct {
+	shipper *Shipper
+	name    string
+	table   warehouse.Table[T]
+	decode  func([]byte, *T) error
+	place   func(*T, string, event.ID, uint64)
+	seq     *atomic.Uint64 // last stored record, for Status
+
+	incarnation string
+	id          event.ID // incarnation as the warehouse has it
+	ready       bool     // the schema was looked at since the last error
+}
+
+// batch is a run of records from the log: numbers from to to, of which rows could be decoded.
+type batch[T any] struct {
+	from, to uint64
+	seqs     []uint64 // of rows
+	rows     []T
+	bytes    int
+	bad      []quarantined
+}
+
+func (s *stream[T]) dir() string { return filepath.Join(s.shipper.opt.Dir, s.name) }
+
+func (s *stream[T]) log() *slog.Logger { return s.shipper.opt.Log.With("stream", s.name) }
+
+// run ships until ctx ends, one life of the log after the other.
+func (s *stream[T]) run(ctx context.Context) error {
+	for {
+		err := s.ship(ctx)
+		_, removed := errors.AsType[*seglog.RemovedError](err)
+		if removed || errors.Is(err, seglog.ErrReplaced) {
+			s.log().Warn("event log is not what it was, looking at it anew", "error", err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("ship stream %s: %w", s.name, err)
+		}
+		return nil
+	}
+}
+
+// ship ships the log that is there now: first the batch that was being sent when the last process
+// ended, then what follows.
+func (s *stream[T]) ship(ctx context.Context) error {
+	first, err := s.probe(ctx)
+	if err != nil || s.incarnation == "" {
+		return err
+	}
+	at, err := cursor.Load(s.shipper.opt.Dir, s.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	p, err := loadPending(s.shipper.opt.Dir, s.name)
+	if err != nil {
+		return err
+	}
+	if p != nil && p.Incarnation == at.Incarnation {
+		p.after(at.Seq)
+	}
+	if at.Incarnation != s.incarnation {
+		at = cursor.Cursor{Incarnation: s.incarnation}
+	}
+	s.seq.Store(at.Seq)
+	switch {
+	case p == nil || len(p.Ranges) == 0:
+	case p.Incarnation != s.incarnation:
+		s.log().Warn("log was replaced before its last batch was confirmed; completeness tells whether it is stored",
+			"incarnation", p.Incarnation, "from", p.Ranges[0].From, "to", p.Ranges[len(p.Ranges)-1].To)
+	default:
+		if err := s.resume(ctx, p, first); err != nil {
+			return err
+		}
+		at.Seq = s.seq.Load()
+	}
+	return s.tail(ctx, at.Seq+1, first)
+}
+
+// probe waits for the log, sets the incarnation and returns the log's first record. The
+// incarnation stays empty if there is no log and Options.Once does not allow to wait.
+func (s *stream[T]) probe(ctx context.Context) (first uint64, err error) {
+	s.incarnation, first = "", 1
+	for {
+		r, err := seglog.OpenReader(s.dir(), first, seglog.Options{})
+		if removed, ok := errors.AsType[*seglog.RemovedError](err); ok {
+			first = removed.First
+			continue
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			if s.shipper.opt.Once {
+				return 0, nil
+			}
+			if err := sleep(ctx, logPoll); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		s.incarnation = r.Incarnation()
+		if err := r.Close(); err != nil {
+			return 0, fmt.Errorf("close log: %w", err)
+		}
+		if s.id, err = uuid.Parse(s.incarnation); err != nil {
+			return 0, fmt.Errorf("incarnation of the log: %w", err)
+		}
+		if s.name == event.StreamEvent {
+			id := s.id
+			s.shipper.incarnation.Store(&id)
+		}
+		return first, nil
+	}
+}
+
+// open opens the log at from. Records before first were removed by somebody who did not look at
+// the cursor: they are noted as lost, and reading begins at first.
+func (s *stream[T]) open(from, first uint64) (*seglog.Reader, error) {
+	if from < first {
+		if err := s.quarantine(quarantined{Seq: from, Last: first - 1, Reason: "removed from the log before it was shipped"}); err != nil {
+			return nil, err
+		}
+		from = first
+	}
+	r, err := seglog.OpenReader(s.dir(), from, seglog.Options{})
+	if ahead, ok := errors.AsType[*seglog.AheadError](err); ok {
+		return nil, fmt.Errorf("the log ends at record %d, but record %d is stored already: "+
+			"was it restored from an older copy? Its numbers must not be used twice: move the log away, the sender begins a new one: %w",
+			ahead.Last, from-1, err)
+	}
+	if err == nil && r.Incarnation() != s.incarnation {
+		return nil, errors.Join(seglog.ErrReplaced, r.Close())
+	}
+	return r, err
+}
+
+// resume sends what is left of p, whose records it reads from the log again.
+func (s *stream[T]) resume(ctx context.Context, p *pending, first uint64) error {
+	from, to := p.Ranges[0].From, p.Ranges[len(p.Ranges)-1].To
+	s.log().Info("send the last batch again, its answer is not known", "from", from, "to", to)
+	r, err := s.open(from, first)
+	if err != nil {
+		return err
+	}
+	b := &batch[T]{from: from, to: from - 1}
+	for b.to < to && err == nil {
+		err = s.read(ctx, r, b, p.Node)
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the log was not closed cleanly: start the sender once, so that it says how far it reaches")
+	}
+	if cerr := r.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("close log: %w", cerr)
+	}
+	if err != nil {
+		return err
+	}
+	return s.send(ctx, p, b, true)
+}
+
+// tail cuts and sends batches from record from on.
+func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
+	r, err := s.open(from, first)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }() // only read
+	for {
+		b := &batch[T]{from: from, to: from - 1}
+		end := s.collect(ctx, r, b) // what was read before the end is sent all the same
+		if b.to >= b.from && ctx.Err() == nil {
+			p := newPending(s.shipper.opt.Node, s.incarnation, s.name, b.from, b.to)
+			if len(b.rows) > 0 {
+				if err := s.fault("save pending"); err != nil {
+					return err
+				}
+				if err := p.save(s.shipper.opt.Dir, s.name); err != nil {
+					return err
+				}
+			}
+			if err := s.send(ctx, p, b, false); err != nil {
+				return err
+			}
+			from = b.to + 1
+		}
+		if errors.Is(end, io.EOF) {
+			return nil
+		}
+		if end != nil {
+			return end
+		}
+	}
+}
+
+// collect fills b until it is full or old enough. With Options.Once it returns io.EOF at the tail.
+func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) error {
+	opt := s.shipper.opt
+	wait := ctx
+	for len(b.rows)+len(b.bad) < opt.BatchRows && b.bytes < opt.BatchBytes {
+		err := s.read(wait, r, b, opt.Node)
+		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if wait == ctx {
+			var cancel context.CancelFunc
+			wait, cancel = context.WithTimeout(ctx, opt.BatchAge)
+			defer cancel()
+		}
+	}
+	return nil
+}
+
+// read adds the next record to b, or what the log says in its place.
+func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T], node string) error {
+	var e seglog.Entry
+	var err error
+	if s.shipper.opt.Once {
+		var ok bool
+		if e, ok, err = r.TryNext(); !ok && err == nil {
+			return io.EOF
+		}
+	} else {
+		e, err = r.Next(ctx)
+	}
+	if damage, ok := errors.AsType[*seglog.CorruptError](err); ok {
+		if r.Seq() <= b.to+1 { // no number is missing
+			s.log().Warn("damage in the event log, no record is lost", "error", damage)
+			return nil
+		}
+		b.bad = append(b.bad, quarantined{Seq: b.to + 1, Last: r.Seq() - 1, Reason: damage.Error()})
+		b.to = r.Seq() - 1
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.to = e.Seq
+	b.bytes += len(e.Data)
+	var row T
+	if malformed := s.decode(e.Data, &row); malformed != nil {
+		b.bad = append(b.bad, quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
+		return nil //nolint:nilerr // the batch carries it on to quarantine
+	}
+	s.place(&row, node, s.id, e.Seq)
+	b.seqs = append(b.seqs, e.Seq)
+	b.rows = append(b.rows, row)
+	return nil
+}
+
+// send stores b, whose bounds are those of p, range by range, and moves the cursor behind each.
+// It returns when b is stored, or with an error that waiting does not cure. repeated says that p
+// may have been sent before.
+func (s *stream[T]) send(ctx context.Context, p *pending, b *batch[T], repeated bool) error {
+	for _, q := range b.bad {
+		if err := s.quarantine(q); err != nil {
+			return err
+		}
+	}
+	for len(p.Ranges) > 0 {
+		rng := p.Ranges[0]
+		part := b.between(rng.From, rng.To)
+		err := s.insist(ctx, p, part, repeated)
+		switch {
+		case err == nil:
+		case !warehouse.BadData(err):
+			return err
+		case len(part.rows) == 1:
+			if err := s.refuse(ctx, part.seqs[0], err); err != nil {
+				return err
+			}
+		default:
+			if p, err = s.split(p, part, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.fault("move cursor"); err != nil {
+			return err
+		}
+		if err := cursor.Save(s.shipper.opt.Dir, s.name, cursor.Cursor{Incarnation: s.incarnation, Seq: rng.To}); err != nil {
+			return err
+		}
+		s.seq.Store(rng.To)
+		p.Ranges = p.Ranges[1:]
+	}
+	return nil
+}
+
+// between returns the part of b with the numbers from to to.
+func (b *batch[T]) between(from, to uint64) *batch[T] {
+	i, _ := slices.BinarySearch(b.seqs, from)
+	j, _ := slices.BinarySearch(b.seqs, to+1)
+	return &batch[T]{from: from, to: to, seqs: b.seqs[i:j], rows: b.rows[i:j]}
+}
+
+// insist inserts part, the first range of p, until it is stored. It returns an error of
+// warehouse.BadData, the end of ctx, or the order to die.
+func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repeated bool) error {
+	var warned, since time.Time
+	for try := 0; len(part.rows) > 0; try++ {
+		if err := s.fault("insert"); err != nil {
+			return err
+		}
+		err := s.insert(ctx, p, part, repeated || try > 0)
+		if err == nil {
+			if !warned.IsZero() {
+				s.log().Info("shipping again", "after", time.Since(since).Round(time.Millisecond))
+			}
+			return s.fault("inserted")
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if warehouse.BadData(err) {
+			return err
+		}
+		s.ready = false
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(warned) >= repeatWarning {
+			warned = time.Now()
+			s.log().Warn("batch is not stored yet, trying again", "from", part.from, "to", part.to, "error", err)
+		}
+		if err := sleep(ctx, backoff(try)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insert tries once.
+func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repeated bool) error {
+	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	defer cancel()
+	conn := s.shipper.opt.Conn
+	if !s.ready {
+		if err := warehouse.Check(ctx, conn); err != nil {
+			return err
+		}
+		s.ready = true
+	}
+	// The token makes the repetition exact, unless the parts are others than were sent first, or
+	// ClickHouse took in so much since then that it has forgotten the token. Then what is stored
+	// says it.
+	if p.Split || repeated {
+		place := warehouse.Place{Node: p.Node, Incarnation: s.id, From: part.from, To: part.to}
+		stored, forgotten, err := s.table.Landed(ctx, conn, place)
+		if err != nil {
+			return err
+		}
+		if p.Split || forgotten {
+			part = part.without(stored)
+		}
+	}
+	if len(part.rows) == 0 {
+		return nil
+	}
+	err := s.table.Insert(ctx, conn, p.Ranges[0].Token, part.rows)
+	if e, ok := errors.AsType[*warehouse.RowError](err); ok {
+		return &refusedError{seq: part.seqs[e.Index], err: err}
+	}
+	return err
+}
+
+// refusedError says which record of a batch does not fit the table.
+type refusedError struct {
+	seq uint64
+	err error // wraps a *warehouse.RowError
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("record %d: %v", e.seq, e.err) }
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+// without returns b without the records seqs, which are in order.
+func (b *batch[T]) without(seqs []uint64) *batch[T] {
+	out := &batch[T]{from: b.from, to: b.to}
+	for i, seq := range b.seqs {
+		if _, found := slices.BinarySearch(seqs, seq); !found {
+			out.seqs = append(out.seqs, seq)
+			out.rows = append(out.rows, b.rows[i])
+		}
+	}
+	return out
+}
+
+// split cuts the first range of p where cause points, or in the middle, and makes that durable.
+func (s *stream[T]) split(p *pending, part *batch[T], cause error) (*pending, error) {
+	ends := []uint64{part.seqs[len(part.seqs)/2-1]}
+	if e, ok := errors.AsType[*refusedError](cause); ok {
+		ends = []uint64{e.seq - 1, e.seq}
+	}
+	s.log().Warn("batch is refused for its data, splitting it", "from", part.from, "to", part.to, "error", cause)
+	next := p.split(s.name, ends...)
+	if err := s.fault("save split"); err != nil {
+		return nil, err
+	}
+	return next, next.save(s.shipper.opt.Dir, s.name)
+}
+
+// refuse puts the record seq, which ClickHouse refuses, into quarantine.
+func (s *stream[T]) refuse(ctx context.Context, seq uint64, cause error) error {
+	r, err := s.open(seq, 1)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }() // only read
+	e, err := r.Next(ctx)
+	if err != nil {
+		return err
+	}
+	return s.quarantine(quarantined{Seq: seq, Reason: cause.Error(), Record: slices.Clone(e.Data)})
+}
+
+func (s *stream[T]) quarantine(q quarantined) error {
+	if err := s.fault("quarantine"); err != nil {
+		return err
+	}
+	q.Node, q.Incarnation, q.Stream, q.Time = s.shipper.opt.Node, s.id, s.name, time.Now().UTC()
+	isNew, err := q.save(s.shipper.opt.Dir)
+	if err != nil {
+		return err
+	}
+	if isNew {
+		s.shipper.quarantined.Add(1)
+		s.log().Error("record is not stored and lies in quarantine", "seq", q.Seq, "last", max(q.Seq, q.Last), "reason", q.Reason)
+	}
+	return nil
+}
+
+func (s *stream[T]) fault(step string) error { return s.shipper.opt.fault(s.name, step) }
+
+// backoff returns how long to wait after try (0 for the first): twice as long each time up to
+// maxBackoff, of which a random half, so that the agents of a fleet don't come back at once.
+func backoff(try int) time.Duration {
+	d := min(minBackoff<<min(try, 16), maxBackoff)
+	return d/2 + rand.N(d/2+1)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

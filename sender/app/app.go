@@ -1,0 +1,352 @@
+// Package app is the sender node: it opens the logs, puts the parts together, and runs them until
+// it is told to stop.
+//
+// Order is what it is about. At start the event log tells the spool what the last run finished,
+// the spool hands out what is live, limits and suppressions are read, and only then do the doors
+// open. At the end they close first, sessions finish the message they are in, and the last thing
+// to stop is accounting. A node that cannot account stops with an error: what it has accepted
+// stays in the spool.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"carom/ingest/correlate"
+	"carom/schemas/event"
+	"carom/schemas/seglog"
+	"carom/schemas/service"
+	"carom/sender/account"
+	"carom/sender/admin"
+	"carom/sender/config"
+	"carom/sender/deliver"
+	"carom/sender/feed"
+	"carom/sender/queue"
+	"carom/sender/reports"
+	"carom/sender/resolve"
+	"carom/sender/smtpd"
+	"carom/sender/spool"
+	"carom/sender/suppress"
+	"carom/sender/throttle"
+)
+
+// node is a running sender.
+type node struct {
+	config *config.Config
+	logger *slog.Logger
+
+	events, gauges, notes *seglog.Log
+	spool                 *spool.Spool
+	suppress              *suppress.Store
+	throttle              *throttle.Throttle
+	recorder              *account.Recorder
+	files                 []*account.File
+	queues                *queue.Manager
+	reports               *reports.Processor
+	watcher               *feed.Watcher
+
+	accepted atomic.Int64 // recipients since the start
+	closers  []func() error
+}
+
+// Run runs a sender with the configuration until ctx is done. When it listens it calls ready with
+// the addresses. Errors of the configuration are *service.ConfigError.
+func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(addresses []string)) (err error) {
+	if len(c.Spools) == 0 || c.EventLog == nil {
+		return service.Configf("a sender needs a <spool DIR> and an <event-log DIR> section")
+	}
+	n := &node{config: c, logger: logger}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := n.open(ctx); err != nil {
+		return err
+	}
+	return n.run(ctx, ready)
+}
+
+// opened remembers how to close something; close does so in reverse order.
+func (n *node) opened(close func() error) { n.closers = append(n.closers, close) }
+
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (n *node) open(ctx context.Context) error {
+	c := n.config
+	for stream, log := range map[string]**seglog.Log{
+		event.StreamEvent: &n.events, event.StreamGauge: &n.gauges, event.StreamAnnotation: &n.notes,
+	} {
+		opened, err := seglog.Open(filepath.Join(c.EventLog.Dir, stream), seglog.Options{SegmentBytes: int64(c.EventLog.SegmentSize)})
+		if err != nil {
+			return fmt.Errorf("event log: %w", err)
+		}
+		n.opened(opened.Close)
+		for _, damage := range opened.Damage() {
+			n.logger.Error("event log is damaged", "error", damage)
+		}
+		*log = opened
+	}
+	dir := c.Spools[0].Dir
+	var err error
+	if n.spool, err = spool.Open(ctx, dir, spool.Options{Logger: n.logger, EventLog: n.events.Incarnation()}); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	n.opened(n.spool.Close)
+	if err := n.replay(); err != nil {
+		return err
+	}
+
+	suppressionKey, err := suppressionKey(c, dir)
+	if err != nil {
+		return err
+	}
+	if n.suppress, err = suppress.Open(filepath.Join(dir, "suppressed"), suppressionKey, n.logger); err != nil {
+		return err
+	}
+	n.opened(n.suppress.Close)
+	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	if c.Feed != nil {
+		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
+		n.watcher.Poll()
+	}
+	return n.assemble(dir)
+}
+
+// assemble makes the parts that need no disk.
+func (n *node) assemble(dir string) error {
+	c := n.config
+	keys, err := referenceKeys(c, dir)
+	if err != nil {
+		return err
+	}
+	n.reports = reports.New(keys, n.suppress.Key)
+	var sinks []account.Sink
+	for _, a := range c.AcctFiles {
+		file, err := account.OpenFile(acctOptions(a))
+		if err != nil {
+			return &service.ConfigError{Err: err}
+		}
+		n.opened(file.Close)
+		sinks = append(sinks, file)
+	}
+	n.recorder = account.NewRecorder(n.events, n.spool, sinks, c.Hash(), n.logger)
+	resolver, err := resolve.New(resolve.Config{Servers: c.NameServers})
+	if err != nil {
+		return fmt.Errorf("name servers: %w", err)
+	}
+	agent, err := deliver.New(deliver.Options{
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
+		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
+	})
+	if err != nil {
+		return &service.ConfigError{Err: err}
+	}
+	n.queues = queue.NewManager(agent)
+	return nil
+}
+
+func acctOptions(a config.AcctFile) account.FileOptions {
+	o := account.FileOptions{Path: a.Path, MaxBytes: int64(a.MaxSize), UserString: a.UserString, UnixTimes: !a.ISOTimes}
+	for _, record := range a.Records {
+		o.Records = append(o.Records, string(record))
+	}
+	if a.MoveTo != "" {
+		o.Interval = a.MoveInterval
+	}
+	return o
+}
+
+// replay tells the spool what the event log says of recipients after the last event that the spool
+// is sure of.
+func (n *node) replay() error {
+	reader, err := n.openEvents(n.spool.DurableEvent() + 1)
+	if err != nil {
+		return fmt.Errorf("event log: %w", err)
+	}
+	defer func() { _ = reader.Close() }()
+	var e event.Event
+	for {
+		entry, ok, err := reader.TryNext()
+		if corrupt, isCorrupt := errors.AsType[*seglog.CorruptError](err); isCorrupt {
+			n.logger.Error("event log is damaged", "error", corrupt)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("event log: %w", err)
+		}
+		if !ok {
+			return n.spool.Mark(n.events.Last())
+		}
+		if err := event.Decode(entry.Data, &e); err != nil {
+			n.logger.Error("event not readable", "seq", entry.Seq, "error", err)
+			continue
+		}
+		if err := account.Tell(n.spool, &e, entry.Seq); err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+	}
+}
+
+// openEvents opens the event stream at from. Where a damaged spool asks for events that are gone,
+// it is told what is left: mail may be sent again, none is lost.
+func (n *node) openEvents(from uint64) (*seglog.Reader, error) {
+	dir := filepath.Join(n.config.EventLog.Dir, event.StreamEvent)
+	reader, err := seglog.OpenReader(dir, from, seglog.Options{})
+	if removed, ok := errors.AsType[*seglog.RemovedError](err); ok {
+		n.logger.Error("events that the spool asks for are gone", "error", removed)
+		return seglog.OpenReader(dir, removed.First, seglog.Options{})
+	}
+	return reader, err
+}
+
+// run opens the doors and waits for ctx.
+func (n *node) run(ctx context.Context, ready func([]string)) error {
+	listeners, addresses, err := n.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close() // again, if the server has closed it already
+		}
+	}()
+
+	// Accounting goes on until everybody who writes has stopped, and its failure stops them.
+	accounting, stopAccounting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAccounting()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	recorded := make(chan error, 1)
+	go func() {
+		err := n.recorder.Run(accounting)
+		if err != nil {
+			stop(err)
+		}
+		recorded <- err
+	}()
+
+	err = n.serve(ctx, listeners, addresses, ready)
+	stopAccounting()
+	return errors.Join(err, <-recorded)
+}
+
+// serve recovers what is live and runs the parts until ctx is done or one of them fails.
+func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
+	live := 0
+	if err := n.spool.Recover(func(m spool.LiveMessage) error {
+		n.received(m.Envelope, m.Received)
+		n.enqueue(m.Envelope, m.Recipients)
+		live += len(m.Recipients)
+		return ctx.Err()
+	}); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	if err := n.annotate(ctx, "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.queues.Run(ctx) })
+	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
+	group.Go(func() error { return server.Run(ctx, listeners) })
+	if n.watcher != nil {
+		group.Go(func() error { return n.watcher.Run(ctx) })
+	}
+	group.Go(func() error { return n.gauge(ctx) })
+	group.Go(func() error { return n.prune(ctx) })
+	if n.config.Admin != nil {
+		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.logger) })
+	}
+	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
+	ready(addresses)
+	return group.Wait()
+}
+
+// listen opens the listeners; all problems are reported at once.
+func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresses []string, err error) {
+	var errs []error
+	var lc net.ListenConfig
+	for _, l := range n.config.Listeners {
+		address, ok := l.Address()
+		if !ok {
+			errs = append(errs, service.Configf("%s: smtp-listener needs one address, not a range", l.Pos))
+			continue
+		}
+		listener, err := lc.Listen(ctx, "tcp", address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: smtp-listener %s: %w", l.Pos, address, err))
+			continue
+		}
+		listeners = append(listeners, smtpd.Listener{Listener: listener, Source: l.Source})
+		addresses = append(addresses, listener.Addr().String())
+	}
+	if err := errors.Join(errs...); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return nil, nil, err
+	}
+	return listeners, addresses, nil
+}
+
+// annotate writes a note into the annotation stream.
+func (n *node) annotate(ctx context.Context, name, text string) error {
+	record := event.EncodeAnnotation(nil, &event.Annotation{FormatVersion: event.FormatVersion, Time: time.Now().UTC(), Name: name, Text: text})
+	if _, err := n.notes.Append(ctx, record); err != nil {
+		return fmt.Errorf("annotations: %w", err)
+	}
+	return nil
+}
+
+// referenceKeys returns the keys of reference tokens: those of the configuration, else one of the
+// node's own, which it makes at its first start.
+func referenceKeys(c *config.Config, dir string) (*correlate.Keys, error) {
+	var keys []correlate.Key
+	for _, k := range c.ReferenceKeys {
+		keys = append(keys, correlate.Key{ID: k.ID, Secret: []byte(k.Key.Reveal())})
+	}
+	if len(keys) == 0 {
+		secret, err := ownSecret(filepath.Join(dir, "reference.key"))
+		if err != nil {
+			return nil, err
+		}
+		keys = []correlate.Key{{ID: 0, Secret: secret}}
+	}
+	set, err := correlate.NewKeys(keys...)
+	if err != nil {
+		return nil, &service.ConfigError{Err: err}
+	}
+	return set, nil
+}
+
+// suppressionKey returns the key of the suppression hash: the feed's, which all nodes share, else
+// one of the node's own.
+func suppressionKey(c *config.Config, dir string) ([]byte, error) {
+	if c.Feed != nil && c.Feed.SuppressionKey.Reveal() != "" {
+		return []byte(c.Feed.SuppressionKey.Reveal()), nil
+	}
+	return ownSecret(filepath.Join(dir, "suppression.key"))
+}
+
+// ownSecret reads a secret of the node, or makes it.
+func ownSecret(path string) ([]byte, error) {
+	secret, err := os.ReadFile(path) //nolint:gosec // the node's own file
+	if err == nil && len(secret) >= 32 {
+		return secret, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("secret: %w", err)
+	}
+	return makeSecret(path)
+}

@@ -1,0 +1,59 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"carom/schemas/atomicfile"
+	"carom/schemas/service"
+	"carom/sender/config"
+)
+
+const about = `
+carom sender -c FILE
+
+Takes mail over SMTP, keeps it in a durable queue and delivers it under per-destination limits.
+FILE is a configuration in PowerMTA's language; it needs a <spool DIR> and an <event-log DIR>.
+SIGTERM and SIGINT stop the node cleanly: what is not delivered stays in the spool.
+
+Example:
+  carom check config /etc/carom/config && carom sender -c /etc/carom/config
+`
+
+// Command is "carom sender".
+func Command(ctx context.Context, args []string, stdio service.IO) error {
+	flags := service.NewFlags("sender", about, stdio)
+	file := flags.String("c", "/etc/carom/config", "configuration `FILE`")
+	level := flags.String("log-level", "info", "least `LEVEL` to log: debug, info, warn or error")
+	asJSON := flags.Bool("log-json", false, "log JSON lines")
+	readyFile := flags.String("ready-file", "", "write the listeners' addresses to `FILE` as JSON once mail is accepted")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := flags.NoArgs(); err != nil {
+		return err
+	}
+	logger, err := service.Logger(stdio.Err, *level, *asJSON)
+	if err != nil {
+		return err
+	}
+	c, warnings, err := config.Load(*file)
+	for _, w := range warnings {
+		logger.Warn("configuration", "place", w.Pos.String(), "warning", w.Message)
+	}
+	if err != nil {
+		return err
+	}
+	return Run(ctx, c, logger, func(addresses []string) {
+		if *readyFile == "" {
+			return
+		}
+		if err := atomicfile.Write(*readyFile, func(w io.Writer) error {
+			return json.NewEncoder(w).Encode(map[string][]string{"smtp": addresses})
+		}); err != nil {
+			logger.Error("ready file not written", "error", err)
+		}
+	})
+}
+

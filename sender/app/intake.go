@@ -1,0 +1,219 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"carom/schemas/event"
+	"carom/schemas/smtpstatus"
+	"carom/schemas/taxonomy"
+	"carom/sender/config"
+	"carom/sender/deliver"
+	"carom/sender/queue"
+	"carom/sender/reports"
+	"carom/sender/route"
+	"carom/sender/smtpd"
+	"carom/sender/spool"
+)
+
+var _ smtpd.Intake = (*node)(nil)
+
+// Local is part of smtpd.Intake.
+func (n *node) Local(address string) bool {
+	return n.config.BounceProcessor.Match(address) || n.config.FeedbackLoopProcessor.Match(address) || n.isBounceDomain(address)
+}
+
+func (n *node) isBounceDomain(address string) bool {
+	domain := route.Domain(address)
+	for _, d := range n.config.BounceDomains {
+		if strings.EqualFold(d, domain) {
+			return true
+		}
+	}
+	return false
+}
+
+// Suppressed is part of smtpd.Intake.
+func (n *node) Suppressed(tenant, address string) bool { return n.suppress.Suppressed(tenant, address) }
+
+// SelectVMTA is part of smtpd.Intake.
+func (n *node) SelectVMTA(source config.Source, asked string, local netip.Addr) (string, *smtpd.RefusalError) {
+	name, err := route.SelectVMTA(n.config, source, asked, local)
+	if err != nil {
+		return "", &smtpd.RefusalError{Code: 550, Enhanced: [3]int{5, 5, 0}, Text: err.Error()}
+	}
+	return name, nil
+}
+
+// Refused is part of smtpd.Intake.
+func (n *node) Refused(m *smtpd.Message, recipient string, r *smtpd.RefusalError) {
+	if m == nil {
+		return
+	}
+	e := &event.Event{
+		Kind: event.Rejected, MessageID: m.ID, MailFrom: m.From, Recipient: recipient, RecipientDomain: route.Domain(recipient),
+		Tenant: m.Tenant, Job: m.Job, Listener: m.Listener, ClientIP: m.ClientIP, ClientMTA: m.ClientName,
+	}
+	e.SetReply(smtpstatus.New(r.Code, fmt.Sprintf("%d.%d.%d %s", r.Enhanced[0], r.Enhanced[1], r.Enhanced[2], r.Text)))
+	e.Category = taxonomy.Policy
+	if recipient != "" {
+		e.RecipientKey = n.suppress.Key(recipient)
+		if n.suppress.Suppressed(m.Tenant, recipient) {
+			e.Category = taxonomy.Suppressed
+		}
+	}
+	e.Class, e.PMTACategory, e.Dimension = taxonomy.None, e.Category.PowerMTA(), taxonomy.Other
+	n.recorder.Submit(e) // the refusal does not wait for it
+}
+
+// Accept is part of smtpd.Intake: it returns nil when the message is on disk, or when the report
+// that it is has been written down.
+func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
+	var local, others []smtpd.Recipient
+	for _, r := range m.Recipients {
+		if n.Local(r.Address) {
+			local = append(local, r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	if len(local) > 0 {
+		report := *m
+		if len(others) > 0 {
+			report.ID = event.NewID() // two messages from here on, each with recipients from index 0
+		}
+		consumed, err := n.consume(ctx, &report, local)
+		if err != nil {
+			return err
+		}
+		if !consumed {
+			others = append(others, local...)
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return n.store(ctx, m, others)
+}
+
+// store puts the message into the spool, accounts for it and queues it.
+func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
+	envelope := &spool.Envelope{
+		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: m.VMTA, Job: m.Job, EnvID: m.EnvID, Tenant: m.Tenant,
+		ClientIP: m.ClientIP, ClientHost: m.ClientName,
+		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
+	}
+	for _, r := range recipients {
+		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt})
+	}
+	if err := n.spool.Put(ctx, envelope, m.Content); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	n.accepted.Add(int64(len(recipients)))
+	live := make([]spool.LiveRecipient, len(recipients))
+	for i := range live {
+		live[i].Index = uint32(i) //nolint:gosec // bounded by the server
+	}
+	n.received(envelope, 0)
+	n.enqueue(envelope, live)
+	return nil
+}
+
+// received submits the received events of the recipients from index from on. Their order in the
+// log is that of the recipients, before anything else happens to the message.
+func (n *node) received(envelope *spool.Envelope, from int) {
+	for i := from; i < len(envelope.Recipients); i++ {
+		e := &event.Event{Kind: event.Received, Time: envelope.Arrived}
+		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		n.recorder.Submit(e)
+	}
+}
+
+// enqueue puts the recipients into the queues of their domains.
+func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipient) {
+	type part struct {
+		domain   string
+		attempts uint32
+		due      time.Time
+	}
+	items := map[part]*queue.Item{}
+	for _, r := range recipients {
+		p := part{route.Domain(envelope.Recipients[r.Index].Address), r.Attempts, r.Due}
+		item := items[p]
+		if item == nil {
+			item = &queue.Item{
+				Message: envelope.ID, Attempts: r.Attempts, Due: r.Due, Arrived: envelope.Arrived,
+				Expires: envelope.Arrived.Add(n.config.Domain(p.domain, envelope.VMTA).BounceAfter),
+			}
+			items[p] = item
+		}
+		item.Recipients = append(item.Recipients, r.Index)
+	}
+	for p, item := range items {
+		n.queues.Add(queue.Name{Domain: p.domain, VMTA: envelope.VMTA}, item)
+	}
+}
+
+// consume reads a report that came to a processor's address. It reports false for mail that is
+// none and should be delivered like any other.
+func (n *node) consume(ctx context.Context, m *smtpd.Message, local []smtpd.Recipient) (bool, error) {
+	mail := reports.Mail{ID: m.ID, Arrived: m.Arrived, ClientIP: m.ClientIP, ClientName: m.ClientName, Content: m.Content}
+	for _, r := range local {
+		mail.Recipients = append(mail.Recipients, r.Address)
+	}
+	finding, err := n.reports.Process(mail)
+	if errors.Is(err, reports.ErrNotAReport) {
+		if n.deliversUnmatched(local) {
+			return false, nil
+		}
+		n.logger.Info("mail to a report address is no report", "message_id", m.ID.String(), "error", err)
+	} else if err != nil {
+		return false, err
+	}
+	for _, address := range finding.Suppress {
+		if err := n.suppress.Add(address); err != nil {
+			return false, err
+		}
+	}
+	var events []*event.Event
+	for i, r := range local {
+		events = append(events, n.reportEvent(event.Received, m, i, r))
+	}
+	events = append(events, finding.Events...)
+	for i, r := range local {
+		events = append(events, n.reportEvent(event.ReportConsumed, m, i, r))
+	}
+	if err := n.recorder.Record(ctx, events...); err != nil {
+		return false, err
+	}
+	n.accepted.Add(int64(len(local)))
+	return true, nil
+}
+
+// deliversUnmatched reports whether mail that is no report goes on: deliver-unmatched-email says
+// so, and smtp-hosts say where to. By MX it would come back to this node.
+func (n *node) deliversUnmatched(local []smtpd.Recipient) bool {
+	for _, r := range local {
+		processor := n.config.BounceProcessor
+		if !processor.Match(r.Address) {
+			processor = n.config.FeedbackLoopProcessor
+		}
+		hosts := n.config.Domain(route.Domain(r.Address), config.DefaultVMTA).SMTPHosts
+		if processor == nil || !processor.DeliverUnmatched || len(hosts) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *node) reportEvent(kind event.Kind, m *smtpd.Message, index int, r smtpd.Recipient) *event.Event {
+	return &event.Event{
+		Kind: kind, Time: m.Arrived, MessageID: m.ID, RecipientIdx: uint32(index), //nolint:gosec // bounded by the server
+		MailFrom: m.From, Recipient: r.Address, RecipientDomain: route.Domain(r.Address), Tenant: m.Tenant,
+		Listener: m.Listener, ClientIP: m.ClientIP, ClientMTA: m.ClientName, Size: uint64(len(m.Content)),
+	}
+}

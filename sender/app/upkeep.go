@@ -1,0 +1,140 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"carom/schemas/cursor"
+	"carom/schemas/event"
+	"carom/schemas/seglog"
+	"carom/sender/admin"
+)
+
+// gaugeInterval is how often the state of each key is written (design/architecture.md, terms).
+const gaugeInterval = 10 * time.Second
+
+// pruneInterval is how often shipped segments of the event log are removed.
+const pruneInterval = 30 * time.Second
+
+// gauge writes the gauge stream until ctx is done.
+func (n *node) gauge(ctx context.Context) error {
+	ticker := time.NewTicker(gaugeInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := n.writeGauges(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *node) writeGauges(ctx context.Context) error {
+	backlog := map[string]int{}
+	for _, s := range n.queues.Statuses() {
+		backlog[s.Name.String()] = s.Recipients
+	}
+	warmup, established := n.sourceDates()
+	now := time.Now().UTC()
+	var records [][]byte
+	for _, g := range n.throttle.Gauges(func(queue string) int { return backlog[queue] }) {
+		g.FormatVersion, g.Time, g.ConfigHash = event.FormatVersion, now, n.config.Hash()
+		g.WarmupStart, g.Established = warmup[g.Source], established[g.Source]
+		records = append(records, event.EncodeGauge(nil, &g))
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	if _, err := n.gauges.Append(ctx, records...); err != nil {
+		return fmt.Errorf("gauges: %w", err)
+	}
+	return nil
+}
+
+// sourceDates returns warmup-start and established-since by source, as the virtual MTAs give them.
+func (n *node) sourceDates() (warmup, established map[string]time.Time) {
+	warmup, established = map[string]time.Time{}, map[string]time.Time{}
+	for _, vmta := range n.config.VMTAs() {
+		for _, host := range vmta.SourceHosts {
+			addr, single := host.Addr()
+			if !single {
+				continue
+			}
+			if vmta.SourcePublicIP.IsValid() {
+				addr = vmta.SourcePublicIP
+			}
+			key := event.SourceKey(addr)
+			warmup[key], established[key] = vmta.WarmupStart, vmta.EstablishedSince
+		}
+	}
+	return warmup, established
+}
+
+// prune removes segments that the agent has shipped, and of events those that the spool does not
+// need any more, until ctx is done.
+func (n *node) prune(ctx context.Context) error {
+	ticker := time.NewTicker(pruneInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		n.pruneStream(event.StreamEvent, n.events, n.spool.DurableEvent())
+		n.pruneStream(event.StreamGauge, n.gauges, n.gauges.Last())
+		n.pruneStream(event.StreamAnnotation, n.notes, n.notes.Last())
+	}
+}
+
+func (n *node) pruneStream(stream string, log *seglog.Log, needed uint64) {
+	shipped, err := cursor.Load(n.config.EventLog.Dir, stream)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return // nothing is shipped yet
+	case err != nil:
+		n.logger.Error("event log not pruned", "stream", stream, "error", err)
+		return
+	case shipped.Incarnation != log.Incarnation():
+		return
+	}
+	if _, err := log.RemoveBefore(min(shipped.Seq, needed) + 1); err != nil {
+		n.logger.Error("event log not pruned", "stream", stream, "error", err)
+	}
+}
+
+var _ admin.Node = (*node)(nil)
+
+// Status is part of admin.Node.
+func (n *node) Status() admin.Status {
+	s := admin.Status{
+		Node: n.config.HostName(), EventSeq: n.events.Last(), GaugeSeq: n.gauges.Last(), AnnotationSeq: n.notes.Last(),
+		AcceptedRecipients: n.accepted.Load(), ConfigHash: n.config.HashText(),
+	}
+	for _, q := range n.queues.Statuses() {
+		s.QueuedRecipients += q.Recipients
+		s.Sessions += q.Sessions
+	}
+	stats := n.spool.Stats()
+	s.LiveRecipients = stats.Recipients
+	return s
+}
+
+// Queues is part of admin.Node.
+func (n *node) Queues() []admin.Queue {
+	statuses := n.queues.Statuses()
+	queues := make([]admin.Queue, len(statuses))
+	for i, s := range statuses {
+		queues[i] = admin.Queue{
+			Name: s.Name.String(), Recipients: s.Recipients, Due: s.Due, Sessions: s.Sessions,
+			DeferredUntil: s.DeferredUntil, OldestArrival: s.OldestArrival,
+		}
+	}
+	return queues
+}

@@ -1,0 +1,63 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// inertDirective deals with a directive that no Go row of the scope implements: it is known to
+// have no effect, or a mistake.
+func (b *builder) inertDirective(scopeName string, n *node) {
+	if d, ok := registry[scopeName][n.Name]; ok {
+		b.warnInert(n.Pos, d)
+		return
+	}
+	if places := scopesOf(n.Name); len(places) > 0 {
+		here := "outside all sections"
+		if scopeName != globalScope {
+			here = "in <" + scopeName + ">"
+		}
+		b.errorf(n.Pos, "%s cannot stand %s; it belongs %s", n.Name, here, strings.Join(places, " or "))
+		return
+	}
+	b.errorf(n.Pos, "unknown directive %q%s", n.Name, suggest(n.Name, scopeName))
+}
+
+func (b *builder) warnInert(pos Pos, d Directive) {
+	if d.Status == NoEffect {
+		b.warnOnce(pos, d.Name, "accepted, has no effect: "+d.Note)
+		return
+	}
+	b.warnOnce(pos, d.Name, notYet)
+}
+
+// inertSection checks the names in a section that has no effect.
+func (b *builder) inertSection(n *node) {
+	for _, child := range n.Children {
+		switch {
+		case child.IsSection:
+			b.section(child, n.Name)
+		case n.Name == "bounce-category-patterns" && strings.HasPrefix(child.Name, "/"):
+		case registry[n.Name][child.Name].Name == "":
+			b.inertDirective(n.Name, child)
+		}
+	}
+}
+
+// scopesOf returns the places where a directive is known, in words.
+func scopesOf(name string) []string {
+	var places []string
+	for _, s := range slices.Sorted(maps.Keys(registry)) {
+		if _, ok := registry[s][name]; !ok {
+			continue
+		}
+		if s == globalScope {
+			places = append(places, "outside all sections")
+		} else {
+			places = append(places, fmt.Sprintf("in <%s>", s))
+		}
+	}
+	return places
+}

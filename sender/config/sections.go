@@ -1,0 +1,311 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Spool is a folder that holds accepted mail.
+type Spool struct {
+	Pos          Pos
+	Dir          string
+	MinFreeSpace Size // below it new mail is refused
+}
+
+// String returns the spool's folder.
+func (s Spool) String() string { return s.Dir }
+
+var spoolScope = newScope("spool",
+	one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace }),
+)
+
+// spoolDirectory parses the old directive that <spool DIR> replaced.
+func spoolDirectory(v *value) (Spool, error) {
+	dir, err := filePath(v)
+	return Spool{Pos: v.pos, Dir: dir}, err
+}
+
+// RecordType is a kind of accounting record.
+type RecordType string
+
+// The kinds of accounting records.
+const (
+	Delivered      RecordType = "d"
+	Bounced        RecordType = "b"
+	Transient      RecordType = "t"
+	TransientQueue RecordType = "tq"
+	Received       RecordType = "r"
+	RemoteBounce   RecordType = "rb"
+	RemoteStatus   RecordType = "rs"
+	FeedbackLoop   RecordType = "f"
+)
+
+// recordTypes maps both spellings of each kind.
+var recordTypes = map[string]RecordType{
+	"d": Delivered, "delivery": Delivered,
+	"b": Bounced, "bounce": Bounced,
+	"t": Transient, "transient": Transient,
+	"tq": TransientQueue, "transient-queue": TransientQueue,
+	"r": Received, "receipt": Received,
+	"rb": RemoteBounce, "remote-bounce": RemoteBounce,
+	"rs": RemoteStatus, "remote-status": RemoteStatus,
+	"f": FeedbackLoop, "feedback-loop": FeedbackLoop, "fbl": FeedbackLoop,
+}
+
+const wantRecords = "want d, b, t, tq, r, rb, rs or f, separated by commas"
+
+// AcctFile is an accounting file. Its date and number go before the extension of Path.
+type AcctFile struct {
+	Pos          Pos
+	Path         string
+	Records      []RecordType
+	RecordFields []RecordFields
+	MaxSize      Size
+	MoveTo       string        // empty: finished files stay where they are
+	MoveInterval time.Duration // how often a new file starts; counts only with MoveTo
+	DeleteAfter  time.Duration // 0 means never; counts only without MoveTo
+	UserString   string
+	ISOTimes     bool // false: seconds since 1970
+}
+
+// RecordFields names the fields of one kind of record: "*" for all, "!name" for all but it.
+type RecordFields struct {
+	Type   RecordType
+	Fields []string
+}
+
+// minAcctSize is PowerMTA's least max-size.
+const minAcctSize = 1 << 20
+
+func defaultAcctFile() AcctFile {
+	return AcctFile{
+		Records: []RecordType{Delivered, Bounced}, MaxSize: 250 << 20,
+		MoveInterval: 24 * time.Hour, DeleteAfter: 8 * 24 * time.Hour, ISOTimes: true,
+	}
+}
+
+var acctScope = newScope("acct-file",
+	one("records", records, func(a *AcctFile) *[]RecordType { return &a.Records }),
+	planned(many("record-fields", recordFields, func(a *AcctFile) *[]RecordFields { return &a.RecordFields })),
+	one("max-size", sizeAtLeast(minAcctSize), func(a *AcctFile) *Size { return &a.MaxSize }),
+	one("move-to", filePath, func(a *AcctFile) *string { return &a.MoveTo }),
+	one("move-interval", positiveInterval, func(a *AcctFile) *time.Duration { return &a.MoveInterval }),
+	one("delete-after", neverOr(positiveInterval), func(a *AcctFile) *time.Duration { return &a.DeleteAfter }),
+	one("user-string", freeText, func(a *AcctFile) *string { return &a.UserString }),
+	one("iso-times", boolean, func(a *AcctFile) *bool { return &a.ISOTimes }),
+)
+
+func records(v *value) ([]RecordType, error) {
+	items, err := v.list(wantRecords)
+	if err != nil {
+		return nil, err
+	}
+	var all []RecordType
+	for _, w := range items {
+		t, ok := recordTypes[strings.ToLower(w.text)]
+		if !ok {
+			return nil, w.errorf("bad record type %q; %s", w.text, wantRecords)
+		}
+		if !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return all, nil
+}
+
+func recordFields(v *value) (RecordFields, error) {
+	const want = "want a record type and its fields, for example d *,!dlvSize,header_Subject"
+	name, rest, _ := strings.Cut(v.text, " ")
+	t, ok := recordTypes[strings.ToLower(strings.Trim(name, blanks))]
+	if !ok {
+		return RecordFields{}, fmt.Errorf("bad record type %q; %s", name, want)
+	}
+	pos := v.pos
+	pos.Column += len(v.text) - len(rest)
+	items, err := (&value{rest, pos, v.loader}).list(want)
+	f := RecordFields{Type: t}
+	for _, w := range items {
+		f.Fields = append(f.Fields, w.text)
+	}
+	return f, err
+}
+
+// neverOr parses "never" as zero.
+func neverOr(parse parser[time.Duration]) parser[time.Duration] {
+	return func(v *value) (time.Duration, error) {
+		if strings.EqualFold(v.text, "never") {
+			return 0, nil
+		}
+		return parse(v)
+	}
+}
+
+// sizeAtLeast parses a size that is not below least.
+func sizeAtLeast(least Size) parser[Size] {
+	return func(v *value) (Size, error) {
+		s, err := size(v)
+		if err == nil && s < least {
+			err = fmt.Errorf("%s is too small; want at least %s", s, least)
+		}
+		return s, err
+	}
+}
+
+// AddressList says which addresses something is for.
+type AddressList struct {
+	Name      string // empty in a processor
+	Addresses []AddressPattern
+	Domains   []string
+}
+
+var addressListScope = newScope("address-list",
+	many("address", parseAddressPattern, func(l *AddressList) *[]AddressPattern { return &l.Addresses }),
+	many("domain", hostName, func(l *AddressList) *[]string { return &l.Domains }),
+)
+
+// Match reports whether the list holds the address. A list of domains only holds all their
+// addresses. With domains and addresses, those addresses that name no domain of their own (a local
+// part, a pattern) count in the list's domains only. A pattern is tried on the whole address and
+// on the local part.
+func (l *AddressList) Match(address string) bool {
+	local, domain, err := splitAddress(address)
+	if err != nil {
+		return false
+	}
+	local = strings.ToLower(local)
+	inDomains := slices.Contains(l.Domains, domain)
+	if len(l.Addresses) == 0 {
+		return inDomains
+	}
+	for _, p := range l.Addresses {
+		if (p.domain != "" || len(l.Domains) == 0 || inDomains) && p.match(local, domain, local+"@"+domain) {
+			return true
+		}
+	}
+	return false
+}
+
+// ReportProcessor says which incoming mail is read as reports, not delivered: bounces in
+// <bounce-processor>, complaints in <feedback-loop-processor>.
+type ReportProcessor struct {
+	Pos              Pos
+	AddressLists     []*AddressList
+	DeliverMatched   bool // deliver what was understood as well
+	DeliverUnmatched bool // deliver what was not understood
+}
+
+// Match reports whether mail for the address is for the processor. A nil processor has none.
+func (p *ReportProcessor) Match(address string) bool {
+	return p != nil && slices.ContainsFunc(p.AddressLists, func(l *AddressList) bool { return l.Match(address) })
+}
+
+func processorScope(name string) *scope[ReportProcessor] {
+	return newScope(name,
+		planned(one("deliver-matched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverMatched })),
+		planned(one("deliver-unmatched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverUnmatched })),
+	)
+}
+
+var (
+	bounceScope   = processorScope("bounce-processor")
+	feedbackScope = processorScope("feedback-loop-processor")
+)
+
+// User is an account for SMTP AUTH. One without a password can never log in.
+type User struct {
+	Name     string
+	Pos      Pos
+	Password Secret
+	Source   string // the named source that applies after login, or empty
+}
+
+var userScope = newScope("smtp-user",
+	one("password", secret, func(u *User) *Secret { return &u.Password }),
+	one("source", identifier, func(u *User) *string { return &u.Source }),
+)
+
+// User returns the account of that name.
+func (c *Config) User(name string) (*User, bool) {
+	u, ok := c.users[strings.ToLower(name)]
+	return u, ok
+}
+
+var listenerScope = newScope("smtp-listener",
+	one("source", identifier, func(l *Listener) *string { return &l.Source }),
+)
+
+// EventLog is where the node's events are kept until they are shipped.
+type EventLog struct {
+	Pos         Pos
+	Dir         string
+	SegmentSize Size // of one file
+	MaxSize     Size // of all files; 0 means no limit but the disk
+}
+
+var eventLogScope = newScope("event-log",
+	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
+	one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize }),
+)
+
+// Feed is the folder in which limits and suppressions come back from analytics.
+type Feed struct {
+	Pos          Pos
+	Dir          string
+	PollInterval time.Duration
+	// SuppressionKey is the key of the hash under which suppressed addresses are kept.
+	SuppressionKey Secret
+}
+
+var feedScope = newScope("feed",
+	one("poll-interval", positiveInterval, func(f *Feed) *time.Duration { return &f.PollInterval }),
+	one("suppression-key-file", secretFile, func(f *Feed) *Secret { return &f.SuppressionKey }),
+)
+
+// EventStream says where the node agent ships the event log.
+type EventStream struct {
+	Pos           Pos
+	URL           *url.URL // clickhouse, http or https; never with a password
+	User          string
+	Password      Secret
+	Database      string
+	BatchSize     int           // events in a batch at most
+	BatchInterval time.Duration // how long a batch waits for more events
+}
+
+var eventStreamScope = newScope("event-stream",
+	one("user", freeText, func(s *EventStream) *string { return &s.User }),
+	one("password-file", secretFile, func(s *EventStream) *Secret { return &s.Password }),
+	one("database", identifier, func(s *EventStream) *string { return &s.Database }),
+	one("batch-size", number(1, 10_000_000), func(s *EventStream) *int { return &s.BatchSize }),
+	one("batch-interval", positiveInterval, func(s *EventStream) *time.Duration { return &s.BatchInterval }),
+)
+
+func streamURL(v *value) (*url.URL, error) {
+	const want = "want an address such as clickhouse://db.example.com:9000 or http://127.0.0.1:8123"
+	s, err := v.single(want)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, errors.New("bad address; " + want) // url's error would quote a password
+	case u.User != nil:
+		return nil, errors.New("the address must not hold a user or password: write them as user and password-file inside the section")
+	case !slices.Contains([]string{"clickhouse", "http", "https"}, u.Scheme) || u.Host == "":
+		return nil, fmt.Errorf("bad address %q; %s", s, want)
+	}
+	return u, nil
+}
+
+// Admin is the socket through which operators control the node.
+type Admin struct {
+	Pos  Pos
+	Path string
+}
+
+var adminScope = newScope[Admin]("admin")

@@ -1,0 +1,143 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// AddDateHeader is the value of add-date-header.
+type AddDateHeader string
+
+// The values of add-date-header.
+const (
+	AddDateNo       AddDateHeader = "no"
+	AddDateYes      AddDateHeader = "yes"      // where it is missing
+	AddDateOverride AddDateHeader = "override" // in place of what is there
+)
+
+// Source is what the <source> sections say about mail from one place.
+type Source struct {
+	// Name is the argument of the most specific section that applies ("10/8", "{auth}"), as
+	// written; "0/0" if none does. It names the tenant of mail that nothing else names.
+	Name string
+
+	SMTPService         bool
+	AlwaysAllowRelaying bool
+	RequireAuth         bool
+	AllowAuth           bool
+
+	DefaultVirtualMTA  string // empty, a vmta, a pool, or BySMTPSourceIP
+	ProcessXVirtualMTA bool
+	RetainXVirtualMTA  bool
+	ProcessXJob        bool
+	RetainXJob         bool
+	JobIDHeader        string // empty: none
+	ProcessXEnvid      bool
+	TenantHeader       string // empty: none
+
+	MaxMessageSize    Size // 0 means no limit
+	MaxRcptPerMessage int  // 0 means no limit
+	MaxMessageHops    int
+
+	AddReceivedHeader  bool
+	AddDateHeader      AddDateHeader
+	AddMessageIDHeader bool
+	HideMessageSource  bool
+}
+
+// BySMTPSourceIP as default-virtual-mta chooses the vmta whose source IP is the local address
+// that the client connected to.
+const BySMTPSourceIP = "by-smtp-source-ip"
+
+// DefaultSource returns PowerMTA's documented defaults.
+func DefaultSource() Source {
+	return Source{
+		Name:              "0/0",
+		SMTPService:       true,
+		AllowAuth:         true,
+		MaxMessageHops:    100,
+		AddReceivedHeader: true,
+		AddDateHeader:     AddDateNo,
+	}
+}
+
+var sourceScope = newScope("source",
+	one("smtp-service", boolean, func(s *Source) *bool { return &s.SMTPService }),
+	one("always-allow-relaying", boolean, func(s *Source) *bool { return &s.AlwaysAllowRelaying }),
+	alias[Source]("allow-relay", "always-allow-relaying"),
+	one("require-auth", boolean, func(s *Source) *bool { return &s.RequireAuth }),
+	one("allow-auth", boolean, func(s *Source) *bool { return &s.AllowAuth }),
+	one("default-virtual-mta", clearable(identifier), func(s *Source) *string { return &s.DefaultVirtualMTA }),
+	one("process-x-virtual-mta", boolean, func(s *Source) *bool { return &s.ProcessXVirtualMTA }),
+	one("retain-x-virtual-mta", boolean, func(s *Source) *bool { return &s.RetainXVirtualMTA }),
+	one("process-x-job", boolean, func(s *Source) *bool { return &s.ProcessXJob }),
+	one("retain-x-job", boolean, func(s *Source) *bool { return &s.RetainXJob }),
+	one("jobid-header", clearable(headerName), func(s *Source) *string { return &s.JobIDHeader }),
+	one("process-x-envid", boolean, func(s *Source) *bool { return &s.ProcessXEnvid }),
+	one("tenant-header", clearable(headerName), func(s *Source) *string { return &s.TenantHeader }),
+	one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize }),
+	one("max-rcpt-per-message", limit, func(s *Source) *int { return &s.MaxRcptPerMessage }),
+	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
+	one("add-received-header", boolean, func(s *Source) *bool { return &s.AddReceivedHeader }),
+	one("add-date-header", addDateHeader, func(s *Source) *AddDateHeader { return &s.AddDateHeader }),
+	one("add-message-id-header", boolean, func(s *Source) *bool { return &s.AddMessageIDHeader }),
+	one("hide-message-source", boolean, func(s *Source) *bool { return &s.HideMessageSource }),
+)
+
+var addDateHeader = scalar("want no, yes or override", func(s string) (AddDateHeader, error) {
+	switch strings.ToLower(s) {
+	case "no", "false":
+		return AddDateNo, nil
+	case "yes", "true":
+		return AddDateYes, nil
+	case "override":
+		return AddDateOverride, nil
+	}
+	return "", fmt.Errorf("bad value %q; want no, yes or override", s)
+})
+
+// sourceSection is one or more <source> sections with the same argument.
+type sourceSection struct {
+	name        string
+	prefix      netip.Prefix // of a section for a range of addresses
+	assignments []assignment[Source]
+}
+
+// sourceArgument returns the range of addresses that the argument of a <source> is, if it is one
+// and no name.
+func sourceArgument(s string) (prefix netip.Prefix, isRange bool) {
+	if s == "*" {
+		return everyAddress, true
+	}
+	p, err := parseCIDR(s)
+	return p, err == nil
+}
+
+// Source returns the settings of mail from addr: the global ones, then those of every range that
+// holds addr, the narrowest last, then those of the named sources in the order given (the
+// listener's first). Empty names are skipped, and so are names that no section has. For mail that
+// does not come over the network addr is the zero Addr.
+func (c *Config) Source(addr netip.Addr, named ...string) Source {
+	s := DefaultSource()
+	for _, a := range c.sourceBase {
+		a.apply(&s)
+	}
+	apply := func(section *sourceSection) {
+		s.Name = section.name
+		for _, a := range section.assignments {
+			a.apply(&s)
+		}
+	}
+	for _, section := range c.sourceRanges {
+		if addr.IsValid() && cidrContains(section.prefix, addr) {
+			apply(section)
+		}
+	}
+	for _, name := range named {
+		if section, ok := c.sourceNames[strings.ToLower(name)]; ok {
+			apply(section)
+		}
+	}
+	return s
+}

@@ -1,0 +1,102 @@
+package config
+
+import "strings"
+
+// validate checks what one directive says against what others say.
+func (b *builder) validate() {
+	b.validateMTAs()
+	c := b.config
+	for _, section := range c.sourceRanges {
+		b.validateSource(section)
+	}
+	for _, section := range c.sourceNames {
+		b.validateSource(section)
+	}
+	for _, l := range c.Listeners {
+		b.sourceExists(l.Pos, l.Source)
+	}
+	for _, u := range c.users {
+		b.sourceExists(u.Pos, u.Source)
+	}
+	dirs := map[string]Pos{}
+	for _, s := range c.Spools {
+		b.unique(dirs, s.Dir, s.Pos, "spool")
+	}
+	accounts := map[string]Pos{}
+	for _, a := range c.AcctFiles {
+		b.unique(accounts, a.Path, a.Pos, "acct-file")
+	}
+	ids := map[uint8]bool{}
+	for _, k := range c.ReferenceKeys {
+		if ids[k.ID] {
+			b.errorf(k.pos, "reference-key: a second key with the ID %d", k.ID)
+		}
+		ids[k.ID] = true
+	}
+}
+
+func (b *builder) unique(seen map[string]Pos, key string, pos Pos, what string) {
+	if first, ok := seen[key]; ok {
+		b.errorf(pos, "a second %s %s: the first is at %s", what, key, first)
+	}
+	seen[key] = pos
+}
+
+func (b *builder) validateMTAs() {
+	c := b.config
+	for _, p := range c.poolOrder {
+		if m, ok := c.vmtas[strings.ToLower(p.Name)]; ok {
+			b.errorf(p.Pos, "<virtual-mta-pool %s> has the name of the virtual-mta at %s: vmtas and pools share their names", p.Name, m.Pos)
+		}
+		if len(p.Members) == 0 {
+			b.errorf(p.Pos, "<virtual-mta-pool %s> has no virtual-mta", p.Name)
+		}
+		for _, name := range p.Members {
+			if m, ok := c.vmtas[strings.ToLower(name)]; ok {
+				m.Pools = append(m.Pools, p.Name)
+			} else {
+				b.errorf(p.Pos, "<virtual-mta-pool %s>: there is no virtual-mta %q", p.Name, name)
+			}
+		}
+	}
+	for _, m := range c.vmtaOrder {
+		ruling := "" // the pool whose <domain> sections count for m
+		for _, name := range m.Pools {
+			switch p, _ := c.Pool(name); {
+			case p.domains.empty() || p.Name == ruling:
+			case ruling != "":
+				b.errorf(p.Pos, "the pools %s and %s share the virtual-mta %s, and both hold <domain> sections", ruling, p.Name, m.Name)
+			default:
+				ruling = p.Name
+			}
+		}
+		if !m.WarmupStart.IsZero() && !m.EstablishedSince.IsZero() {
+			b.errorf(m.Pos, "<virtual-mta %s> has both warmup-start and established-since: it is one or the other", m.Name)
+		}
+	}
+}
+
+func (b *builder) validateSource(section *sourceSection) {
+	for _, a := range section.assignments {
+		if a.row.Name != "default-virtual-mta" {
+			continue
+		}
+		var s Source
+		a.apply(&s)
+		name := strings.ToLower(s.DefaultVirtualMTA)
+		if name == "" || name == BySMTPSourceIP || b.config.vmtas[name] != nil || b.config.pools[name] != nil {
+			continue
+		}
+		b.errorf(a.pos, "default-virtual-mta: there is no virtual-mta or pool %q", s.DefaultVirtualMTA)
+	}
+}
+
+// sourceExists reports a reference to a named source that no section defines. The reserved ones
+// need no section.
+func (b *builder) sourceExists(pos Pos, name string) {
+	key := strings.ToLower(name)
+	if key == "" || key == "{auth}" || key == "{pickup}" || b.config.sourceNames[key] != nil {
+		return
+	}
+	b.errorf(pos, "there is no <source %s>", name)
+}

@@ -1,0 +1,202 @@
+// Package deliver makes the attempts: a session takes due mail of one queue, finds the way to its
+// receiver, opens a connection, and sends one message after another as the throttle allows.
+//
+// What the receiver answers is judged once, by the classifier, and that verdict drives everything:
+// whether the recipient is done or comes back, what the event says, and what the local guard sees.
+// An outcome is durable in the event log before the queue forgets the recipient, so a crash
+// repeats at most the attempts in flight.
+//
+// An Agent is safe for concurrent use; each session belongs to one goroutine.
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"carom/ingest/correlate"
+	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/taxonomy"
+	"carom/sender/config"
+	"carom/sender/queue"
+	"carom/sender/resolve"
+	"carom/sender/spool"
+	"carom/sender/throttle"
+)
+
+// Mail is where messages lie; see package spool.
+type Mail interface {
+	Envelope(id event.ID) (*spool.Envelope, error)
+	Body(id event.ID) (*spool.Body, error)
+	// Rescheduled notes, without waiting for the disk, that recipients come back at due.
+	Rescheduled(id event.ID, recipients []uint32, attempts uint32, due time.Time) error
+}
+
+// The attributes of an envelope that events carry.
+const (
+	AttrFromDomain = "from-domain" // of the From header
+	AttrListener   = "listener"    // address and port that the message came in by
+)
+
+// Resolver finds the way to a domain.
+type Resolver interface {
+	Route(ctx context.Context, domain string) (resolve.Route, error)
+	LookupHost(ctx context.Context, name string) ([]netip.Addr, error)
+}
+
+// Recorder makes events durable; Record returns when they are.
+type Recorder interface {
+	Record(ctx context.Context, events ...*event.Event) error
+}
+
+// Throttle says when a connection may be opened and a message sent; see package throttle.
+type Throttle interface {
+	Connect(p throttle.Path) bool
+	Disconnect(p throttle.Path)
+	Surplus(p throttle.Path) bool
+	Connections(key limits.Key) uint32
+	MessagesPerConnection(p throttle.Path) uint32
+	Acquire(ctx context.Context, p throttle.Path, recipients int) (throttle.Permit, error)
+	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
+}
+
+// Suppressions says who must not be mailed, and under which key an address is known.
+type Suppressions interface {
+	Suppressed(tenant, address string) bool
+	Key(address string) string
+}
+
+// Options are what an Agent works with; all are needed but Keys.
+type Options struct {
+	Config       *config.Config
+	Mail         Mail
+	Resolver     Resolver
+	Recorder     Recorder
+	Throttle     Throttle
+	Suppressions Suppressions
+	Keys         *correlate.Keys // nil: mail carries no reference token
+	Logger       *slog.Logger
+}
+
+// Agent delivers. It implements queue.Runner.
+type Agent struct {
+	Options
+
+	routes sync.Map // queue.Name → *way
+
+	mu     sync.Mutex
+	silent map[limits.Key]int // messages after which the peer closed last without a word
+}
+
+var _ queue.Runner = (*Agent)(nil)
+
+// New returns an agent.
+func New(o Options) (*Agent, error) {
+	a := &Agent{Options: o, silent: map[limits.Key]int{}}
+	for _, vmta := range o.Config.VMTAs() {
+		if _, err := sources(vmta); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// way is what the configuration says about one queue, worked out once.
+type way struct {
+	settings config.Settings
+	vmta     *config.VMTA
+	sources  []source
+	signer   signer
+	limits   throttle.QueueLimits
+	vmtaCaps throttle.VMTALimits
+	turn     atomic.Uint32 // of the sources
+}
+
+func (a *Agent) way(name queue.Name) (*way, error) {
+	if w, ok := a.routes.Load(name); ok {
+		return w.(*way), nil //nolint:errcheck // the map holds nothing else
+	}
+	vmta, ok := a.Config.VMTA(name.VMTA)
+	if !ok {
+		return nil, fmt.Errorf("virtual MTA %q does not exist any more", name.VMTA)
+	}
+	list, err := sources(vmta)
+	if err != nil {
+		return nil, err
+	}
+	settings := a.Config.Domain(name.Domain, name.VMTA)
+	w := &way{settings: settings, vmta: vmta, sources: list, limits: queueLimits(settings)}
+	if w.signer, err = newSigner(vmta, settings); err != nil {
+		return nil, err
+	}
+	w.vmtaCaps = throttle.VMTALimits{RatePerSecond: perSecond(vmta.MaxSMTPMsgRate), Connections: vmta.MaxSMTPOut}
+	actual, _ := a.routes.LoadOrStore(name, w)
+	return actual.(*way), nil //nolint:errcheck // the map holds nothing else
+}
+
+func queueLimits(s config.Settings) throttle.QueueLimits {
+	return throttle.QueueLimits{
+		RatePerSecond: perSecond(s.MaxMsgRate), Connections: uint32(s.MaxSMTPOut), MessagesPerConnection: uint32(s.MaxMsgPerConnection), //nolint:gosec // bounded by the configuration
+		AdaptiveRatePerSecond: perSecond(s.AdaptiveMaxMsgRate), AdaptiveConnections: uint32(s.AdaptiveMaxSMTPOut), //nolint:gosec // bounded by the configuration
+		AdaptiveMessagesPerConnection: uint32(s.AdaptiveMaxMsgPerConnection), //nolint:gosec // bounded by the configuration
+	}
+}
+
+// perSecond returns a rate with 0 for unlimited.
+func perSecond(r interface {
+	Unlimited() bool
+	PerSecond() float64
+}) float64 {
+	if r.Unlimited() {
+		return 0
+	}
+	return r.PerSecond()
+}
+
+// MaxSessions is part of queue.Runner: max-smtp-out, or the adaptive ceiling above it, which the
+// throttle then holds to the lease.
+func (a *Agent) MaxSessions(name queue.Name) int {
+	w, err := a.way(name)
+	if err != nil {
+		return 1 // the session says what is wrong
+	}
+	most := max(w.settings.MaxSMTPOut, w.settings.AdaptiveMaxSMTPOut)
+	if w.settings.MaxSMTPOut == 0 {
+		most = maxSessions
+	}
+	return most
+}
+
+// maxSessions bounds the connections of a queue whose max-smtp-out is 0 for unlimited.
+const maxSessions = 1000
+
+// slotWait is how long a queue waits before it asks again for a connection that it did not get.
+const slotWait = 250 * time.Millisecond
+
+// Run is part of queue.Runner.
+func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
+	w, err := a.way(q.Name())
+	if err != nil {
+		a.Logger.Error("queue cannot be delivered", "queue", q.Name().String(), "error", err)
+		q.Defer(time.Now().Add(time.Minute))
+		return
+	}
+	s := &session{Agent: a, way: w, queue: q}
+	defer s.close()
+	s.run(ctx)
+}
+
+// closedSilently notes that a peer closed a connection of the key without a word after so many
+// messages, and reports whether it did so at the same number the time before: then it is a limit.
+func (a *Agent) closedSilently(key limits.Key, messages int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	again := a.silent[key] == messages
+	a.silent[key] = messages
+	return again
+}

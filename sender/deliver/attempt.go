@@ -1,0 +1,379 @@
+package deliver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"carom/ingest/classify"
+	"carom/ingest/correlate"
+	"carom/schemas/event"
+	"carom/schemas/taxonomy"
+	"carom/sender/account"
+	"carom/sender/queue"
+	"carom/sender/route"
+	"carom/sender/smtpc"
+	"carom/sender/spool"
+	"carom/sender/throttle"
+)
+
+// tokenLife is how long a reference token is believed after the message was accepted. Receivers
+// report complaints for weeks; none is known to do so after two months.
+const tokenLife = 60 * 24 * time.Hour
+
+// mail is a message that was read for an attempt.
+type mail struct {
+	envelope *spool.Envelope
+	content  []byte
+}
+
+// read reads the message of an item. If it cannot, the item comes back later and says so.
+func (s *session) read(item *queue.Item) (*mail, error) {
+	m, err := s.load(item.Message)
+	if err != nil {
+		s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
+		s.queue.Retry(item, time.Now().Add(time.Minute))
+		return nil, err
+	}
+	return m, nil
+}
+
+func (s *session) load(id event.ID) (*mail, error) {
+	envelope, err := s.Mail.Envelope(id)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.Mail.Body(id)
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(body)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, err
+	}
+	return &mail{envelope, content}, nil
+}
+
+// attempt sends an item over the open connection. It reports whether the session may go on; the
+// item is dealt with either way.
+func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
+	m, err := s.read(item)
+	if err != nil {
+		return false
+	}
+	item, ok := s.dropSuppressed(ctx, m, item)
+	if !ok || len(item.Recipients) == 0 {
+		return ok
+	}
+	for _, part := range s.split(item) {
+		if !ok || s.conn == nil {
+			s.back(part)
+			continue
+		}
+		ok = s.transact(ctx, m, part)
+	}
+	return ok
+}
+
+// dropSuppressed finishes the recipients that were suppressed after they had been accepted, and
+// returns the item with the others.
+func (s *session) dropSuppressed(ctx context.Context, m *mail, item *queue.Item) (*queue.Item, bool) {
+	var suppressed, others []uint32
+	for _, index := range item.Recipients {
+		if s.Suppressions.Suppressed(m.envelope.Tenant, m.envelope.Recipients[index].Address) {
+			suppressed = append(suppressed, index)
+		} else {
+			others = append(others, index)
+		}
+	}
+	if len(suppressed) == 0 {
+		return item, true
+	}
+	gone, rest := *item, *item
+	gone.Recipients, rest.Recipients = suppressed, others
+	return &rest, s.finish(ctx, &gone, event.Suppressed, classify.Suppressed)
+}
+
+// split cuts an item into transactions: one for each recipient where the return path carries a
+// token, else as many recipients as max-rcpt-per-message allows.
+func (s *session) split(item *queue.Item) []*queue.Item {
+	most := s.way.settings.MaxRcptPerMessage
+	if s.way.settings.BounceDomain != "" && s.Keys != nil {
+		most = 1
+	}
+	if most == 0 || len(item.Recipients) <= most {
+		return []*queue.Item{item}
+	}
+	var parts []*queue.Item
+	for rest := item.Recipients; len(rest) > 0; {
+		part := *item
+		part.Recipients = rest[:min(most, len(rest))]
+		rest = rest[len(part.Recipients):]
+		parts = append(parts, &part)
+	}
+	return parts
+}
+
+// transact runs one transaction and deals with each recipient.
+func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool {
+	permit, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients))
+	if err != nil {
+		s.back(item)
+		return false
+	}
+	transaction, signed, err := s.transaction(m, item)
+	if err != nil {
+		s.Logger.Error("message not sendable", "message_id", item.Message.String(), "error", err)
+		s.queue.Retry(item, time.Now().Add(time.Minute))
+		return true
+	}
+	conn := s.conn
+	result := conn.Send(ctx, transaction)
+	if !result.Usable {
+		s.conn = nil
+	}
+	defer func() { s.fresh = false }()
+	if ctx.Err() != nil && untried(result) || result.ClosedSilently {
+		s.back(item)
+		return ctx.Err() == nil && s.closedInSilence(ctx, item, result)
+	}
+
+	events := make([]*event.Event, len(item.Recipients))
+	verdicts := make([]classify.Verdict, len(item.Recipients))
+	for i, index := range item.Recipients {
+		r := result.Recipients[i]
+		decided := failure{phase: r.Phase, reply: r.Reply, err: r.Err}
+		verdicts[i] = s.judge(decided)
+		events[i] = s.outcome(m, item, index, kindOf(r, verdicts[i]), decided)
+		account.SetVerdict(events[i], verdicts[i])
+		s.connection(events[i], conn, result, permit)
+		events[i].DKIMDomains = signed
+	}
+	var retry []uint32
+	for i, e := range events {
+		s.Throttle.Observe(s.path.Key, verdicts[i].Dimension, verdicts[i].Scope)
+		if e.Kind == event.Deferred {
+			retry = append(retry, item.Recipients[i])
+		} else {
+			s.queue.Succeeded()
+		}
+	}
+	if !s.record(ctx, item, events...) {
+		return false
+	}
+	s.comeBack(item, retry)
+	return true
+}
+
+// comeBack puts the recipients that were deferred into retry.
+func (s *session) comeBack(item *queue.Item, recipients []uint32) {
+	if len(recipients) == 0 {
+		return
+	}
+	again := *item
+	again.Recipients, again.Attempts = recipients, item.Attempts+1
+	due := time.Now().Add(s.way.settings.RetryRecipientsAfter)
+	if due.After(item.Expires) {
+		due = item.Expires // to be finished as expired
+	}
+	if err := s.Mail.Rescheduled(item.Message, recipients, again.Attempts, due); err != nil {
+		s.Logger.Error("retry not noted in the spool", "message_id", item.Message.String(), "error", err)
+	}
+	s.queue.Retry(&again, due)
+}
+
+// untried reports whether nothing of a transaction was decided by the peer.
+func untried(r smtpc.Result) bool {
+	for _, recipient := range r.Recipients {
+		if !recipient.Reply.IsZero() || recipient.Phase == event.PhaseFinalDot {
+			return false
+		}
+	}
+	return true
+}
+
+// closedInSilence deals with a peer that closed the connection before it answered the first
+// command: nothing was attempted. At the same number of messages twice in a row it is a limit of
+// the receiver, and is written down as one.
+func (s *session) closedInSilence(ctx context.Context, item *queue.Item, result smtpc.Result) bool {
+	sent := result.Message - 1
+	if sent < 1 {
+		s.queue.Defer(time.Now().Add(retryAfter(s.way.settings.RetryAfter, s.queue.Failed())))
+		return false
+	}
+	if !s.closedSilently(s.path.Key, sent) {
+		return true
+	}
+	e := s.event(nil, item, 0, event.QueueDeferred)
+	s.describe(e, failure{phase: event.PhaseMail, err: fmt.Errorf("connection closed without a reply after %d messages", sent)})
+	e.Category, e.Class, e.Dimension = taxonomy.RateLimited, taxonomy.Soft, taxonomy.Messages
+	e.PMTACategory = e.Category.PowerMTA()
+	e.MessageOnConn = uint32(sent) //nolint:gosec // at least 1
+	return s.record(ctx, item, e)
+}
+
+// kindOf returns what becomes of a recipient: a permanent refusal bounces it unless the refusal
+// is aimed at us for a while and not at the recipient.
+func kindOf(r smtpc.RcptResult, v classify.Verdict) event.Kind {
+	switch {
+	case r.Delivered():
+		return event.Delivered
+	case r.Err != nil:
+		if !(failure{err: r.Err}).temporary() {
+			return event.Bounced
+		}
+		return event.Deferred
+	case r.Reply.Permanent() && v.Dimension != taxonomy.Rate && v.Dimension != taxonomy.Connections:
+		return event.Bounced
+	default:
+		return event.Deferred
+	}
+}
+
+// transaction builds what is sent: the stored message with carom's reference and a signature in
+// front. It returns the domains that signed.
+func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []string, error) {
+	t := smtpc.Transaction{
+		From: m.envelope.From, EnvID: m.envelope.EnvID,
+		Needs8Bit: has8Bit(m.content), Recipients: make([]smtpc.Rcpt, len(item.Recipients)),
+	}
+	for i, index := range item.Recipients {
+		r := m.envelope.Recipients[index]
+		t.Recipients[i] = smtpc.Rcpt{Address: r.Address, ORcpt: r.ORcpt}
+		t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(r.Address)
+	}
+	t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(t.From)
+	var head strings.Builder
+	if s.Keys != nil && len(item.Recipients) == 1 {
+		index := item.Recipients[0]
+		token, err := s.Keys.Sign(item.Message, index, m.envelope.Recipients[index].Address, item.Arrived.Add(tokenLife))
+		if err != nil {
+			return t, nil, err
+		}
+		fmt.Fprintf(&head, "%s: %s\r\n", correlate.Field, token)
+		if t.EnvID == "" {
+			t.EnvID = token
+		}
+		if s.way.settings.BounceDomain != "" && t.From != "" {
+			t.From = token + "@" + s.way.settings.BounceDomain
+		}
+	}
+	signature, domains, err := s.way.signer.sign(m.content)
+	if err != nil {
+		s.Logger.Warn("message goes out unsigned", "message_id", item.Message.String(), "error", err)
+	}
+	body := net.Buffers{[]byte(head.String()), signature, m.content}
+	for _, part := range body {
+		t.Size += int64(len(part))
+	}
+	t.Body = buffers(body)
+	return t, domains, nil
+}
+
+// buffers is a body in parts. Unlike net.Buffers it can be written again.
+type buffers [][]byte
+
+// WriteTo is part of io.WriterTo.
+func (b buffers) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	for _, part := range b {
+		n, err := w.Write(part)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+func has8Bit(content []byte) bool {
+	for _, c := range content {
+		if c >= 0x80 {
+			return true
+		}
+	}
+	return false
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
+}
+
+// event returns an event of the queue, about a recipient if m is not nil.
+func (s *session) event(m *mail, item *queue.Item, index uint32, kind event.Kind) *event.Event {
+	e := &event.Event{
+		Time: time.Now().UTC(), Kind: kind, Queue: s.queue.Name().String(), VMTA: s.way.vmta.Name,
+		RecipientDomain: s.queue.Name().Domain, Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.bind, EHLO: s.source.ehlo,
+	}
+	if m == nil {
+		return e
+	}
+	FillEnvelope(e, m.envelope, index, s.Suppressions)
+	e.Attempt = item.Attempts
+	e.Queued = e.Time.Sub(item.Arrived)
+	return e
+}
+
+// FillEnvelope fills in what the envelope says about one recipient.
+func FillEnvelope(e *event.Event, envelope *spool.Envelope, index uint32, suppressions Suppressions) {
+	r := envelope.Recipients[index]
+	e.MessageID, e.RecipientIdx = envelope.ID, index
+	e.MailFrom, e.MailFromDomain = envelope.From, mailFromDomain(envelope.From)
+	e.FromDomain, e.Recipient, e.RecipientDomain = envelope.Attrs[AttrFromDomain], r.Address, route.Domain(r.Address)
+	e.RecipientKey = suppressions.Key(r.Address)
+	e.VMTA, e.Pool, e.Job, e.EnvID, e.Tenant, e.SMTPUser = envelope.VMTA, envelope.Pool, envelope.Job, envelope.EnvID, envelope.Tenant, envelope.SMTPUser
+	e.Listener, e.ClientIP, e.ClientMTA = envelope.Attrs[AttrListener], envelope.ClientIP, envelope.ClientHost
+	e.Size = uint64(max(0, envelope.Size)) //nolint:gosec // not negative
+}
+
+func mailFromDomain(from string) string {
+	if !strings.Contains(from, "@") {
+		return ""
+	}
+	return route.Domain(from)
+}
+
+// outcome returns the event of one recipient's attempt.
+func (s *session) outcome(m *mail, item *queue.Item, index uint32, kind event.Kind, f failure) *event.Event {
+	e := s.event(m, item, index, kind)
+	e.Attempt = item.Attempts + 1
+	s.describe(e, f)
+	return e
+}
+
+// describe fills in what was answered, or what went wrong here.
+func (s *session) describe(e *event.Event, f failure) {
+	e.Phase = f.phase
+	e.MXHost, e.MXIP = s.target.name, s.target.addr.Addr()
+	if !f.reply.IsZero() {
+		e.SetReply(f.reply)
+		return
+	}
+	if f.err != nil {
+		e.Reply = f.err.Error()
+		e.ReplyTemplate = event.ReplyTemplate(e.Reply)
+		e.Enhanced = f.enhanced().String()
+	}
+}
+
+// connection fills in what an attempt says about its connection and its limit.
+func (s *session) connection(e *event.Event, conn *smtpc.Conn, r smtpc.Result, permit throttle.Permit) {
+	e.ConnectionID, e.MessageOnConn = conn.ID(), uint32(max(0, r.Message)) //nolint:gosec // not negative
+	e.OpenConnections = s.Throttle.Connections(s.path.Key)
+	e.Transfer = r.Timing.Total()
+	if s.fresh {
+		timing := conn.Timing()
+		e.DNS, e.Connect, e.TLS = s.dns, timing.Connect+timing.Greeting, timing.TLS
+	}
+	if state := conn.TLS(); state != nil {
+		e.TLSVersion, e.TLSCipher = tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite)
+	}
+	e.LimitEpoch, e.LimitActor, e.LimitReason = permit.Epoch, string(permit.Actor), permit.ReasonID
+	e.LimitingScope, e.Canary = permit.LimitingScope, permit.Canary
+	e.Headers = map[string]string{"ESMTP": strings.Join(conn.Extensions().Keywords, ",")}
+}

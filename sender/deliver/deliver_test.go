@@ -1,0 +1,324 @@
+package deliver
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"carom/ingest/correlate"
+	"carom/schemas/event"
+	"carom/schemas/taxonomy"
+	"carom/sender/config"
+	"carom/sender/queue"
+	"carom/sender/resolve"
+)
+
+func testLogger(t *testing.T) *slog.Logger {
+	t.Helper()
+	return slog.New(slog.NewTextHandler(t.Output(), nil))
+}
+
+func always(answers map[string]string) func(string) string {
+	return func(command string) string {
+		for prefix, answer := range answers {
+			if strings.HasPrefix(command, prefix) {
+				return answer
+			}
+		}
+		return ""
+	}
+}
+
+// to is the configuration that sends everything to a peer.
+func to(p *peer) string { return fmt.Sprintf("default-smtp-port %d\n", p.addr.Port()) }
+
+func TestOutcomes(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		answers   map[string]string
+		kind      event.Kind
+		phase     event.Phase
+		category  taxonomy.Category
+		dimension taxonomy.Dimension
+		held      bool // the queue waits before it tries again
+	}{
+		{name: "delivered", kind: event.Delivered, phase: event.PhaseFinalDot, category: taxonomy.Delivered, dimension: taxonomy.OK},
+		{
+			name: "unknown user", answers: map[string]string{"RCPT": "550 5.1.1 no such user"},
+			kind: event.Bounced, phase: event.PhaseRcpt, category: taxonomy.BadMailbox, dimension: taxonomy.User,
+		},
+		{
+			name: "greylisted", answers: map[string]string{"RCPT": "451 4.7.1 Greylisted, try again later"},
+			kind: event.Deferred, phase: event.PhaseRcpt, category: taxonomy.Greylisted, dimension: taxonomy.Greylist,
+		},
+		{
+			name: "refused for content after the data", answers: map[string]string{"DOT": "554 5.7.1 message rejected as spam"},
+			kind: event.Bounced, phase: event.PhaseFinalDot, category: taxonomy.SpamContent, dimension: taxonomy.Content,
+		},
+		{
+			name: "rate limit with a permanent code is no bounce", answers: map[string]string{"MAIL": "550 5.7.1 rate limit exceeded, too many messages from your IP, slow down"},
+			kind: event.Deferred, phase: event.PhaseMail, category: taxonomy.RateLimited, dimension: taxonomy.Rate,
+		},
+		{
+			name: "too many connections at the greeting", answers: map[string]string{"CONNECT": "421 4.7.0 too many connections from your IP"},
+			kind: event.QueueDeferred, phase: event.PhaseGreeting, category: taxonomy.RateLimited, dimension: taxonomy.Connections, held: true,
+		},
+		{
+			name: "hung up at the greeting", answers: map[string]string{"CONNECT": "close"},
+			kind: event.QueueDeferred, phase: event.PhaseGreeting, category: taxonomy.Connection, dimension: taxonomy.Unavailable, held: true,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := newPeer(t, always(tc.answers))
+			b := newBench(t, to(p), names{mx: "mx1.google.com", addr: p.addr.Addr()})
+			id := b.put(time.Hour, "ann@a.test")
+			b.start()
+			e := b.events(1)[0]
+			if e.Kind != tc.kind || e.Phase != tc.phase || e.Category != tc.category || e.Dimension != tc.dimension {
+				t.Errorf("event %s, phase %s, category %s, dimension %s (%s); want %s, %s, %s, %s", e.Kind, e.Phase, e.Category, e.Dimension, e.Reply, tc.kind, tc.phase, tc.category, tc.dimension)
+			}
+			if e.Provider != "google" || e.Source != "127.0.0.1" || e.Queue != "a.test/{default}" || e.MXHost != "mx1.google.com" {
+				t.Errorf("provider %q, source %q, queue %q, host %q", e.Provider, e.Source, e.Queue, e.MXHost)
+			}
+			if e.Kind != event.QueueDeferred && (e.MessageID != id || e.RecipientKey != "key of ann@a.test" || e.Tenant != "shop" || e.Attempt != 1) {
+				t.Errorf("message %s, key %q, tenant %q, attempt %d", e.MessageID, e.RecipientKey, e.Tenant, e.Attempt)
+			}
+			waitFor(t, func() bool {
+				for _, s := range b.manager.Statuses() {
+					return s.Recipients == 1 && s.Sessions == 0 && s.DeferredUntil.IsZero() != tc.held
+				}
+				return tc.kind.Final()
+			})
+		})
+	}
+}
+
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the expected state did not come about")
+		}
+	}
+}
+
+func TestNoWayToTheDomain(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		err      error
+		kind     event.Kind
+		category taxonomy.Category
+		enhanced string
+	}{
+		{"no such domain", &resolve.Error{Name: "a.test", Err: resolve.ErrNotFound}, event.Bounced, taxonomy.BadDomain, "5.1.2"},
+		{"null MX", &resolve.Error{Name: "a.test", Err: resolve.ErrNullMX}, event.Bounced, taxonomy.BadDomain, "5.1.10"},
+		{"no answer", &resolve.Error{Name: "a.test", Err: resolve.ErrUnavailable}, event.QueueDeferred, taxonomy.DNSFailure, "4.4.3"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, "", names{err: tc.err})
+			b.put(time.Hour, "ann@a.test")
+			b.start()
+			e := b.events(1)[0]
+			if e.Kind != tc.kind || e.Category != tc.category || e.Enhanced != tc.enhanced || e.Phase != event.PhaseResolve || e.Provider != "a.test" {
+				t.Errorf("event %s, category %s, status %q, phase %s, provider %q", e.Kind, e.Category, e.Enhanced, e.Phase, e.Provider)
+			}
+		})
+	}
+}
+
+func TestPartialRejection(t *testing.T) {
+	p := newPeer(t, always(map[string]string{"RCPT TO:<bob@": "550 5.1.1 no such user", "RCPT TO:<cid@": "452 4.2.2 mailbox full"}))
+	b := newBench(t, to(p), names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test", "bob@a.test", "cid@a.test")
+	b.start()
+	events := b.events(3)
+	want := []event.Kind{event.Delivered, event.Bounced, event.Deferred}
+	for i, e := range events {
+		if e.Kind != want[i] || e.RecipientIdx != uint32(i) {
+			t.Errorf("recipient %d: %s, want %s", e.RecipientIdx, e.Kind, want[i])
+		}
+	}
+	waitFor(t, func() bool {
+		statuses := b.manager.Statuses()
+		return len(statuses) == 1 && statuses[0].Recipients == 1 && statuses[0].Due == 0
+	})
+	if got := p.received(); len(got) != 1 || strings.Contains(got[0], correlate.Field) {
+		t.Errorf("one transaction without a reference was expected, got %q", got)
+	}
+}
+
+func TestRetryAfterADeferral(t *testing.T) {
+	var calls atomic.Int32
+	p := newPeer(t, func(command string) string {
+		if strings.HasPrefix(command, "RCPT") && calls.Add(1) < 3 {
+			return "451 4.3.0 not now"
+		}
+		return ""
+	})
+	b := newBench(t, to(p)+"<domain *>\nretry-recipients-after 0s\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	b.start()
+	for i, e := range b.events(3) {
+		if e.Attempt != uint32(i+1) || (e.Kind == event.Delivered) != (i == 2) {
+			t.Errorf("event %d: attempt %d, %s", i, e.Attempt, e.Kind)
+		}
+	}
+	waitFor(t, func() bool { return b.spool.Stats().Messages == 0 })
+}
+
+func TestExpiredSuppressedDiscarded(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain gone.test>\ntype discard\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.suppressed["ann@a.test"] = true
+	b.put(time.Hour, "ann@a.test", "bob@a.test")
+	b.put(-time.Second, "cid@b.test")
+	b.put(time.Hour, "dan@gone.test")
+	b.start()
+	got := map[string]event.Kind{}
+	for _, e := range b.events(4) {
+		got[e.Recipient] = e.Kind
+	}
+	for recipient, want := range map[string]event.Kind{"ann@a.test": event.Suppressed, "bob@a.test": event.Delivered, "cid@b.test": event.Expired, "dan@gone.test": event.Discarded} {
+		if got[recipient] != want {
+			t.Errorf("%s: %s, want %s", recipient, got[recipient], want)
+		}
+	}
+	if n := len(p.received()); n != 1 {
+		t.Errorf("%d messages were sent, want 1", n)
+	}
+}
+
+func TestReferenceAndSignature(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"domain-key sel,shop.test,"+file+"\n<domain *>\ndkim-sign yes\nbounce-domain bounce.test\n</domain>\n",
+		names{mx: "mx.a.test", addr: p.addr.Addr()})
+	id := b.put(time.Hour, "ann@a.test", "bob@a.test")
+	b.start()
+	events := b.events(2)
+	if d := events[0].DKIMDomains; len(d) != 1 || d[0] != "shop.test" {
+		t.Errorf("signed by %v", d)
+	}
+	messages := p.received()
+	if len(messages) != 2 {
+		t.Fatalf("%d transactions, want one a recipient", len(messages))
+	}
+	for _, m := range messages {
+		_, rest, _ := strings.Cut(m, "MAIL FROM:<")
+		from, rest, _ := strings.Cut(rest, ">")
+		_, rest, _ = strings.Cut(rest, "RCPT TO:<")
+		recipient, rest, _ := strings.Cut(rest, ">")
+		token, ok := correlate.FromReturnPath(from)
+		ref, err := b.keys.Verify(token, time.Now())
+		if !ok || err != nil || ref.MessageID != id || !ref.Matches(recipient) || !strings.HasSuffix(from, "@bounce.test") {
+			t.Errorf("return path %q of %s: %+v, %v", from, recipient, ref, err)
+		}
+		if !strings.Contains(rest, correlate.Field+": "+token+"\n") || !strings.Contains(rest, "DKIM-Signature:") || !strings.Contains(rest, "\n..text\n") {
+			t.Errorf("message lacks reference, signature or dot-stuffing:\n%s", rest)
+		}
+	}
+}
+
+func TestMessagesPerConnection(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\nmax-msg-per-connection 2\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	for range 5 {
+		b.put(time.Hour, "ann@a.test")
+	}
+	b.start()
+	for _, e := range b.events(5) {
+		if e.MessageOnConn < 1 || e.MessageOnConn > 2 {
+			t.Errorf("message %d on its connection", e.MessageOnConn)
+		}
+	}
+	if p.mu.Lock(); p.conns != 3 {
+		t.Errorf("%d connections, want 3", p.conns)
+	}
+	p.mu.Unlock()
+}
+
+// TestSilentCloseIsALimit: a receiver that hangs up without a word after every second message. No
+// message is counted as attempted; the second time it is written down as a limit.
+func TestSilentCloseIsALimit(t *testing.T) {
+	var taken atomic.Int32
+	p := newPeer(t, func(command string) string {
+		switch {
+		case command == "DOT":
+			taken.Add(1)
+		case strings.HasPrefix(command, "MAIL") && taken.Load() == 2:
+			taken.Store(0)
+			return "close"
+		}
+		return ""
+	})
+	b := newBench(t, to(p)+"<domain *>\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	for range 6 {
+		b.put(time.Hour, "ann@a.test")
+	}
+	b.start()
+	delivered, limits := 0, 0
+	for _, e := range b.events(7) {
+		switch {
+		case e.Kind == event.Delivered && e.Attempt == 1:
+			delivered++
+		case e.Kind == event.QueueDeferred && e.Dimension == taxonomy.Messages && e.MessageOnConn == 2:
+			limits++
+		default:
+			t.Errorf("unexpected event %s: %s", e.Kind, e.Reply)
+		}
+	}
+	if delivered != 6 || limits != 1 {
+		t.Errorf("%d delivered, %d limits noted; want 6 and 1", delivered, limits)
+	}
+}
+
+func TestRangesStandForLocalAddresses(t *testing.T) {
+	c, _, err := config.Parse("test", []byte("host-name node.test\n<virtual-mta v>\nsmtp-source-host 192.0.2.0/24 out.test\n</virtual-mta>\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Options{Config: c}); err == nil || !strings.Contains(err.Error(), "192.0.2.0/24") {
+		t.Errorf("a range without an address of this machine: %v", err)
+	}
+}
+
+func TestSourcesTakeTurns(t *testing.T) {
+	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
+	w, err := b.agent.way(queue.Name{Domain: "a.test", VMTA: "v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	destination := netip.MustParseAddrPort("127.0.0.9:25")
+	if a, b, c := w.source(destination), w.source(destination), w.source(destination); a.key == b.key || a != c {
+		t.Errorf("sources %v, %v, %v", a, b, c)
+	}
+}
+
+func TestFailureSaysWhatItKnows(t *testing.T) {
+	plain := failure{phase: event.PhaseConnect, err: errors.New("x")}
+	if !plain.temporary() || !plain.enhanced().IsZero() {
+		t.Errorf("an error that says nothing: temporary %v, status %q", plain.temporary(), plain.enhanced())
+	}
+}

@@ -1,0 +1,290 @@
+package deliver
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"carom/ingest/classify"
+	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/taxonomy"
+	"carom/sender/account"
+	"carom/sender/config"
+	"carom/sender/queue"
+	"carom/sender/route"
+	"carom/sender/smtpc"
+	"carom/sender/throttle"
+)
+
+// session delivers mail of one queue over one connection.
+type session struct {
+	*Agent
+	way   *way
+	queue *queue.Queue
+
+	source  source
+	targets []target
+	target  target // the one that conn goes to
+	dns     time.Duration
+	path    throttle.Path
+	slot    bool // taken from the throttle
+	conn    *smtpc.Conn
+	fresh   bool // nothing was sent over conn yet
+}
+
+// run delivers until nothing is due or the connection has done its share.
+func (s *session) run(ctx context.Context) {
+	for {
+		item, ok := s.next(ctx)
+		if !ok {
+			return
+		}
+		if s.way.settings.Type == config.DeliverDiscard {
+			if !s.finish(ctx, item, event.Discarded, "") {
+				return
+			}
+			continue
+		}
+		if s.conn == nil && !s.open(ctx, item) {
+			return
+		}
+		if !s.attempt(ctx, item) {
+			return
+		}
+		if s.conn == nil {
+			continue // the peer ended it; the next message opens another
+		}
+		if most := s.Throttle.MessagesPerConnection(s.path); s.conn.Messages() >= int(most) || s.Throttle.Surplus(s.path) {
+			s.close()
+			return // the manager starts another session for what is still due
+		}
+	}
+}
+
+// next takes the next item that should be attempted; expired mail is finished here.
+func (s *session) next(ctx context.Context) (*queue.Item, bool) {
+	for ctx.Err() == nil {
+		now := time.Now()
+		item, ok := s.queue.Next(now)
+		if !ok {
+			return nil, false
+		}
+		if now.Before(item.Expires) {
+			return item, true
+		}
+		if !s.finish(ctx, item, event.Expired, classify.QueueExpired) {
+			return nil, false
+		}
+	}
+	return nil, false
+}
+
+// back puts an item back that was not attempted.
+func (s *session) back(item *queue.Item) { s.queue.Retry(item, time.Time{}) }
+
+// finish ends all recipients of an item without an attempt, for a cause of our own.
+func (s *session) finish(ctx context.Context, item *queue.Item, kind event.Kind, cause classify.Local) bool {
+	m, err := s.read(item)
+	if err != nil {
+		return false
+	}
+	verdict := classify.Verdict{Category: taxonomy.Delivered, Class: taxonomy.None, Dimension: taxonomy.OK} // discarded
+	if cause != "" {
+		verdict = classify.Classify(classify.Input{Local: cause})
+	}
+	events := make([]*event.Event, len(item.Recipients))
+	for i, index := range item.Recipients {
+		e := s.event(m, item, index, kind)
+		switch kind {
+		case event.Expired:
+			e.Enhanced, e.Reply = "4.4.7", "delivery time expired" // RFC 3463 section 3.5
+		case event.Suppressed:
+			e.Enhanced, e.Reply = "5.7.1", "recipient is suppressed"
+		}
+		e.ReplyTemplate = e.Reply
+		account.SetVerdict(e, verdict)
+		events[i] = e
+	}
+	return s.record(ctx, item, events...)
+}
+
+// record makes events durable. If it cannot, the item goes back: the node is stopping.
+func (s *session) record(ctx context.Context, item *queue.Item, events ...*event.Event) bool {
+	// What happened must be written even when the node is told to stop just now.
+	if err := s.Recorder.Record(context.WithoutCancel(ctx), events...); err != nil {
+		s.Logger.Error("outcome not recorded", "queue", s.queue.Name().String(), "message_id", item.Message.String(), "error", err)
+		return false
+	}
+	return true
+}
+
+// open resolves the way and opens a connection. If it returns false, the item is dealt with and
+// the session is over.
+func (s *session) open(ctx context.Context, item *queue.Item) bool {
+	if !s.resolve(ctx, item) {
+		return false
+	}
+	if !s.slot {
+		if s.slot = s.Throttle.Connect(s.path); !s.slot {
+			s.back(item)
+			s.queue.Defer(time.Now().Add(slotWait))
+			return false
+		}
+	}
+	var failed failure
+	for _, t := range s.targets {
+		conn, err := s.dial(ctx, t)
+		if err == nil {
+			s.conn, s.target, s.fresh = conn, t, true
+			return true
+		}
+		if ctx.Err() != nil {
+			s.back(item)
+			return false
+		}
+		s.target, failed = t, failureOf(err)
+		if failed.reply.Permanent() {
+			break // the receiver has decided
+		}
+	}
+	s.refused(ctx, item, failed)
+	return false
+}
+
+func (s *session) dial(ctx context.Context, t target) (*smtpc.Conn, error) {
+	settings := s.way.settings
+	c := smtpc.Config{
+		RemoteAddr: t.addr, LocalIP: s.source.bind, EHLO: s.source.ehlo, ServerName: t.name,
+		Timeouts: smtpc.Timeouts{
+			Connect: settings.ConnectTimeout, Greeting: settings.SMTPGreetingTimeout,
+			Block: settings.DataSendTimeout, FinalDot: settings.SMTPDataTerminationTimeout,
+		},
+		IgnorePipelining: settings.IgnorePipelining, Ignore8BitMIME: settings.Ignore8BitMIME,
+	}
+	switch {
+	case settings.RequireStartTLS:
+		c.TLS = smtpc.TLSRequired
+	case settings.UseStartTLS:
+		c.TLS = smtpc.TLSOpportunistic
+	}
+	if settings.SMTPTLSCAFile.Pool != nil {
+		c.TLSConfig = &tls.Config{RootCAs: settings.SMTPTLSCAFile.Pool, MinVersion: tls.VersionTLS12}
+	} else if settings.RequireStartTLS {
+		c.TLSConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // without smtp-tls-ca-file require-starttls asks for encryption, not for identity
+	}
+	conn, err := smtpc.Dial(ctx, c)
+	if err != nil && c.TLS == smtpc.TLSOpportunistic && failureOf(err).phase == event.PhaseTLS && ctx.Err() == nil {
+		c.TLS = smtpc.TLSOff // RFC 7435: better in the clear than not at all
+		conn, err = smtpc.Dial(ctx, c)
+	}
+	return conn, err
+}
+
+// resolve finds targets, source and key. Without targets the item is dealt with.
+func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
+	if s.targets != nil {
+		return true
+	}
+	start := time.Now()
+	name := s.queue.Name()
+	targets, preferred, err := s.find(ctx, s.way.settings, name.Domain)
+	s.dns = time.Since(start)
+	if ctx.Err() != nil {
+		s.back(item)
+		return false
+	}
+	if err != nil {
+		s.path.Key = limits.Key{Provider: route.Provider(s.way.settings, name.Domain, "")}
+		s.refused(ctx, item, failure{phase: event.PhaseResolve, err: err})
+		return false
+	}
+	s.targets = targets
+	s.source = s.way.source(targets[0].addr)
+	s.path = throttle.Path{
+		Queue: name.String(), QueueLimits: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.vmtaCaps,
+		Key: limits.Key{Provider: route.Provider(s.way.settings, name.Domain, preferred), Source: s.source.key},
+	}
+	return true
+}
+
+// refused deals with an item when there is no way to the receiver at all: a permanent answer
+// bounces it, anything else puts the whole queue into retry.
+func (s *session) refused(ctx context.Context, item *queue.Item, failed failure) {
+	verdict := s.judge(failed)
+	if permanent(verdict, failed) {
+		m, err := s.read(item)
+		if err != nil {
+			return
+		}
+		events := make([]*event.Event, len(item.Recipients))
+		for i, index := range item.Recipients {
+			events[i] = s.outcome(m, item, index, event.Bounced, failed)
+			account.SetVerdict(events[i], verdict)
+		}
+		s.record(ctx, item, events...)
+		return
+	}
+	now := time.Now()
+	s.back(item)
+	e := s.event(nil, item, 0, event.QueueDeferred)
+	e.Recipients = uint32(max(1, s.queue.Status(now).Recipients)) //nolint:gosec // not negative
+	s.describe(e, failed)
+	account.SetVerdict(e, verdict)
+	if !s.record(ctx, item, e) {
+		return
+	}
+	if s.path.Key.Source != "" {
+		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
+	}
+	if verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1 {
+		s.queue.Defer(now.Add(connectionHold)) // the other connections go on
+		return
+	}
+	s.queue.Defer(now.Add(retryAfter(s.way.settings.RetryAfter, s.queue.Failed())))
+}
+
+// connectionHold is how long a queue opens no further connection after a receiver said that there
+// are too many, while others of it are at work.
+const connectionHold = 5 * time.Second
+
+// retryAfter returns the wait after the n-th failed attempt of a queue in a row: the list walks
+// forward and its last entry repeats (PowerMTA's retry-after).
+func retryAfter(list []time.Duration, n int) time.Duration {
+	return list[min(max(n, 1), len(list))-1]
+}
+
+// permanent reports whether an answer to the whole connection, or no way at all, bounces mail.
+// Refusals that speak of the source or of a passing state do not, whatever their code: the
+// recipient is not to blame.
+func permanent(v classify.Verdict, failed failure) bool {
+	switch v.Dimension {
+	case taxonomy.Rate, taxonomy.Connections, taxonomy.Messages, taxonomy.Block, taxonomy.Greylist:
+		return false
+	}
+	if failed.reply.IsZero() {
+		return failed.phase == event.PhaseResolve && !failed.temporary()
+	}
+	return failed.reply.Permanent()
+}
+
+func (s *session) judge(f failure) classify.Verdict {
+	return classify.Classify(classify.Input{
+		Reply: f.reply, Enhanced: f.enhanced(), Phase: f.phase, Provider: s.path.Key.Provider, Local: f.cause(),
+	})
+}
+
+// close ends the connection and gives its slot back.
+func (s *session) close() {
+	if s.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		s.conn.Quit(ctx)
+		cancel()
+		s.conn.Close()
+		s.conn = nil
+	}
+	if s.slot {
+		s.Throttle.Disconnect(s.path)
+		s.slot = false
+	}
+}

@@ -1,0 +1,223 @@
+// Package queue holds what waits to be delivered: one Queue for each recipient domain and
+// virtual MTA, and a Manager that starts sessions for the queues that have due mail.
+//
+// A queue keeps references to messages in the spool, never their content. Due retries go before
+// new mail, the oldest first; within new mail the order is that of arrival. What a session does
+// is not known here: the Manager starts a Runner, which takes items with Next and gives back what
+// stays with Retry. Nothing here is durable: the spool and the event log are, and the node fills
+// the queues from them when it starts.
+//
+// All methods are safe for concurrent use. No lock is held while a Runner runs.
+package queue
+
+import (
+	"container/heap"
+	"math"
+	"sync"
+	"time"
+
+	"carom/schemas/event"
+)
+
+// Name identifies a queue: the recipient domain (lower case) and the virtual MTA. It is the unit
+// of PowerMTA's per-domain limits.
+type Name struct {
+	Domain, VMTA string
+}
+
+// String returns the name as PowerMTA writes it, "domain/vmta".
+func (n Name) String() string { return n.Domain + "/" + n.VMTA }
+
+// Item is the part of one message that waits in one queue: recipients that are due together.
+type Item struct {
+	Message    event.ID
+	Recipients []uint32 // indexes of the recipients in the message's envelope
+	Attempts   uint32   // that were made for these recipients
+	Arrived    time.Time
+	Expires    time.Time
+	Due        time.Time // zero for new mail
+}
+
+// Queue is the mail for one domain by one virtual MTA.
+type Queue struct {
+	name    Name
+	manager *Manager
+
+	mu            sync.Mutex
+	fresh         []*Item // new mail in order of arrival; fresh[0] is next
+	retries       retryHeap
+	recipients    int
+	sessions      int
+	deferredUntil time.Time // no session starts before it
+	failures      int       // failed attempts of the whole queue in a row
+
+	timer time.Time // when the manager's timer looks at the queue; guarded by manager.mu
+}
+
+// Name returns the name of q.
+func (q *Queue) Name() Name { return q.name }
+
+// Next takes the next item that is due at now: a due retry, else new mail. It returns false when
+// nothing is due.
+func (q *Queue) Next(now time.Time) (*Item, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var item *Item
+	switch {
+	case len(q.retries) > 0 && !q.retries[0].Due.After(now):
+		item = heap.Pop(&q.retries).(*Item) //nolint:errcheck // the heap holds nothing else
+	case len(q.fresh) > 0:
+		item = q.fresh[0]
+		q.fresh[0] = nil
+		q.fresh = q.fresh[1:]
+	default:
+		return nil, false
+	}
+	q.recipients -= len(item.Recipients)
+	return item, true
+}
+
+// Retry puts an item back that a session took. With a zero due time it is due at once, before
+// everything else.
+func (q *Queue) Retry(item *Item, due time.Time) {
+	item.Due = due
+	q.mu.Lock()
+	heap.Push(&q.retries, item)
+	q.recipients += len(item.Recipients)
+	q.mu.Unlock()
+	q.manager.changed(q, due)
+}
+
+// Defer keeps sessions from starting before until, after a failure that concerned the whole
+// queue.
+func (q *Queue) Defer(until time.Time) {
+	q.mu.Lock()
+	q.deferredUntil = until
+	q.mu.Unlock()
+	q.manager.changed(q, until)
+}
+
+// Failed counts one more failed attempt of the whole queue and returns how many there were in a
+// row; Succeeded sets the count back. PowerMTA's retry-after list walks by this count.
+func (q *Queue) Failed() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.failures++
+	return q.failures
+}
+
+// Succeeded notes that a message was delivered.
+func (q *Queue) Succeeded() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.failures = 0
+}
+
+// Status is what a queue looks like at one moment.
+type Status struct {
+	Name          Name
+	Recipients    int // that wait, those in an attempt not counted
+	Due           int // items that could be tried now
+	Sessions      int
+	DeferredUntil time.Time
+	OldestArrival time.Time
+}
+
+// Status returns the state of q at now.
+func (q *Queue) Status(now time.Time) Status {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := Status{Name: q.name, Recipients: q.recipients, Sessions: q.sessions, Due: q.due(now, math.MaxInt)}
+	if q.deferredUntil.After(now) {
+		s.DeferredUntil = q.deferredUntil
+	}
+	if len(q.fresh) > 0 {
+		s.OldestArrival = q.fresh[0].Arrived
+	}
+	for _, item := range q.retries {
+		if s.OldestArrival.IsZero() || item.Arrived.Before(s.OldestArrival) {
+			s.OldestArrival = item.Arrived
+		}
+	}
+	return s
+}
+
+// due returns how many items could be tried at now, at most limit. The caller holds q.mu.
+func (q *Queue) due(now time.Time, limit int) int {
+	if len(q.fresh) >= limit {
+		return limit
+	}
+	return len(q.fresh) + q.retries.due(now, 0, limit-len(q.fresh))
+}
+
+// plan returns how many sessions may be started at now, at most limit in all, and when to look
+// again if nothing is due (zero: only when something changes). It counts the sessions as started.
+func (q *Queue) plan(now time.Time, limit int) (start int, again time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.deferredUntil.After(now) {
+		if len(q.fresh)+len(q.retries) > 0 {
+			again = q.deferredUntil
+		}
+		return 0, again
+	}
+	start = max(0, q.due(now, limit)-q.sessions)
+	q.sessions += start
+	if len(q.retries) > 0 && q.retries[0].Due.After(now) {
+		again = q.retries[0].Due
+	}
+	return start, again
+}
+
+func (q *Queue) add(item *Item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if item.Due.IsZero() {
+		q.fresh = append(q.fresh, item)
+	} else {
+		heap.Push(&q.retries, item)
+	}
+	q.recipients += len(item.Recipients)
+}
+
+// ended notes the end of a session and reports whether the queue is empty and idle.
+func (q *Queue) ended() (idle bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.sessions--
+	return q.sessions == 0 && len(q.fresh)+len(q.retries) == 0
+}
+
+// retryHeap orders items by the time they are due, then by arrival.
+type retryHeap []*Item
+
+func (h retryHeap) Len() int { return len(h) }
+func (h retryHeap) Less(i, j int) bool {
+	if !h[i].Due.Equal(h[j].Due) {
+		return h[i].Due.Before(h[j].Due)
+	}
+	return h[i].Arrived.Before(h[j].Arrived)
+}
+func (h retryHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+
+// due counts the items of the subtree at i that are due at now, at most limit: nothing below an
+// item that is not due can be due.
+func (h retryHeap) due(now time.Time, i, limit int) int {
+	if limit <= 0 || i >= len(h) || h[i].Due.After(now) {
+		return 0
+	}
+	n := 1 + h.due(now, 2*i+1, limit-1)
+	return n + h.due(now, 2*i+2, limit-n)
+}
+
+// Push adds x; part of heap.Interface.
+func (h *retryHeap) Push(x any) { *h = append(*h, x.(*Item)) } //nolint:errcheck // only items are pushed
+
+// Pop removes the last item; part of heap.Interface.
+func (h *retryHeap) Pop() any {
+	old := *h
+	item := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return item
+}

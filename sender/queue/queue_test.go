@@ -1,0 +1,156 @@
+package queue
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"carom/schemas/event"
+)
+
+// recorder is a Runner that hands what is due to take, until take returns false.
+type recorder struct {
+	limit int
+	take  func(q *Queue, item *Item) bool
+
+	work time.Duration // how long an item takes
+
+	taking sync.Mutex // held in take
+
+	mu      sync.Mutex
+	running int
+	most    int
+}
+
+func (r *recorder) MaxSessions(Name) int { return r.limit }
+
+func (r *recorder) Run(_ context.Context, q *Queue) {
+	r.mu.Lock()
+	r.running++
+	r.most = max(r.most, r.running)
+	r.mu.Unlock()
+	for {
+		item, ok := q.Next(time.Now())
+		if !ok {
+			break
+		}
+		r.taking.Lock()
+		more := r.take(q, item)
+		r.taking.Unlock()
+		time.Sleep(r.work) // virtual time
+		if !more {
+			break
+		}
+	}
+	r.mu.Lock()
+	r.running--
+	r.mu.Unlock()
+}
+
+func item(n byte, due time.Time) *Item {
+	return &Item{Message: event.ID{n}, Recipients: []uint32{0}, Arrived: time.Now(), Due: due}
+}
+
+// run starts a manager in a bubble of virtual time and stops it at the end of the test.
+func run(t *testing.T, r *recorder) *Manager {
+	t.Helper()
+	m := NewManager(r)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = m.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return m
+}
+
+func TestDueRetriesGoBeforeNewMail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		q := &Queue{manager: NewManager(&recorder{})}
+		q.add(item(1, time.Time{}))
+		q.add(item(2, now.Add(-time.Second)))
+		q.add(item(3, now.Add(-time.Minute)))
+		q.add(item(4, now.Add(time.Minute)))
+		var order []byte
+		for {
+			next, ok := q.Next(now)
+			if !ok {
+				break
+			}
+			order = append(order, next.Message[0])
+		}
+		if string(order) != "\x03\x02\x01" {
+			t.Errorf("order %v, want the oldest retry, the other, then new mail", order)
+		}
+		if s := q.Status(now); s.Recipients != 1 || s.Due != 0 {
+			t.Errorf("status %+v, want one that is not due", s)
+		}
+	})
+}
+
+func TestRetryIsTakenWhenDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var took []time.Duration
+		r := &recorder{limit: 1, take: func(q *Queue, item *Item) bool {
+			took = append(took, time.Since(start))
+			if len(took) < 3 {
+				q.Retry(item, time.Now().Add(10*time.Minute))
+			}
+			return true
+		}}
+		m := run(t, r)
+		m.Add(Name{"a.example", "v"}, item(1, time.Time{}))
+		time.Sleep(time.Hour) // virtual time
+		synctest.Wait()
+		if len(took) != 3 || took[1] != 10*time.Minute || took[2] != 20*time.Minute {
+			t.Errorf("attempts at %v, want 0, 10m, 20m", took)
+		}
+		if left := m.Statuses(); len(left) != 0 {
+			t.Errorf("queues left: %+v", left)
+		}
+	})
+}
+
+func TestSessionsStayWithinTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{limit: 3, work: time.Second, take: func(*Queue, *Item) bool { return true }}
+		m := run(t, r)
+		for n := range 30 {
+			m.Add(Name{"a.example", "v"}, item(byte(n), time.Time{}))
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if r.most != 3 {
+			t.Errorf("%d sessions at most, want 3", r.most)
+		}
+	})
+}
+
+func TestDeferHoldsAQueueBackAndNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		took := map[string][]time.Duration{}
+		r := &recorder{limit: 1, take: func(q *Queue, item *Item) bool {
+			took[q.Name().Domain] = append(took[q.Name().Domain], time.Since(start))
+			if q.Name().Domain == "down.example" && q.Failed() < 3 {
+				q.Retry(item, time.Time{})
+				q.Defer(time.Now().Add(time.Minute))
+				return false
+			}
+			return true
+		}}
+		m := run(t, r)
+		m.Add(Name{"down.example", "v"}, item(1, time.Time{}))
+		m.Add(Name{"up.example", "v"}, item(2, time.Time{}))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := took["up.example"]; len(got) != 1 || got[0] != 0 {
+			t.Errorf("up.example attempted at %v, want at once", got)
+		}
+		if got := took["down.example"]; len(got) != 3 || got[1] != time.Minute || got[2] != 2*time.Minute {
+			t.Errorf("down.example attempted at %v, want 0, 1m, 2m", got)
+		}
+	})
+}

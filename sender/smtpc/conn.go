@@ -1,0 +1,395 @@
+package smtpc
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"carom/schemas/event"
+	"carom/schemas/smtpstatus"
+)
+
+// Conn is one SMTP connection that is ready for transactions, or closed. It is not safe for
+// concurrent use; to end a call from outside, end its context.
+type Conn struct {
+	id       event.ID
+	opened   time.Time
+	timing   DialTiming
+	timeouts Timeouts
+
+	wire   *wire
+	br     *bufio.Reader
+	bw     *bufio.Writer
+	ext    Extensions
+	tls    *tls.ConnectionState
+	closed bool
+	stale  bool // a transaction was left open: RSET comes before the next
+	count  int
+	steps  []step // of the transaction being sent, kept for its memory
+}
+
+// DialTiming says how long the parts of opening a connection took.
+type DialTiming struct {
+	Connect  time.Duration // TCP
+	Greeting time.Duration // until the greeting was complete
+	Hello    time.Duration // EHLO, HELO and the answers; the second EHLO after STARTTLS too
+	TLS      time.Duration // STARTTLS and the handshake; 0 without TLS
+}
+
+// wire is the network connection below the buffers. It gives each block its own deadline.
+type wire struct {
+	net.Conn
+	timeout time.Duration
+}
+
+// maxBlock is the most that has to go out within Timeouts.Block: a slow peer may take long for
+// a large message as long as it goes on taking.
+const maxBlock = 256 << 10
+
+// Write implements io.Writer.
+func (w *wire) Write(p []byte) (n int, err error) {
+	for {
+		if err := w.SetWriteDeadline(time.Now().Add(w.timeout)); err != nil {
+			return n, err
+		}
+		m, err := w.Conn.Write(p[n:min(n+maxBlock, len(p))])
+		n += m
+		if err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
+// writeBuffer holds a message of usual size whole, so that it is one write.
+const writeBuffer = 16 << 10
+
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, maxReplyLine) }}
+	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, writeBuffer) }}
+)
+
+// Dial opens a connection and makes it ready for Send. Its error is an *Error; where the peer
+// answered with a refusal, Error.Reply holds it.
+func Dial(ctx context.Context, cfg Config) (*Conn, error) {
+	cfg.Timeouts = cfg.Timeouts.withDefaults()
+	start := time.Now()
+	nc, err := connect(ctx, &cfg)
+	if err != nil {
+		return nil, &Error{Phase: event.PhaseConnect, Err: err}
+	}
+	return open(ctx, &cfg, nc, start)
+}
+
+func connect(ctx context.Context, cfg *Config) (net.Conn, error) {
+	d := net.Dialer{Timeout: cfg.Timeouts.Connect}
+	if cfg.LocalIP.IsValid() {
+		local, remote := cfg.LocalIP.Unmap(), cfg.RemoteAddr.Addr().Unmap()
+		if local.Is4() != remote.Is4() {
+			return nil, fmt.Errorf("source address %s and %s are not of one family", local, remote)
+		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+		d.Control = bindLate
+	}
+	nc, err := d.DialContext(ctx, "tcp", cfg.RemoteAddr.String())
+	if se, ok := errors.AsType[*os.SyscallError](err); ok && se.Syscall == "bind" && errors.Is(se, syscall.EADDRNOTAVAIL) {
+		return nil, fmt.Errorf("%w: %s", ErrNotLocal, cfg.LocalIP)
+	}
+	return nc, err
+}
+
+// open takes a fresh connection through greeting, EHLO and STARTTLS. It closes nc on failure.
+func open(ctx context.Context, cfg *Config, nc net.Conn, start time.Time) (*Conn, error) {
+	c := &Conn{
+		id:       event.NewID(),
+		opened:   time.Now(),
+		timeouts: cfg.Timeouts,
+		wire:     &wire{Conn: nc, timeout: cfg.Timeouts.Block},
+		br:       readers.Get().(*bufio.Reader), //nolint:errcheck // the pool holds nothing else
+		bw:       writers.Get().(*bufio.Writer), //nolint:errcheck // the pool holds nothing else
+	}
+	c.br.Reset(c.wire)
+	c.bw.Reset(c.wire)
+	c.timing.Connect = c.opened.Sub(start)
+	stop := c.closeOn(ctx)
+	err := c.greet(ctx, cfg)
+	if !stop() && err == nil {
+		err = &Error{Phase: event.PhaseEHLO, Err: context.Cause(ctx)}
+	}
+	if err != nil {
+		if err.Err == nil || errors.Is(err.Err, ErrNoTLS) {
+			// RFC 5321 section 3.1 wants a QUIT even now. There is nothing to wait for.
+			c.wire.timeout = c.timeouts.Quit
+			_, _ = c.wire.Write([]byte("QUIT\r\n"))
+		}
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet runs everything between connect and the first MAIL.
+func (c *Conn) greet(ctx context.Context, cfg *Config) *Error {
+	since := time.Now()
+	reply, err := c.read(ctx, c.timeouts.Greeting)
+	c.timing.Greeting = lap(&since)
+	if err != nil {
+		return &Error{Phase: event.PhaseGreeting, Err: err}
+	}
+	if reply.Code != 220 {
+		return refusal(event.PhaseGreeting, reply)
+	}
+	if err := c.ehlo(ctx, cfg); err != nil {
+		return err
+	}
+	c.timing.Hello = lap(&since)
+	if cfg.TLS == TLSOff {
+		return nil
+	}
+	if !c.ext.StartTLS {
+		if cfg.TLS == TLSRequired {
+			return &Error{Phase: event.PhaseTLS, Err: ErrNoTLS}
+		}
+		return nil
+	}
+	if err := c.startTLS(ctx, cfg); err != nil || c.tls == nil {
+		return err
+	}
+	c.timing.TLS = lap(&since)
+	// RFC 3207 section 4.2: what was learned before TLS is forgotten.
+	if err := c.ehlo(ctx, cfg); err != nil {
+		return err
+	}
+	c.timing.Hello += lap(&since)
+	return nil
+}
+
+// lap returns the time since *since and sets it to now.
+func lap(since *time.Time) time.Duration {
+	now := time.Now()
+	d := now.Sub(*since)
+	*since = now
+	return d
+}
+
+// refusal is the error for a reply that ends the attempt: a 4yz or 5yz, or one out of place.
+func refusal(phase event.Phase, reply smtpstatus.Reply) *Error {
+	if reply.Positive() {
+		return &Error{Phase: phase, Reply: reply, Err: ErrProtocol}
+	}
+	return &Error{Phase: phase, Reply: reply}
+}
+
+// ehlo says EHLO, or HELO where the peer does not know EHLO (RFC 5321 section 3.2).
+func (c *Conn) ehlo(ctx context.Context, cfg *Config) *Error {
+	reply, err := c.exchange(ctx, "EHLO "+cfg.EHLO)
+	if err != nil {
+		return &Error{Phase: event.PhaseEHLO, Err: err}
+	}
+	if reply.Code == 250 {
+		c.ext = parseExtensions(reply.Lines, cfg)
+		return nil
+	}
+	c.ext = Extensions{}
+	if !reply.Permanent() {
+		return refusal(event.PhaseEHLO, reply)
+	}
+	second, err := c.exchange(ctx, "HELO "+cfg.EHLO)
+	switch {
+	case err != nil: // it closed after refusing EHLO: the refusal is the reason
+		return &Error{Phase: event.PhaseEHLO, Reply: reply, Err: err}
+	case second.Code != 250:
+		return refusal(event.PhaseEHLO, second)
+	}
+	return nil
+}
+
+// startTLS starts TLS. It returns nil with c.tls unset if the peer refuses and the policy allows
+// to go on without.
+func (c *Conn) startTLS(ctx context.Context, cfg *Config) *Error {
+	reply, err := c.exchange(ctx, "STARTTLS")
+	switch {
+	case err != nil:
+		return &Error{Phase: event.PhaseTLS, Err: err}
+	case reply.Code == 421:
+		return refusal(event.PhaseTLS, reply)
+	case reply.Code != 220 && cfg.TLS == TLSRequired:
+		return &Error{Phase: event.PhaseTLS, Reply: reply, Err: ErrNoTLS}
+	case reply.Code != 220:
+		return nil
+	}
+	conn := tls.Client(c.wire.Conn, clientTLS(cfg))
+	hctx, cancel := context.WithTimeout(ctx, c.timeouts.Command)
+	defer cancel()
+	if err := conn.HandshakeContext(hctx); err != nil {
+		return &Error{Phase: event.PhaseTLS, Err: fmt.Errorf("TLS handshake: %w", networkError(ctx, err))}
+	}
+	state := conn.ConnectionState()
+	c.tls = &state
+	// Dropping what was buffered in the clear behind the 220 is the defence against injected
+	// replies: RFC 3207 section 6.
+	c.wire = &wire{Conn: conn, timeout: c.timeouts.Block}
+	c.br.Reset(c.wire)
+	c.bw.Reset(c.wire)
+	return nil
+}
+
+func clientTLS(cfg *Config) *tls.Config {
+	name := cfg.ServerName
+	if name == "" {
+		name = cfg.RemoteAddr.Addr().String()
+	}
+	switch {
+	case cfg.TLSConfig == nil:
+		// Encryption to an unknown peer beats none (RFC 7435); TLSRequired verifies.
+		return &tls.Config{ServerName: name, InsecureSkipVerify: cfg.TLS != TLSRequired} //nolint:gosec // see above
+	case cfg.TLSConfig.ServerName == "":
+		clone := cfg.TLSConfig.Clone()
+		clone.ServerName = name
+		return clone
+	}
+	return cfg.TLSConfig
+}
+
+// closeOn closes the network connection when ctx ends. stop ends the watch.
+func (c *Conn) closeOn(ctx context.Context) (stop func() bool) {
+	if ctx.Done() == nil {
+		return func() bool { return true }
+	}
+	nc := c.wire.Conn
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn() // tls.Conn.Close would wait to say goodbye
+	}
+	return context.AfterFunc(ctx, func() { _ = nc.Close() })
+}
+
+// read reads one reply within timeout.
+func (c *Conn) read(ctx context.Context, timeout time.Duration) (smtpstatus.Reply, error) {
+	if err := c.wire.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return smtpstatus.Reply{}, networkError(ctx, err)
+	}
+	reply, err := readReply(c.br)
+	if err != nil {
+		return smtpstatus.Reply{}, networkError(ctx, err)
+	}
+	return reply, nil
+}
+
+// exchange sends one command and reads its reply.
+func (c *Conn) exchange(ctx context.Context, line string) (smtpstatus.Reply, error) {
+	_, _ = c.bw.WriteString(line) // the error comes back from Flush
+	_, _ = c.bw.WriteString("\r\n")
+	flushErr := c.bw.Flush()
+	reply, err := c.read(ctx, c.patience(flushErr, c.timeouts.Command))
+	if err != nil && flushErr != nil {
+		err = networkError(ctx, flushErr)
+	}
+	return reply, err
+}
+
+// lastWords is how long to wait for a reply that the peer may have sent before it closed.
+const lastWords = time.Second
+
+// patience returns how long to wait for a reply after a write that ended with err.
+func (c *Conn) patience(err error, timeout time.Duration) time.Duration {
+	if err != nil {
+		return min(lastWords, timeout)
+	}
+	return timeout
+}
+
+// Reset abandons the open transaction, if any, with RSET; it also tells whether an idle
+// connection still works. Its error is an *Error, after which the connection is closed.
+func (c *Conn) Reset(ctx context.Context) error {
+	if c.closed {
+		return &Error{Phase: event.PhaseMail, Err: ErrClosed}
+	}
+	stop := c.closeOn(ctx)
+	reply, err := c.exchange(ctx, "RSET")
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	switch {
+	case err != nil:
+		c.Close()
+		return &Error{Phase: event.PhaseMail, Err: err}
+	case reply.Code != 250:
+		c.Close()
+		return refusal(event.PhaseMail, reply)
+	}
+	c.stale = false
+	return nil
+}
+
+// Quit says QUIT, waits Timeouts.Quit for the answer and closes the connection. Nothing that
+// goes wrong here matters to any message, so there is no error.
+func (c *Conn) Quit(ctx context.Context) {
+	if c.closed {
+		return
+	}
+	stop := c.closeOn(ctx)
+	defer stop()
+	c.wire.timeout = c.timeouts.Quit
+	_, _ = c.bw.WriteString("QUIT\r\n")
+	if c.bw.Flush() == nil {
+		_, _ = c.read(ctx, c.timeouts.Quit)
+	}
+	c.Close()
+}
+
+// Close closes the connection without a word. It may be called again.
+func (c *Conn) Close() {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	_ = c.wire.Conn.Close()
+	c.br.Reset(nil)
+	c.bw.Reset(nil)
+	readers.Put(c.br)
+	writers.Put(c.bw)
+	c.br, c.bw = nil, nil
+}
+
+// ID identifies the connection in events.
+func (c *Conn) ID() event.ID { return c.id }
+
+// Opened returns when the TCP connection was established.
+func (c *Conn) Opened() time.Time { return c.opened }
+
+// Timing returns how long opening the connection took.
+func (c *Conn) Timing() DialTiming { return c.timing }
+
+// LocalAddr returns the address that is really bound: the source that the peer sees.
+func (c *Conn) LocalAddr() netip.AddrPort { return addrPort(c.wire.LocalAddr()) }
+
+// RemoteAddr returns the address of the peer.
+func (c *Conn) RemoteAddr() netip.AddrPort { return addrPort(c.wire.RemoteAddr()) }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// Extensions returns what the peer offered in its last answer to EHLO.
+func (c *Conn) Extensions() Extensions { return c.ext }
+
+// TLS returns the state of the TLS session, or nil for a connection in the clear.
+func (c *Conn) TLS() *tls.ConnectionState { return c.tls }
+
+// Messages returns how many transactions were begun on the connection.
+func (c *Conn) Messages() int { return c.count }
+
+// Usable reports whether another Send may succeed: nothing closed the connection so far.
+func (c *Conn) Usable() bool { return !c.closed }

@@ -1,0 +1,320 @@
+package smtpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"carom/schemas/event"
+	"carom/schemas/smtpstatus"
+)
+
+// pipelineGroup is how many commands are written before their replies are read. The replies of
+// one group, even at 512 octets each, fit the socket buffers of both sides, so that neither
+// side can block the other (RFC 2920 section 3.1).
+const pipelineGroup = 100
+
+// step is one command of a transaction; rcpt counts only for event.PhaseRcpt. The RSET before a
+// transaction has event.PhaseNone.
+type step struct {
+	phase event.Phase
+	rcpt  int
+}
+
+// sending is the state of one Send.
+type sending struct {
+	*Conn
+
+	t        *Transaction
+	r        *Result
+	accepted int  // recipients with a 2yz so far
+	refused  bool // MAIL was, and everybody has that verdict
+	flushErr error
+	since    time.Time
+}
+
+// Send runs one mail transaction and returns what became of each recipient. A recipient whose
+// address cannot be sent fails alone. After the call the connection is ready for the next
+// transaction, or closed (Result.Usable).
+func (c *Conn) Send(ctx context.Context, t Transaction) Result {
+	r := Result{Recipients: make([]RcptResult, len(t.Recipients))}
+	s := sending{Conn: c, t: &t, r: &r}
+	if s.admit(ctx) {
+		stop := c.closeOn(ctx)
+		s.since = time.Now()
+		s.run(ctx)
+		if !stop() {
+			c.Close() // the context ended, maybe after the last answer
+		}
+	}
+	r.Usable = !c.closed
+	return r
+}
+
+// admit does the checks that need no peer and plans the commands. It reports whether there is
+// anything to send.
+func (s *sending) admit(ctx context.Context) bool {
+	switch {
+	case s.closed:
+		s.settle(event.PhaseMail, smtpstatus.Reply{}, ErrClosed)
+		return false
+	case ctx.Err() != nil:
+		s.settle(event.PhaseMail, smtpstatus.Reply{}, context.Cause(ctx))
+		return false
+	case !sendable(s.t.From):
+		s.settle(event.PhaseMail, smtpstatus.Reply{}, fmt.Errorf("%w: sender %q", ErrAddress, s.t.From))
+		return false
+	case s.t.NeedsUTF8 && !s.ext.SMTPUTF8:
+		s.settle(event.PhaseMail, smtpstatus.Reply{}, ErrNoUTF8)
+		return false
+	case s.ext.MaxBytes > 0 && s.t.Size > s.ext.MaxBytes:
+		s.settle(event.PhaseMail, smtpstatus.Reply{},
+			fmt.Errorf("%w: %d bytes, limit %d", ErrTooBig, s.t.Size, s.ext.MaxBytes))
+		return false
+	}
+	s.steps = s.steps[:0]
+	if s.stale {
+		s.steps = append(s.steps, step{phase: event.PhaseNone})
+	}
+	s.steps = append(s.steps, step{phase: event.PhaseMail})
+	envelope := len(s.steps)
+	for i, rcpt := range s.t.Recipients {
+		if rcpt.Address == "" || !sendable(rcpt.Address) {
+			s.r.Recipients[i] = RcptResult{Phase: event.PhaseRcpt, Err: &Error{
+				Phase: event.PhaseRcpt, Err: fmt.Errorf("%w: %q", ErrAddress, rcpt.Address),
+			}}
+			continue
+		}
+		s.steps = append(s.steps, step{phase: event.PhaseRcpt, rcpt: i})
+	}
+	if len(s.steps) == envelope {
+		return false
+	}
+	s.steps = append(s.steps, step{phase: event.PhaseData})
+	return true
+}
+
+// settle gives every recipient without a verdict this one.
+func (s *sending) settle(phase event.Phase, reply smtpstatus.Reply, err error) {
+	verdict := RcptResult{Phase: phase, Reply: reply}
+	if err != nil {
+		verdict = RcptResult{Phase: phase, Err: &Error{Phase: phase, Err: err}}
+	}
+	for i := range s.r.Recipients {
+		if s.r.Recipients[i].Phase == event.PhaseNone {
+			s.r.Recipients[i] = verdict
+		}
+	}
+}
+
+// fail ends transaction and connection with a verdict for everybody who has none.
+func (s *sending) fail(phase event.Phase, reply smtpstatus.Reply, err error) {
+	s.settle(phase, reply, err)
+	s.Close()
+}
+
+// run sends the planned commands, as many at once as the peer allows, and reads their replies.
+func (s *sending) run(ctx context.Context) {
+	s.count++
+	s.r.Message = s.count
+	s.stale = true // until the peer has forgotten the transaction by itself
+	if s.br.Buffered() > 0 {
+		s.spokeUnasked(ctx)
+		return
+	}
+	group := 1
+	if s.ext.Pipelining {
+		group = pipelineGroup
+	}
+	for next := 0; next < len(s.steps); {
+		steps := s.steps[next:min(next+group, len(s.steps))]
+		if steps[0].phase == event.PhaseData && s.accepted == 0 {
+			return // all were refused before DATA was sent
+		}
+		for _, st := range steps {
+			s.write(st)
+		}
+		s.flushErr = s.bw.Flush()
+		for i, st := range steps {
+			if !s.answer(ctx, st, next+i == 0) {
+				return
+			}
+		}
+		if s.refused {
+			s.stale = s.accepted > 0
+			return
+		}
+		next += len(steps)
+	}
+}
+
+// spokeUnasked ends a connection on which a reply came that nothing asked for: mostly a 421, else
+// replies can no longer be matched to commands.
+func (s *sending) spokeUnasked(ctx context.Context) {
+	reply, err := s.read(ctx, s.timeouts.Command)
+	s.r.Timing.Mail = lap(&s.since)
+	if err == nil && reply.Positive() {
+		err = fmt.Errorf("%w: unasked reply %s", ErrProtocol, reply)
+	}
+	s.fail(event.PhaseMail, reply, err)
+}
+
+func (s *sending) write(st step) {
+	switch st.phase {
+	case event.PhaseMail:
+		s.writeMail(s.t)
+	case event.PhaseRcpt:
+		s.writeRcpt(&s.t.Recipients[st.rcpt])
+	case event.PhaseData:
+		_, _ = s.bw.WriteString("DATA\r\n")
+	default:
+		_, _ = s.bw.WriteString("RSET\r\n")
+	}
+}
+
+// answer reads the reply to st and acts on it. It reports whether the next reply is to be read.
+func (s *sending) answer(ctx context.Context, st step, first bool) bool {
+	timeout := s.timeouts.Command
+	if st.phase == event.PhaseData {
+		timeout = s.timeouts.DataInit
+	}
+	reply, err := s.read(ctx, s.patience(s.flushErr, timeout))
+	phase := st.phase
+	switch phase {
+	case event.PhaseNone:
+		phase = event.PhaseMail
+		fallthrough
+	case event.PhaseMail:
+		s.r.Timing.Mail += lap(&s.since)
+	case event.PhaseRcpt:
+		s.r.Timing.Rcpt += lap(&s.since)
+	default:
+		s.r.Timing.Data += lap(&s.since)
+	}
+	switch {
+	case err != nil:
+		if s.flushErr != nil {
+			err = networkError(ctx, s.flushErr)
+		}
+		s.r.ClosedSilently = first && errors.Is(err, ErrPeerClosed)
+		s.fail(phase, reply, err)
+		return false
+	case reply.Code == 421:
+		s.fail(phase, reply, nil)
+		return false
+	}
+	switch st.phase {
+	case event.PhaseMail:
+		return s.mailAnswered(reply)
+	case event.PhaseRcpt:
+		return s.rcptAnswered(&s.r.Recipients[st.rcpt], reply)
+	case event.PhaseData:
+		s.dataAnswered(ctx, reply)
+	default:
+		// A refused RSET shows in the reply to MAIL, if it matters.
+	}
+	return true
+}
+
+func (s *sending) mailAnswered(reply smtpstatus.Reply) bool {
+	switch reply.Code / 100 {
+	case 2:
+		return true
+	case 3:
+		s.fail(event.PhaseMail, smtpstatus.Reply{}, unexpected("MAIL", reply))
+		return false
+	}
+	// The commands behind it in the group are answered too, mostly with 503.
+	s.refused = true
+	s.settle(event.PhaseMail, reply, nil)
+	return true
+}
+
+func (s *sending) rcptAnswered(rcpt *RcptResult, reply smtpstatus.Reply) bool {
+	switch reply.Code / 100 {
+	case 2:
+		s.accepted++
+	case 3:
+		s.fail(event.PhaseRcpt, smtpstatus.Reply{}, unexpected("RCPT", reply))
+		return false
+	default:
+		if !s.refused {
+			*rcpt = RcptResult{Phase: event.PhaseRcpt, Reply: reply}
+		}
+	}
+	return true
+}
+
+func (s *sending) dataAnswered(ctx context.Context, reply smtpstatus.Reply) {
+	switch {
+	case reply.Code/100 == 2:
+		s.fail(event.PhaseData, smtpstatus.Reply{}, unexpected("DATA", reply))
+	case reply.Code/100 != 3:
+		s.settle(event.PhaseData, reply, nil)
+	case s.accepted == 0:
+		s.emptyBody(ctx)
+	case s.refused:
+		// It refused the sender, took recipients and wants data: ending the data here could
+		// deliver an empty message.
+		s.Close()
+	default:
+		s.body(ctx)
+	}
+}
+
+func unexpected(command string, reply smtpstatus.Reply) error {
+	return fmt.Errorf("%w: %s answered with %s", ErrProtocol, command, reply)
+}
+
+// emptyBody answers a 354 that came although every recipient was refused: RFC 2920 section 3.1
+// asks for a lone dot. Whatever the peer says to it, nobody is to get the message.
+func (s *sending) emptyBody(ctx context.Context) {
+	_, _ = s.bw.Write(endOfData)
+	err := s.bw.Flush()
+	reply, readErr := s.read(ctx, s.patience(err, s.timeouts.FinalDot))
+	s.r.Timing.FinalDot = lap(&s.since)
+	if err != nil || readErr != nil || reply.Code == 421 {
+		s.Close()
+	}
+}
+
+// body sends the message and settles the accepted recipients.
+func (s *sending) body(ctx context.Context) {
+	d := dotWriter{w: s.bw}
+	_, err := s.t.Body.WriteTo(&d)
+	if err == nil {
+		err = d.finish()
+	}
+	s.r.Timing.Body = lap(&s.since)
+	switch {
+	case d.netErr != nil:
+		// It may have said why before it closed, as in "552 too big".
+		reply, readErr := s.read(ctx, lastWords)
+		if readErr == nil && !reply.Positive() {
+			s.fail(event.PhaseBody, reply, nil)
+		} else {
+			s.fail(event.PhaseBody, smtpstatus.Reply{}, networkError(ctx, d.netErr))
+		}
+		return
+	case errors.Is(err, ErrBareLineEnd):
+		s.fail(event.PhaseBody, smtpstatus.Reply{}, ErrBareLineEnd)
+		return
+	case err != nil:
+		s.fail(event.PhaseBody, smtpstatus.Reply{}, fmt.Errorf("%w: %w", ErrBody, err))
+		return
+	}
+	reply, err := s.read(ctx, s.timeouts.FinalDot)
+	s.r.Timing.FinalDot = lap(&s.since)
+	switch {
+	case err != nil:
+		s.fail(event.PhaseFinalDot, smtpstatus.Reply{}, err)
+	case reply.Code/100 == 3:
+		s.fail(event.PhaseFinalDot, smtpstatus.Reply{}, unexpected("end of data", reply))
+	case reply.Code == 421:
+		s.fail(event.PhaseFinalDot, reply, nil)
+	default:
+		s.settle(event.PhaseFinalDot, reply, nil)
+		s.stale = reply.Code/100 != 2 // some peers keep a refused transaction open
+	}
+}

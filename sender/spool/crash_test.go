@@ -1,0 +1,304 @@
+package spool
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"carom/schemas/event"
+	"carom/schemas/seglog/seglogtest"
+)
+
+// world is the model: what a sender knows for certain outside the spool.
+type world struct {
+	mu     sync.Mutex
+	stored []*Envelope       // acknowledged
+	tried  map[event.ID]bool // Put was called
+	bodies map[event.ID]string
+	events []modelEvent // the event log: durable before the spool is told
+}
+
+type modelEvent struct {
+	kind      byte
+	id        event.ID
+	recipient uint32
+	attempts  uint32
+	due       time.Time
+}
+
+// tell tells the spool of the event with number seq.
+func (e modelEvent) tell(s *Spool, seq uint64) error {
+	switch e.kind {
+	case entryReceived:
+		return s.Received(e.id, seq)
+	case entryFinished:
+		return s.Finished(e.id, e.recipient, seq)
+	default:
+		return s.Rescheduled(e.id, []uint32{e.recipient}, e.attempts, e.due)
+	}
+}
+
+// expected returns what is live after the first events, as text.
+func expected(stored []*Envelope, events []modelEvent) map[event.ID]string {
+	live := make(map[event.ID]string)
+	for _, e := range stored {
+		rs := make([]LiveRecipient, len(e.Recipients))
+		done := make([]bool, len(rs))
+		received := 0
+		for i := range rs {
+			rs[i].Index = uint32(i)
+		}
+		for _, ev := range events {
+			if ev.id != e.ID {
+				continue
+			}
+			switch ev.kind {
+			case entryReceived:
+				received++
+			case entryFinished:
+				done[ev.recipient] = true
+			default:
+				rs[ev.recipient].Attempts, rs[ev.recipient].Due = ev.attempts, ev.due
+			}
+		}
+		rs = slices.DeleteFunc(rs, func(r LiveRecipient) bool { return done[r.Index] })
+		if len(rs) > 0 {
+			live[e.ID] = fmt.Sprintf("received %d %v", received, rs)
+		}
+	}
+	return live
+}
+
+// TestCrashes runs a spool through power losses and kills, before a random operation on the disk,
+// also while it recovers: what was acknowledged and isn't finished in the event log is there, with
+// its state, and nothing that is finished comes back.
+func TestCrashes(t *testing.T) {
+	seeds := 800
+	if testing.Short() {
+		seeds = 150
+	}
+	for seed := range seeds {
+		if crashes(t, uint64(seed)); t.Failed() {
+			return
+		}
+	}
+}
+
+func crashes(t *testing.T, seed uint64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	w := &world{tried: make(map[event.ID]bool), bodies: make(map[event.ID]string)}
+	disk := seglogtest.New()
+	lastCheck := false
+	for generation := 0; !lastCheck; generation++ {
+		lastCheck = generation == 3
+		o := Options{
+			FS: disk, EventLog: "E", SegmentBytes: int64(2+rng.IntN(30)) << 10,
+			CheckpointBytes: int64(1 + rng.IntN(3000)), SyncInterval: time.Hour,
+		}
+		var after *seglogtest.FS
+		var stored, known int
+		countdown, percent := 1+rng.IntN(120), []int{0, 20, 50, 80, 100}[rng.IntN(5)]
+		if lastCheck {
+			countdown = 0
+		}
+		crashRNG := rand.New(rand.NewPCG(seed, uint64(generation)))
+		disk.Fail(func(seglogtest.Op, string) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if countdown--; countdown == 0 {
+				after, stored, known = disk.Crash(percent, crashRNG), len(w.stored), len(w.events)
+			}
+			return nil
+		})
+		crashed := func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return after != nil
+		}
+		s, err := Open(t.Context(), dir, o)
+		if err != nil {
+			t.Fatalf("seed %d: Open: %v", seed, err)
+		}
+		w.check(t, seed, s)
+		for !lastCheck && !crashed() {
+			w.step(t, rng, s)
+		}
+		disk.Fail(nil)
+		if lastCheck {
+			must(t, s.Close())
+			break
+		}
+		_ = s.Close() // of the process that is gone
+		if rng.IntN(3) == 0 {
+			// Instead, the process was killed after it had done everything, or closed.
+			after, stored, known = disk.Kill(), len(w.stored), len(w.events)
+		}
+		disk, w.stored, w.events = after, w.stored[:stored], w.events[:known]
+	}
+}
+
+// check does what a sender does at start, and compares.
+func (w *world) check(t *testing.T, seed uint64, s *Spool) {
+	t.Helper()
+	from := s.DurableEvent()
+	if from > uint64(len(w.events)) {
+		t.Fatalf("seed %d: DurableEvent = %d, the event log ends at %d", seed, from, len(w.events))
+	}
+	for seq := from + 1; seq <= uint64(len(w.events)); seq++ {
+		must(t, w.events[seq-1].tell(s, seq))
+	}
+	must(t, s.Mark(uint64(len(w.events))))
+	want := expected(w.stored, w.events)
+	for _, m := range recovered(t, s) {
+		id := m.Envelope.ID
+		got := fmt.Sprintf("received %d %v", m.Received, m.Recipients)
+		text, ok := want[id]
+		delete(want, id)
+		switch {
+		case !ok && slices.ContainsFunc(w.stored, func(e *Envelope) bool { return e.ID == id }):
+			t.Fatalf("seed %d: a finished message came back", seed)
+		case !ok && w.tried[id]: // stored, but not acknowledged
+			w.stored = append(w.stored, m.Envelope)
+		case got != text:
+			t.Fatalf("seed %d: message is %s, want %s", seed, got, text)
+		}
+		if b := body(t, s, id); b != w.bodies[id] {
+			t.Fatalf("seed %d: body of %d bytes, want %d", seed, len(b), len(w.bodies[id]))
+		}
+	}
+	if len(want) > 0 {
+		t.Fatalf("seed %d: %d messages are lost: %v", seed, len(want), want)
+	}
+	if st := s.Stats(); st.Damaged > 0 {
+		t.Fatalf("seed %d: damage after a crash", seed)
+	}
+}
+
+// step does one random thing.
+func (w *world) step(t *testing.T, rng *rand.Rand, s *Spool) {
+	t.Helper()
+	switch n := rng.IntN(10); {
+	case n < 3 || len(w.stored) == 0:
+		e := envelope(1 + rng.IntN(3))
+		content := fmt.Sprint(rng.Uint64()) + strings.Repeat("x", rng.IntN(6000))
+		w.mu.Lock()
+		w.tried[e.ID], w.bodies[e.ID] = true, content
+		w.mu.Unlock()
+		put(t, s, e, content)
+		w.mu.Lock()
+		w.stored = append(w.stored, e)
+		w.mu.Unlock()
+	case n < 9:
+		e := w.stored[rng.IntN(len(w.stored))]
+		ev := modelEvent{
+			kind: []byte{entryReceived, entryFinished, entryFinished, entryRescheduled}[rng.IntN(4)], id: e.ID,
+			recipient: uint32(rng.IntN(len(e.Recipients))), attempts: rng.Uint32N(50),
+			due: time.UnixMicro(cmp.Or(rng.Int64N(1<<50), 1)).UTC(),
+		}
+		w.mu.Lock()
+		w.events = append(w.events, ev)
+		w.mu.Unlock()
+		seq := uint64(len(w.events))
+		must(t, ev.tell(s, seq), s.Mark(seq))
+	default:
+		must(t, s.Sync(t.Context()))
+	}
+}
+
+// TestMessageNotYetInTheIndex stops a Put between the disk and the index: neither the checkpoint nor
+// the removal of segments may take its message for a finished one.
+func TestMessageNotYetInTheIndex(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk, SegmentBytes: 1}) // a segment for each message
+	e := envelope(1)
+	e.Size = 1
+	record := appendEnvelope([]byte{recordEnvelope}, e)
+	for _, lost := range []bool{false, true} { // removal alone, and a checkpoint before it
+		s.putting.RLock()
+		at, err := s.messages.Append(t.Context(), record, []byte{recordBody, 'x'})
+		must(t, err)
+		put(t, s, envelope(1), "active segment")
+		s.mu.Lock()
+		s.pending.lost = lost
+		s.mu.Unlock()
+		result := make(chan error, 1)
+		go func() { result <- s.Sync(t.Context()) }()
+		for s.putting.TryRLock() { // until somebody waits for Puts to end
+			s.putting.RUnlock()
+			select {
+			case err := <-result:
+				s.putting.RUnlock()
+				t.Fatalf("Sync did not wait for the Put: %v", err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		s.mu.Lock()
+		s.index.add(e.ID, newMessage(at.Start, len(record), 1))
+		s.mu.Unlock()
+		s.putting.RUnlock()
+		must(t, <-result)
+		if got := body(t, s, e.ID); got != "x" {
+			t.Errorf("body %q", got)
+		}
+		if !lost {
+			must(t, s.Finished(e.ID, 0, 1))
+			e.ID = event.NewID()
+			record = appendEnvelope([]byte{recordEnvelope}, e)
+		}
+	}
+	s = open(t, dir, Options{FS: disk.Kill()})
+	if got := body(t, s, e.ID); got != "x" {
+		t.Errorf("body after restart %q", got)
+	}
+}
+
+// TestPutBesideEverything looks for a message that a checkpoint or the removal of a segment
+// forgets because its Put was running.
+func TestPutBesideEverything(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk, SegmentBytes: 3 << 10, CheckpointBytes: 1, SyncInterval: time.Millisecond})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	kept := make(map[event.ID]bool)
+	for range 6 {
+		wg.Go(func() {
+			for i := range 60 {
+				e := envelope(1)
+				if err := s.Put(t.Context(), e, make([]byte, 500)); err != nil {
+					t.Error(err)
+					return
+				}
+				if i%6 != 0 {
+					if err := s.Finished(e.ID, 0, 1); err != nil {
+						t.Error(err)
+					}
+					continue
+				}
+				mu.Lock()
+				kept[e.ID] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	must(t, s.Sync(t.Context()))
+	for range 2 {
+		got := recovered(t, s)
+		if len(got) != len(kept) {
+			t.Errorf("%d messages are live, want %d", len(got), len(kept))
+		}
+		for _, m := range got {
+			if !kept[m.Envelope.ID] || len(body(t, s, m.Envelope.ID)) != 500 {
+				t.Errorf("unexpected message %s", m.Envelope.ID)
+			}
+		}
+		disk = disk.Kill()
+		s = open(t, dir, Options{FS: disk})
+	}
+}

@@ -1,0 +1,443 @@
+// Package spool stores accepted messages until each of their recipients is finished.
+//
+// Put returns when message and envelope are fsynced, so that the 250 that follows it is true. The
+// spool knows nothing of queues, schedules or SMTP: it keeps what it is told and gives it back
+// after a restart.
+//
+// # On disk
+//
+// The folder holds two logs (package seglog), a checkpoint, and what was damaged:
+//
+//	messages/    two records a message, the envelope and the body, fsynced in groups
+//	state/       what became of recipients: small entries, written at once, fsynced every second
+//	checkpoint   the index of live messages at one moment, replaced as a whole
+//	damaged/     bytes that could not be read, set aside for a person to look at
+//
+// A message segment is removed when no live message is in it. State segments are removed when a
+// checkpoint has replaced them.
+//
+// # After a crash
+//
+// State entries may be lost; outcomes may not. The event log closes the gap: an outcome is durable
+// there before the spool is told (Received, Finished), and Mark says through which event that was
+// done. DurableEvent is the last mark that is certain to be on disk together with everything before
+// it. At start the owner reads the event log from DurableEvent()+1 on and tells the spool again;
+// telling it twice changes nothing. Then Recover hands out what is live. Event segments behind
+// DurableEvent must not be removed.
+//
+// Finished messages don't come back, not even if power loss brings back a removed segment: a
+// message from before the checkpoint that isn't in it is finished.
+//
+// # Failures
+//
+// Damaged records are logged, counted (Stats) and set aside; they never keep the spool from
+// opening. A damaged checkpoint or state log is not trusted at all: every stored message is then
+// live again and DurableEvent goes back, so that only the event log decides who is finished; mail
+// may be repeated, none is lost. A full disk refuses Put with an error that wraps
+// syscall.ENOSPC and delays state, which then waits in memory and in the event log. After a disk
+// error that leaves the content unknown every call returns an error that wraps
+// seglog.ErrPoisoned, until a restart.
+//
+// All methods of Spool are safe for concurrent use.
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"carom/schemas/event"
+	"carom/schemas/seglog"
+)
+
+var (
+	// ErrNotFound is returned for a message that isn't live: finished, or never stored.
+	ErrNotFound = errors.New("message is not in the spool")
+	// ErrDuplicate is returned by Put for the ID of a live message.
+	ErrDuplicate = errors.New("message is in the spool already")
+	// ErrNoRecipients is returned by Put for an envelope without an ID or without recipients.
+	ErrNoRecipients = errors.New("envelope has no ID or no recipients")
+	// ErrClosed is returned after Close.
+	ErrClosed = errors.New("spool is closed")
+)
+
+const (
+	messagesDir    = "messages"
+	stateDir       = "state"
+	damagedDir     = "damaged"
+	checkpointName = "checkpoint"
+
+	// Kinds of the records of the messages log, their first byte.
+	recordEnvelope = 1
+	recordBody     = 2
+)
+
+// Options are the settings of a spool. The zero value means the defaults on the real disk.
+type Options struct {
+	// Logger gets damage and disk errors; nil discards them.
+	Logger *slog.Logger
+	// EventLog is the incarnation of the event log whose sequence numbers the spool is told. With
+	// another one than before DurableEvent begins at 0 again.
+	EventLog string
+	// MaxMessageBytes bounds the body, 64 MiB if 0.
+	MaxMessageBytes int
+	// SegmentBytes is the size of a message segment, 64 MiB if 0.
+	SegmentBytes int64
+	// CheckpointBytes is how much state is written before a checkpoint replaces it, 64 MiB if 0.
+	CheckpointBytes int64
+	// SyncInterval is the time between fsyncs of the state, one second if 0. More of it costs
+	// longer reading of the event log after power loss, never mail.
+	SyncInterval time.Duration
+	// FS is the file system, that of the machine if nil.
+	FS seglog.FS
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxMessageBytes <= 0 {
+		o.MaxMessageBytes = 64 << 20
+	}
+	if o.SegmentBytes <= 0 {
+		o.SegmentBytes = 64 << 20
+	}
+	if o.CheckpointBytes <= 0 {
+		o.CheckpointBytes = 64 << 20
+	}
+	if o.SyncInterval <= 0 {
+		o.SyncInterval = time.Second
+	}
+	if o.FS == nil {
+		o.FS = seglog.OS{}
+	}
+	return o
+}
+
+// Spool is an open spool. Open makes one.
+type Spool struct {
+	dir      string
+	opt      Options
+	logger   *slog.Logger
+	messages *seglog.Log
+	state    *seglog.Log
+
+	// putting is held for reading by Put from before a message is written until it is in the
+	// index, and for writing by who needs to know that both agree.
+	putting sync.RWMutex
+
+	mu      sync.Mutex
+	index   index
+	pending pendingState
+	mark    uint64 // highest event that Mark was told
+	durable uint64 // highest mark on disk
+	err     error  // why no more state is taken
+	damaged int
+	closed  bool
+
+	wake     chan struct{} // something is pending
+	stop     chan struct{} // closed by Close
+	stopped  chan struct{} // closed when the keeper has ended
+	requests chan chan error
+	once     sync.Once
+	closeErr error
+
+	// The keeper goroutine owns what follows.
+	spare   []byte
+	written int64  // bytes of state since the last checkpoint
+	marked  uint64 // highest mark written
+	failing bool   // the last attempt to write state failed, and was logged
+}
+
+// Open opens the spool in dir, and makes it where there is none. It refuses a spool that another
+// process has open (seglog.ErrLocked).
+func Open(ctx context.Context, dir string, o Options) (*Spool, error) {
+	o = o.withDefaults()
+	s := &Spool{
+		dir: dir, opt: o, logger: o.Logger.With("component", "spool"), index: newIndex(),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
+		requests: make(chan chan error),
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open spool %s: %w", dir, err), s.closeLogs())
+	}
+	go s.keep(context.WithoutCancel(ctx)) // ended by Close
+	return s, nil
+}
+
+func (s *Spool) open(ctx context.Context) (err error) {
+	s.messages, err = seglog.Open(filepath.Join(s.dir, messagesDir), seglog.Options{
+		FS: s.opt.FS, SegmentBytes: s.opt.SegmentBytes, MaxRecordBytes: s.opt.MaxMessageBytes + 1,
+	})
+	if err != nil {
+		return err
+	}
+	if s.state, err = seglog.Open(filepath.Join(s.dir, stateDir), seglog.Options{
+		FS: s.opt.FS, SegmentBytes: s.opt.CheckpointBytes,
+	}); err != nil {
+		return err
+	}
+	return s.load(ctx)
+}
+
+// Put stores a message and returns when it is durable. The body may come in pieces, which are
+// written one after the other and must not be changed before Put returns. Put sets e.Size. An ID must
+// never be used for a second message, not even after the first is finished. After an error the message is not in the spool, except for one that wraps seglog.ErrPoisoned: then it may
+// be there after a restart. ctx ends the wait for room, not that for the disk.
+func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
+	if e.ID == (event.ID{}) || len(e.Recipients) == 0 {
+		return ErrNoRecipients
+	}
+	e.Size = 0
+	parts := make([][]byte, 1, len(body)+1)
+	parts[0] = []byte{recordBody}
+	for _, p := range body {
+		e.Size += int64(len(p))
+		parts = append(parts, p)
+	}
+	if e.Size > int64(s.opt.MaxMessageBytes) {
+		return fmt.Errorf("message of %d bytes, at most %d: %w", e.Size, s.opt.MaxMessageBytes, seglog.ErrTooLarge)
+	}
+	envelope := appendEnvelope([]byte{recordEnvelope}, e)
+
+	s.putting.RLock()
+	defer s.putting.RUnlock()
+	s.mu.Lock()
+	_, exists := s.index.messages[e.ID]
+	s.mu.Unlock()
+	if exists {
+		return fmt.Errorf("put %s: %w", e.ID, ErrDuplicate)
+	}
+	c, err := s.messages.EnqueueParts(ctx, [][]byte{envelope}, parts)
+	if err != nil {
+		return s.putError(err)
+	}
+	// Whoever gives up now would not know whether the message will be there.
+	at, err := c.Wait(context.WithoutCancel(ctx))
+	if err != nil {
+		return s.putError(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.add(e.ID, newMessage(at.Start, len(envelope), len(e.Recipients)))
+	return nil
+}
+
+func (s *Spool) putError(err error) error {
+	if errors.Is(err, seglog.ErrClosed) {
+		return ErrClosed
+	}
+	return fmt.Errorf("store message: %w", err)
+}
+
+// Envelope reads the envelope of a live message. The error is ErrNotFound, or a
+// *seglog.CorruptError, after which the message can only be finished.
+func (s *Spool) Envelope(id event.ID) (*Envelope, error) {
+	m, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.envelope(id, m.pos)
+}
+
+func (s *Spool) find(id event.ID) (message, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.index.messages[id]
+	if m == nil {
+		return message{}, fmt.Errorf("message %s: %w", id, ErrNotFound)
+	}
+	return *m, nil
+}
+
+// envelope reads the envelope at pos, which must be that of the message id.
+func (s *Spool) envelope(id event.ID, pos seglog.Position) (*Envelope, error) {
+	b, err := s.messages.Read(pos)
+	if err != nil {
+		s.setAside(err)
+		return nil, fmt.Errorf("envelope of %s: %w", id, err)
+	}
+	if len(b) == 0 || b[0] != recordEnvelope {
+		return nil, fmt.Errorf("envelope of %s: %w", id, errEnvelope)
+	}
+	e, err := decodeEnvelope(b[1:])
+	if err == nil && e.ID != id {
+		err = errEnvelope
+	}
+	if err != nil {
+		return nil, fmt.Errorf("envelope of %s: %w", id, err)
+	}
+	return e, nil
+}
+
+// Body is a reader over the stored body of a message. With the last bytes it returns a
+// *seglog.CorruptError if the body is damaged. Close it.
+type Body struct {
+	spool  *Spool
+	record *seglog.Record
+}
+
+// Body opens the body of a live message. It can be read to the end even if the message is
+// finished meanwhile. The error is ErrNotFound or a *seglog.CorruptError.
+func (s *Spool) Body(id event.ID) (*Body, error) {
+	m, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.messages.OpenRecord(seglog.After(m.pos, int(m.envelope)))
+	if err != nil {
+		s.setAside(err)
+		return nil, fmt.Errorf("body of %s: %w", id, err)
+	}
+	b := &Body{spool: s, record: r}
+	var kind [1]byte
+	_, err = io.ReadFull(b, kind[:])
+	if err == nil && kind[0] != recordBody {
+		err = errors.New("another record is in its place")
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("body of %s: %w", id, err), b.Close())
+	}
+	return b, nil
+}
+
+// Size returns the length of the body in bytes.
+func (b *Body) Size() int64 { return b.record.Size - 1 }
+
+// Read implements io.Reader.
+func (b *Body) Read(p []byte) (int, error) {
+	n, err := b.record.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.spool.setAside(err)
+	}
+	return n, err
+}
+
+// Close releases the body.
+func (b *Body) Close() error { return b.record.Close() }
+
+// Received notes that a received event of the message is in the event log, as record seq. It is
+// told once for each recipient's event.
+func (s *Spool) Received(id event.ID, seq uint64) error {
+	return s.tell(func() {
+		s.index.received(id, seq)
+		s.pending.add(entryReceived, &id, seq)
+	})
+}
+
+// Finished notes that a recipient needs no more attempts: record seq of the event log says why. A
+// message that isn't live is ignored, as it is when the event log is read again.
+func (s *Spool) Finished(id event.ID, recipient uint32, seq uint64) error {
+	return s.tell(func() {
+		s.index.finished(id, uint64(recipient))
+		s.pending.add(entryFinished, &id, uint64(recipient), seq)
+	})
+}
+
+// Rescheduled notes that recipients had so many attempts and are due again at due.
+func (s *Spool) Rescheduled(id event.ID, recipients []uint32, attempts uint32, due time.Time) error {
+	micros := max(due.UnixMicro(), 1)
+	numbers := make([]uint64, 0, 2+len(recipients))
+	numbers = append(numbers, uint64(attempts), uint64(micros))
+	return s.tell(func() {
+		for _, i := range recipients {
+			s.index.rescheduled(id, uint64(i), attempts, micros)
+			numbers = append(numbers, uint64(i))
+		}
+		s.pending.add(entryRescheduled, &id, numbers...)
+	})
+}
+
+// Mark notes that the spool was told of all events through seq, and of every one before it.
+func (s *Spool) Mark(seq uint64) error {
+	return s.tell(func() { s.mark = max(s.mark, seq) })
+}
+
+// tell changes state in memory, at once; the keeper writes it.
+func (s *Spool) tell(change func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if s.err != nil {
+		return s.err
+	}
+	change()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Sync does at once what is otherwise done every SyncInterval: everything that the spool was told
+// becomes durable, and space that isn't needed is freed.
+func (s *Spool) Sync(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case s.requests <- done:
+	case <-s.stopped:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return <-done
+}
+
+// DurableEvent returns the event through which everything that the spool was told is on disk.
+func (s *Spool) DurableEvent() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.durable
+}
+
+// Stats are counts of a moment.
+type Stats struct {
+	Messages   int // live
+	Recipients int // not finished
+	Segments   int // files of the messages log
+	Damaged    int // damaged places found since Open
+}
+
+// Stats returns the counts.
+func (s *Spool) Stats() Stats {
+	segments := len(s.messages.Segments())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{
+		Messages: len(s.index.messages), Recipients: s.index.recipients,
+		Segments: segments, Damaged: s.damaged,
+	}
+}
+
+// Close writes and fsyncs the state with a checkpoint and gives up the spool. Whoever is in Put is
+// waited for. It is idempotent.
+func (s *Spool) Close() error {
+	s.once.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		close(s.stop)
+		<-s.stopped
+		s.putting.Lock()
+		defer s.putting.Unlock()
+		s.closeErr = errors.Join(s.closeErr, s.closeLogs())
+	})
+	return s.closeErr
+}
+
+func (s *Spool) closeLogs() error {
+	var errs []error
+	for _, l := range []*seglog.Log{s.messages, s.state} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

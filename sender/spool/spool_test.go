@@ -1,0 +1,590 @@
+package spool
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"carom/schemas/event"
+	"carom/schemas/seglog"
+	"carom/schemas/seglog/seglogtest"
+)
+
+const dir = "/spool"
+
+func open(tb testing.TB, dir string, o Options) *Spool {
+	tb.Helper()
+	if o.SyncInterval == 0 {
+		o.SyncInterval = time.Hour // tests call Sync
+	}
+	s, err := Open(tb.Context(), dir, o)
+	if err != nil {
+		tb.Fatalf("Open: %v", err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func envelope(recipients int) *Envelope {
+	e := &Envelope{ID: event.NewID(), From: "news@sender.example", Arrived: time.UnixMicro(1_700_000_000_123_456).UTC()}
+	for i := range recipients {
+		e.Recipients = append(e.Recipients, Recipient{Address: fmt.Sprintf("user%d@receiver.example", i)})
+	}
+	return e
+}
+
+func put(tb testing.TB, s *Spool, e *Envelope, body string) {
+	tb.Helper()
+	if err := s.Put(tb.Context(), e, []byte(body)); err != nil {
+		tb.Fatalf("Put: %v", err)
+	}
+}
+
+func body(tb testing.TB, s *Spool, id event.ID) string {
+	tb.Helper()
+	b, err := s.Body(id)
+	if err != nil {
+		tb.Fatalf("Body: %v", err)
+	}
+	defer b.Close()
+	content, err := io.ReadAll(b)
+	if err != nil || int64(len(content)) != b.Size() {
+		tb.Fatalf("read body: %d of %d bytes, %v", len(content), b.Size(), err)
+	}
+	return string(content)
+}
+
+func recovered(tb testing.TB, s *Spool) []LiveMessage {
+	tb.Helper()
+	var all []LiveMessage
+	if err := s.Recover(func(m LiveMessage) error {
+		all = append(all, m)
+		return nil
+	}); err != nil {
+		tb.Fatalf("Recover: %v", err)
+	}
+	return all
+}
+
+func must(tb testing.TB, errs ...error) {
+	tb.Helper()
+	if err := errors.Join(errs...); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func TestMessageComesBackWhole(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		dir  string
+		fs   seglog.FS
+	}{
+		{"disk", filepath.Join(t.TempDir(), "spool"), nil},
+		{"memory", dir, seglogtest.New()},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := open(t, tc.dir, Options{FS: tc.fs})
+			full := &Envelope{
+				ID: event.NewID(), From: "a@b.example",
+				Recipients: []Recipient{{"x@y.example", "rfc822;x@y.example", "SUCCESS,FAILURE"}, {Address: "z@y.example"}},
+				Arrived:    time.UnixMicro(1_700_000_000_000_001).UTC(), Expires: time.UnixMicro(1_700_000_900_000_000).UTC(),
+				VMTA: "v", Pool: "p", Job: "j", EnvID: "e", Tenant: "t", SourceName: "s", SMTPUser: "u",
+				ClientIP: netip.MustParseAddr("2001:db8::1"), ClientHost: "h", Ret: "HDRS", EightBit: true, UTF8: true,
+				Headers: map[string]string{"From": "a@b.example", "Empty": ""}, Attrs: map[string]string{"k": "v"},
+			}
+			if err := s.Put(t.Context(), full, []byte("Subject: x\r\n"), []byte("\r\n"), []byte("text\r\n")); err != nil {
+				t.Fatal(err)
+			}
+			small := envelope(1)
+			put(t, s, small, "")
+			must(t, s.Close())
+			s = open(t, tc.dir, Options{FS: tc.fs})
+			want := []LiveMessage{
+				{Envelope: full, Recipients: []LiveRecipient{{Index: 0}, {Index: 1}}},
+				{Envelope: small, Recipients: []LiveRecipient{{Index: 0}}},
+			}
+			if diff := cmp.Diff(want, recovered(t, s), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+				t.Errorf("recovered (-want +got):\n%s", diff)
+			}
+			if got := body(t, s, full.ID); got != "Subject: x\r\n\r\ntext\r\n" || full.Size != int64(len(got)) {
+				t.Errorf("body %q, size %d", got, full.Size)
+			}
+			if got := body(t, s, small.ID); got != "" {
+				t.Errorf("empty body is %q", got)
+			}
+			got, err := s.Envelope(full.ID)
+			if err != nil || got.Job != "j" {
+				t.Errorf("Envelope: %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestStateSurvives(t *testing.T) {
+	for _, how := range []string{"close", "kill", "power loss after Sync"} {
+		t.Run(how, func(t *testing.T) {
+			disk := seglogtest.New()
+			s := open(t, dir, Options{FS: disk, EventLog: "E"})
+			one, three := envelope(1), envelope(3)
+			put(t, s, one, "one")
+			put(t, s, three, "three")
+			due := time.UnixMicro(1_800_000_000_000_000).UTC()
+			must(t,
+				s.Received(one.ID, 1), s.Received(three.ID, 2), s.Received(three.ID, 3), s.Received(three.ID, 3),
+				s.Finished(one.ID, 0, 4), s.Finished(three.ID, 1, 5), s.Finished(three.ID, 1, 5), s.Finished(three.ID, 9, 5),
+				s.Rescheduled(three.ID, []uint32{0, 2}, 7, due), s.Mark(6))
+			if _, err := s.Envelope(one.ID); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Envelope of a finished message: %v, want ErrNotFound", err)
+			}
+			switch how {
+			case "close":
+				must(t, s.Close())
+			case "kill":
+				must(t, s.Sync(t.Context()))
+				disk = disk.Kill()
+			default:
+				must(t, s.Sync(t.Context()))
+				if s.DurableEvent() != 6 {
+					t.Errorf("DurableEvent = %d, want 6", s.DurableEvent())
+				}
+				disk = disk.Crash(0, nil)
+			}
+			s = open(t, dir, Options{FS: disk, EventLog: "E"})
+			want := []LiveMessage{{
+				Envelope: three, Received: 2,
+				Recipients: []LiveRecipient{{0, 7, due}, {2, 7, due}},
+			}}
+			if diff := cmp.Diff(want, recovered(t, s), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+				t.Errorf("recovered (-want +got):\n%s", diff)
+			}
+			if s.DurableEvent() != 6 {
+				t.Errorf("DurableEvent = %d, want 6", s.DurableEvent())
+			}
+			if got := s.Stats(); got.Messages != 1 || got.Recipients != 2 {
+				t.Errorf("Stats = %+v", got)
+			}
+		})
+	}
+}
+
+func TestAnotherEventLogBeginsAtZero(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk, EventLog: "old"})
+	e := envelope(2)
+	put(t, s, e, "x")
+	must(t, s.Finished(e.ID, 0, 99), s.Mark(100), s.Close())
+	for range 2 {
+		s = open(t, dir, Options{FS: disk, EventLog: "new"})
+		if s.DurableEvent() != 0 {
+			t.Errorf("DurableEvent = %d, want 0", s.DurableEvent())
+		}
+		if m := recovered(t, s); len(m) != 1 || len(m[0].Recipients) != 1 {
+			t.Errorf("recovered %+v", m)
+		}
+		must(t, s.Close())
+	}
+	s = open(t, dir, Options{FS: disk, EventLog: "newest"})
+	must(t, s.Mark(5), s.Sync(t.Context()))
+	if s = open(t, dir, Options{FS: disk.Kill(), EventLog: "newest"}); s.DurableEvent() != 5 {
+		t.Errorf("DurableEvent = %d, want 5", s.DurableEvent())
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk, MaxMessageBytes: 1000})
+	e := envelope(1)
+	put(t, s, e, "x")
+	if err := s.Put(t.Context(), e, nil); !errors.Is(err, ErrDuplicate) {
+		t.Errorf("second Put: %v", err)
+	}
+	if err := s.Put(t.Context(), &Envelope{ID: event.NewID()}); !errors.Is(err, ErrNoRecipients) {
+		t.Errorf("Put without recipients: %v", err)
+	}
+	if err := s.Put(t.Context(), envelope(1), make([]byte, 1001)); !errors.Is(err, seglog.ErrTooLarge) {
+		t.Errorf("Put of a large message: %v", err)
+	}
+	put(t, s, envelope(1), strings.Repeat("x", 1000))
+	if _, err := Open(t.Context(), dir, Options{FS: disk}); !errors.Is(err, seglog.ErrLocked) {
+		t.Errorf("second Open: %v", err)
+	}
+	if _, err := s.Body(event.NewID()); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Body of nothing: %v", err)
+	}
+	must(t, s.Close(), s.Close())
+	if err := s.Put(t.Context(), envelope(1)); !errors.Is(err, ErrClosed) {
+		t.Errorf("Put after Close: %v", err)
+	}
+	if err := errors.Join(s.Mark(1)); !errors.Is(err, ErrClosed) {
+		t.Errorf("Mark after Close: %v", err)
+	}
+	if err := s.Sync(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Sync after Close: %v", err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk, EventLog: "E"})
+	kept := envelope(2)
+	put(t, s, kept, "kept")
+	disk.Fail(func(op seglogtest.Op, _ string) error {
+		if op == seglogtest.OpWrite {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	refused := envelope(1)
+	if err := s.Put(t.Context(), refused, []byte("refused")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Put on a full disk: %v, want ENOSPC", err)
+	}
+	must(t, s.Finished(kept.ID, 0, 1), s.Mark(1)) // state waits in memory
+	if err := s.Sync(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Sync on a full disk: %v, want ENOSPC", err)
+	}
+	if s.DurableEvent() != 0 {
+		t.Errorf("DurableEvent = %d while nothing can be written", s.DurableEvent())
+	}
+	// What could not be written is lost until there is a checkpoint.
+	disk.Fail(func(op seglogtest.Op, _ string) error {
+		if op == seglogtest.OpCreate {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	if err := s.Sync(t.Context()); !errors.Is(err, syscall.ENOSPC) || s.DurableEvent() != 0 {
+		t.Errorf("Sync without a checkpoint: %v, DurableEvent = %d, want ENOSPC and 0", err, s.DurableEvent())
+	}
+	disk.Fail(nil)
+	must(t, s.Sync(t.Context()))
+	if s.DurableEvent() != 1 {
+		t.Errorf("DurableEvent = %d when there is room again, want 1", s.DurableEvent())
+	}
+	s = open(t, dir, Options{FS: disk.Crash(0, nil), EventLog: "E"})
+	m := recovered(t, s)
+	if len(m) != 1 || m[0].Envelope.ID != kept.ID || len(m[0].Recipients) != 1 || m[0].Recipients[0].Index != 1 {
+		t.Errorf("recovered %+v", m)
+	}
+}
+
+func TestBrokenDiskStopsTheSpool(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk})
+	e := envelope(2)
+	put(t, s, e, "x")
+	disk.Fail(func(op seglogtest.Op, _ string) error {
+		if op == seglogtest.OpSync {
+			return syscall.EIO
+		}
+		return nil
+	})
+	must(t, s.Finished(e.ID, 0, 1))
+	if err := s.Sync(t.Context()); !errors.Is(err, seglog.ErrPoisoned) {
+		t.Errorf("Sync: %v, want ErrPoisoned", err)
+	}
+	if err := s.Finished(e.ID, 1, 2); !errors.Is(err, seglog.ErrPoisoned) {
+		t.Errorf("Finished: %v, want ErrPoisoned", err)
+	}
+	if err := s.Put(t.Context(), envelope(1)); !errors.Is(err, seglog.ErrPoisoned) {
+		t.Errorf("Put: %v, want ErrPoisoned", err)
+	}
+}
+
+func TestSpaceIsFreed(t *testing.T) {
+	disk := seglogtest.New()
+	o := Options{FS: disk, SegmentBytes: 10 << 10, CheckpointBytes: 4 << 10}
+	s := open(t, dir, o)
+	all := make([]*Envelope, 0, 100)
+	for range 100 {
+		e := envelope(1)
+		put(t, s, e, strings.Repeat("x", 1000))
+		all = append(all, e)
+	}
+	full := s.Stats().Segments
+	for i, e := range all {
+		if i != 50 {
+			must(t, s.Finished(e.ID, 0, uint64(i)))
+		}
+	}
+	must(t, s.Sync(t.Context()))
+	if got := s.Stats(); full < 10 || got.Segments != 2 || got.Messages != 1 {
+		t.Errorf("%d segments when full, then %+v, want 2: that of the live message and the active one", full, got)
+	}
+	if got := body(t, s, all[50].ID); len(got) != 1000 {
+		t.Errorf("body of the live message has %d bytes", len(got))
+	}
+	for i := range 500 {
+		must(t, s.Rescheduled(all[50].ID, []uint32{0}, uint32(i), time.Now()), s.Sync(t.Context()))
+	}
+	if n := len(s.state.Segments()); n > 3 {
+		t.Errorf("%d segments of state", n)
+	}
+	after := disk.Kill()
+	s = open(t, dir, Options{FS: after})
+	if m := recovered(t, s); len(m) != 1 || m[0].Recipients[0].Attempts != 499 {
+		t.Errorf("recovered %+v", m)
+	}
+}
+
+// diskSpool makes a closed spool of n messages on the real disk.
+func diskSpool(t *testing.T, n int) (dir string, all []*Envelope) {
+	t.Helper()
+	dir = t.TempDir()
+	s := open(t, dir, Options{EventLog: "E"})
+	for i := range n {
+		e := envelope(2)
+		put(t, s, e, fmt.Sprintf("body of %d", i))
+		all = append(all, e)
+	}
+	must(t, s.Finished(all[0].ID, 0, 1), s.Finished(all[0].ID, 1, 2), s.Mark(2), s.Close())
+	return dir, all
+}
+
+func flip(t *testing.T, path, at string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	i := bytes.Index(b, []byte(at))
+	if i < 0 {
+		t.Fatalf("%s does not contain %q", path, at)
+	}
+	b[i] ^= 1
+	must(t, os.WriteFile(path, b, 0o600))
+}
+
+func firstSegment(dir, log string) string {
+	return filepath.Join(dir, log, fmt.Sprintf("%020d.log", 1))
+}
+
+func TestDamagedMessages(t *testing.T) {
+	d, all := diskSpool(t, 5)
+	flip(t, firstSegment(d, "messages"), "body of 2")
+	// The envelope of message 3 lies before its body.
+	b, err := os.ReadFile(firstSegment(d, "messages"))
+	must(t, err)
+	i := bytes.Index(b, all[3].ID[:])
+	b[i] ^= 1
+	must(t, os.WriteFile(firstSegment(d, "messages"), b, 0o600))
+	for _, checkpoint := range []bool{true, false} {
+		t.Run(fmt.Sprintf("checkpoint=%v", checkpoint), func(t *testing.T) {
+			if !checkpoint {
+				must(t, os.Remove(filepath.Join(d, "checkpoint")))
+			}
+			s := open(t, d, Options{EventLog: "E"})
+			if !checkpoint {
+				if s.DurableEvent() != 0 {
+					t.Errorf("DurableEvent = %d without a checkpoint, want 0", s.DurableEvent())
+				}
+				must(t, s.Finished(all[0].ID, 0, 1), s.Finished(all[0].ID, 1, 2)) // the event log says so
+			}
+			ids := make([]event.ID, 0, 5)
+			for _, m := range recovered(t, s) {
+				ids = append(ids, m.Envelope.ID)
+			}
+			if want := []event.ID{all[1].ID, all[2].ID, all[4].ID}; !slices.Equal(ids, want) {
+				t.Errorf("recovered %v, want %v", ids, want)
+			}
+			r, err := s.Body(all[2].ID)
+			if err == nil {
+				_, err = io.ReadAll(r)
+				must(t, r.Close())
+			}
+			if _, ok := errors.AsType[*seglog.CorruptError](err); !ok {
+				t.Errorf("damaged body: %v, want a CorruptError", err)
+			}
+			if got := body(t, s, all[4].ID); got != "body of 4" {
+				t.Errorf("body %q", got)
+			}
+			aside, err := filepath.Glob(filepath.Join(d, "damaged", "*"))
+			if err != nil || len(aside) != 2 || s.Stats().Damaged < 2 {
+				t.Errorf("set aside %q, %v, Stats %+v, want 2", aside, err, s.Stats())
+			}
+			must(t, s.Close())
+		})
+	}
+}
+
+func TestDamagedCheckpointRepeatsRatherThanLoses(t *testing.T) {
+	for _, content := range []string{"", "garbage", strings.Repeat("garbage", 1000)} {
+		d, all := diskSpool(t, 3)
+		must(t, os.WriteFile(filepath.Join(d, "checkpoint"), []byte(content), 0o600))
+		s := open(t, d, Options{EventLog: "E"})
+		if s.DurableEvent() != 0 {
+			t.Errorf("DurableEvent = %d, want 0", s.DurableEvent())
+		}
+		if got := recovered(t, s); len(got) < 2 || got[len(got)-1].Envelope.ID != all[2].ID {
+			t.Errorf("recovered %+v", got)
+		}
+		must(t, s.Close())
+	}
+}
+
+func TestDamagedStateGoesBackToTheEventLog(t *testing.T) {
+	d := t.TempDir()
+	s := open(t, d, Options{EventLog: "E"})
+	e := envelope(3)
+	put(t, s, e, "x")
+	for i := range uint32(3) {
+		must(t, s.Received(e.ID, uint64(i+1)), s.Mark(uint64(i+1)), s.Sync(t.Context()))
+	}
+	b, err := os.ReadFile(firstSegment(d, "state"))
+	must(t, err)
+	// A copy of the spool as it is now, without the checkpoint of Close.
+	after := filepath.Join(t.TempDir(), "copy")
+	must(t, os.CopyFS(after, os.DirFS(d)))
+	places := 0
+	for i := range b {
+		if bytes.HasPrefix(b[i:], e.ID[:]) {
+			if places++; places == 2 {
+				b[i] ^= 1
+			}
+		}
+	}
+	must(t, os.WriteFile(firstSegment(after, "state"), b, 0o600))
+	s = open(t, after, Options{EventLog: "E"})
+	if s.DurableEvent() != 1 {
+		t.Errorf("DurableEvent = %d, want 1, the last mark before the damage", s.DurableEvent())
+	}
+	must(t, s.Received(e.ID, 2), s.Received(e.ID, 3))
+	if m := recovered(t, s); len(m) != 1 {
+		t.Errorf("recovered %+v", m)
+	}
+}
+
+func TestLostStateSegmentGoesBackToTheEventLog(t *testing.T) {
+	disk := seglogtest.New()
+	s := open(t, dir, Options{FS: disk, EventLog: "E", CheckpointBytes: 100})
+	e := envelope(3)
+	put(t, s, e, "x")
+	for seq := range uint64(9) {
+		entry := appendEntry([]byte{stateVersion}, entryReceived, &e.ID, seq+1)
+		if _, err := s.state.Append(t.Context(), appendEntry(entry, entryMark, nil, seq+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := s.state.Segments()[1].First
+	disk = disk.Kill()
+	must(t, disk.Remove(filepath.Join(dir, "state", fmt.Sprintf("%020d.log", lost))))
+	s = open(t, dir, Options{FS: disk, EventLog: "E"})
+	if got := s.DurableEvent(); got != lost-1 || got == 0 {
+		t.Errorf("DurableEvent = %d, want %d, the last mark before the gap", got, lost-1)
+	}
+}
+
+func TestFilesAreForTheOwnerOnly(t *testing.T) {
+	d, _ := diskSpool(t, 1)
+	must(t, filepath.WalkDir(d, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == d {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %o", path, info.Mode().Perm())
+		}
+		return err
+	}))
+}
+
+func TestMemoryOfAMessage(t *testing.T) {
+	const n = 200_000
+	x := newIndex()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range n {
+		x.add(event.NewID(), newMessage(seglog.Position{Segment: 1, Offset: 1}, 100, 1))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / n
+	if each > 250 {
+		t.Errorf("%d bytes for each message, want at most 250", each)
+	}
+	runtime.KeepAlive(x)
+}
+
+func FuzzEnvelope(f *testing.F) {
+	f.Add(appendEnvelope(nil, envelope(2)))
+	f.Add([]byte{fieldRecipient, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEnvelope(b)
+		if err != nil {
+			return
+		}
+		again, err := decodeEnvelope(appendEnvelope(nil, e))
+		if err != nil {
+			t.Fatalf("%+v: %v", e, err)
+		}
+		if diff := cmp.Diff(e, again, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func FuzzState(f *testing.F) {
+	e := envelope(2)
+	b := appendEntry([]byte{stateVersion}, entryReceived, &e.ID, 5)
+	b = appendEntry(b, 200, &e.ID, 1<<60) // of a later version
+	b = appendEntry(b, entryFinished, &e.ID, 1, 7)
+	b = appendEntry(b, entryRescheduled, &e.ID, 3, 1<<50, 0, 1)
+	f.Add(appendEntry(b, entryMark, nil, 9))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x := newIndex()
+		x.add(e.ID, newMessage(seglog.Position{}, 1, 2))
+		_, _ = x.apply(b)
+		if x.recipients < 0 || x.recipients > 2 {
+			t.Errorf("%d recipients", x.recipients)
+		}
+	})
+}
+
+func FuzzCheckpoint(f *testing.F) {
+	m := newMessage(seglog.Position{Segment: 3, Offset: 77}, 99, 3)
+	m.more[1].done, m.left = true, 2
+	id := event.NewID()
+	b := appendHead([]byte(checkpointMagic), checkpointHead{"m", "s", "e", 1, 2, 3})
+	f.Add(appendField(b, fieldMessage, appendMessage(nil, id, m)))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		x := newIndex()
+		_, _ = decodeCheckpoint(bufio.NewReader(bytes.NewReader(b)), &x)
+	})
+}
+
+func BenchmarkPut(b *testing.B) {
+	for _, size := range []int{4 << 10, 50 << 10} {
+		b.Run(fmt.Sprintf("%dKiB/writers=16", size>>10), func(b *testing.B) {
+			s := open(b, b.TempDir(), Options{})
+			content := make([]byte, size)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			b.SetParallelism(16 / runtime.GOMAXPROCS(0))
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					e := envelope(1)
+					if err := s.Put(b.Context(), e, content); err != nil {
+						b.Error(err)
+						return
+					}
+					if err := s.Finished(e.ID, 0, 1); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,62 @@
+package throttle
+
+import (
+	"math"
+	"time"
+)
+
+// A depth is how many messages a bucket of a rate may hold.
+type depth func(ratePerSecond float64) float64
+
+// staticDepth is a tenth of a second of a configured rate: enough to make up for a timer that
+// fires late, too little to be seen as a burst.
+func staticDepth(rate float64) float64 { return max(1, rate/10) }
+
+// leaseDepth is two seconds of a lease, 1 to 20 messages (design/control.md 5.2).
+func leaseDepth(rate float64) float64 { return min(max(1, 2*rate), 20) }
+
+// bucket is a token bucket. The zero value lets everything through. A bucket that gets its first
+// rate is full, unless updated was set before.
+type bucket struct {
+	rate    float64 // messages a second; 0 is unlimited
+	depth   float64
+	tokens  float64
+	updated time.Duration
+}
+
+// set fills the bucket for the time that has passed and puts a rate in force.
+func (b *bucket) set(now time.Duration, rate float64, depthOf depth) {
+	if rate == 0 || math.IsInf(rate, 1) {
+		b.rate = 0
+		return
+	}
+	d := depthOf(rate)
+	switch {
+	case b.rate > 0:
+		b.tokens = min(b.depth, b.tokens+b.rate*(now-b.updated).Seconds())
+	case b.updated == 0:
+		b.tokens = d
+	}
+	b.rate, b.depth, b.updated = rate, d, now
+	b.tokens = min(b.tokens, d)
+}
+
+// delay returns how long to wait until n messages may pass; 0 means now. More messages than the
+// bucket holds pass when it is full.
+func (b *bucket) delay(n float64) time.Duration {
+	if b.rate == 0 {
+		return 0
+	}
+	missing := min(n, b.depth) - b.tokens
+	if missing <= 1e-9 { // rounding
+		return 0
+	}
+	return max(time.Microsecond, time.Duration(min(missing/b.rate, 3600)*float64(time.Second)))
+}
+
+// take removes n messages; the bucket may owe some.
+func (b *bucket) take(n float64) {
+	if b.rate > 0 {
+		b.tokens -= n
+	}
+}
