@@ -42,7 +42,10 @@ func agent(t *testing.T) (Options, driver.Conn) {
 	return o, conn
 }
 
-func logger(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+func logger(t *testing.T) *slog.Logger {
+	t.Helper()
+	return slog.New(slog.NewTextHandler(t.Output(), nil))
+}
 
 func exec(t *testing.T, conn driver.Conn, query string, args ...any) {
 	t.Helper()

@@ -64,7 +64,8 @@ FROM leases
 WHERE node = {node:String}
     AND generation = (SELECT max(generation) FROM leases WHERE node = {node:String})
     AND toUnixTimestamp64Micro(issued_at) + ttl_seconds * 1000000 > toUnixTimestamp64Micro(now64(6))
-ORDER BY provider, source`)
+ORDER BY provider, source
+LIMIT 1 BY provider, source`)
 	if err != nil {
 		return fmt.Errorf("read leases: %w", err)
 	}

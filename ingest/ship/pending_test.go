@@ -3,15 +3,16 @@ package ship
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 func spans(p *pending) [][2]uint64 {
-	var out [][2]uint64
-	for _, r := range p.Ranges {
-		out = append(out, [2]uint64{r.From, r.To})
+	out := make([][2]uint64, len(p.Ranges))
+	for i, r := range p.Ranges {
+		out[i] = [2]uint64{r.From, r.To}
 	}
 	return out
 }
@@ -33,7 +34,7 @@ func TestPendingSplit(t *testing.T) {
 			p := newPending("n", "i", "event", tc.from, tc.to)
 			p.Ranges = append(p.Ranges, newSpan("n", "i", "event", tc.to+1, tc.to+7))
 			got := p.split("event", tc.ends...)
-			want := append(tc.want, [2]uint64{tc.to + 1, tc.to + 7})
+			want := slices.Concat(tc.want, [][2]uint64{{tc.to + 1, tc.to + 7}})
 			if diff := cmp.Diff(want, spans(got)); diff != "" || !got.Split {
 				t.Errorf("split at %v (-want +got):\n%s", tc.ends, diff)
 			}

@@ -6,19 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,17 +26,19 @@ import (
 
 // node is a sender's event log, and a warehouse to ship it to.
 type node struct {
-	t    *testing.T
-	dir  string
-	url  string // of the engine
-	conn driver.Conn
-	logs map[string]*seglog.Log
-	sent uint64 // events appended
+	t      *testing.T
+	dir    string
+	server *chtest.Server
+	url    string // of the database
+	conn   driver.Conn
+	logs   map[string]*seglog.Log
+	sent   uint64 // events appended
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), url: chtest.Start(t).URL() + "/carom", logs: map[string]*seglog.Log{}}
+	server := chtest.Start(t)
+	n := &node{t: t, dir: t.TempDir(), server: server, url: server.URL() + "/carom", logs: map[string]*seglog.Log{}}
 	if _, err := warehouse.Apply(t.Context(), n.url, warehouse.Options{}, "test"); err != nil {
 		t.Fatal(err)
 	}
@@ -54,9 +49,9 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-func dial(t *testing.T, url string) driver.Conn {
+func dial(t *testing.T, address string) driver.Conn {
 	t.Helper()
-	conn, err := warehouse.Dial(url, warehouse.Options{})
+	conn, err := warehouse.Dial(address, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +138,7 @@ func (n *node) stored() stored {
 	n.t.Helper()
 	var s stored
 	if err := n.conn.QueryRow(n.t.Context(), `SELECT sum(row_count), min(first_seq), max(last_seq), toUInt64(sum(gaps)), toUInt64(sum(duplicates)),
-    (SELECT sum(ok) FROM k10s) FROM completeness WHERE stream = 'event'`).
+    (SELECT sum(ok) FROM k10s) FROM completeness WHERE stream = 'event' AND node = 'mail1'`).
 		Scan(&s.Rows, &s.First, &s.Last, &s.Gaps, &s.Duplicates, &s.RolledUp); err != nil {
 		n.t.Fatal(err)
 	}
@@ -172,7 +167,7 @@ func (n *node) quarantine() []quarantined {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	var all []quarantined
+	all := make([]quarantined, 0, len(names))
 	for _, name := range names {
 		data, err := os.ReadFile(name)
 		if err != nil {
@@ -266,196 +261,6 @@ func TestShipsWhatComesInWithinASecond(t *testing.T) {
 	n.wantExact()
 }
 
-var errKilled = errors.New("killed")
-
-// The agent dies before each of its steps, once per life, until everything is shipped. What it left
-// is all that the next life has.
-func TestExactlyOnceWhereverTheAgentDies(t *testing.T) {
-	for _, step := range []string{"save pending", "insert", "inserted", "move cursor"} {
-		t.Run(step, func(t *testing.T) {
-			n := newNode(t)
-			n.deliver(95)
-			deaths := 0
-			for {
-				// Each life gets one step further than the last before it dies.
-				seen := 0
-				_, err := n.live(t.Context(), Options{Once: true, BatchRows: 20, fault: func(stream, at string) error {
-					if stream != event.StreamEvent || at != step {
-						return nil
-					}
-					if seen++; seen == 1+deaths%2 {
-						return errKilled
-					}
-					return nil
-				}})
-				if err == nil {
-					break
-				}
-				if !errors.Is(err, errKilled) {
-					t.Fatal(err)
-				}
-				if deaths++; deaths > 40 {
-					// A death before a durable step makes no progress: that is where it stands still.
-					break
-				}
-			}
-			if deaths < 3 {
-				t.Fatalf("the agent died %d times only", deaths)
-			}
-			n.finish()
-			n.wantExact()
-			n.wantCursor(event.StreamEvent, n.sent)
-		})
-	}
-}
-
-// front is an HTTP proxy before the engine that does harm.
-type front struct {
-	url  string
-	harm atomic.Pointer[func(w http.ResponseWriter, r *http.Request, pass http.Handler)]
-}
-
-func newFront(t *testing.T, backend string) *front {
-	t.Helper()
-	u, err := url.Parse(backend)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{}
-	proxy := &httputil.ReverseProxy{
-		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: u.Scheme, Host: u.Host}) },
-		ErrorLog: slog.NewLogLogger(slog.NewTextHandler(t.Output(), nil), slog.LevelWarn),
-	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if harm := f.harm.Load(); harm != nil {
-			(*harm)(w, r, proxy)
-			return
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	f.url = strings.Replace(backend, u.Scheme+"://"+u.Host, server.URL, 1)
-	return f
-}
-
-func isInsert(r *http.Request) bool {
-	return strings.HasPrefix(r.URL.Query().Get("query"), "INSERT INTO events")
-}
-
-// cut ends the connection of a request without an answer.
-func cut(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err == nil {
-		_ = conn.Close()
-	}
-}
-
-func (f *front) set(harm func(w http.ResponseWriter, r *http.Request, pass http.Handler)) {
-	if harm == nil {
-		f.harm.Store(nil)
-		return
-	}
-	f.harm.Store(&harm)
-}
-
-// ClickHouse stores the batch, and its answer is lost, three times for each batch.
-func TestExactlyOnceWhenTheAnswerIsLost(t *testing.T) {
-	n := newNode(t)
-	f := newFront(t, n.url)
-	var lost atomic.Int64
-	f.set(func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
-		if !isInsert(r) || lost.Load()%4 == 3 {
-			if isInsert(r) {
-				lost.Add(1)
-			}
-			pass.ServeHTTP(w, r)
-			return
-		}
-		lost.Add(1)
-		pass.ServeHTTP(httptest.NewRecorder(), r)
-		cut(w)
-	})
-	n.deliver(60)
-	if _, err := n.live(t.Context(), Options{Once: true, BatchRows: 20, Conn: dial(t, f.url)}); err != nil {
-		t.Fatal(err)
-	}
-	if lost.Load() < 12 {
-		t.Fatalf("the proxy saw %d inserts, want 12 of 3 batches: the test tests nothing", lost.Load())
-	}
-	n.wantExact()
-}
-
-// The connection breaks in the middle of the batch.
-func TestExactlyOnceWhenTheRequestIsCut(t *testing.T) {
-	n := newNode(t)
-	f := newFront(t, n.url)
-	var cuts atomic.Int64
-	f.set(func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
-		if !isInsert(r) || cuts.Load() >= 3 {
-			pass.ServeHTTP(w, r)
-			return
-		}
-		cuts.Add(1)
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		half := r.Clone(r.Context())
-		half.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body[:len(body)/2]), brokenReader{}))
-		pass.ServeHTTP(httptest.NewRecorder(), half)
-		cut(w)
-	})
-	n.deliver(2000)
-	if _, err := n.live(t.Context(), Options{Once: true, Conn: dial(t, f.url)}); err != nil {
-		t.Fatal(err)
-	}
-	if cuts.Load() != 3 {
-		t.Fatalf("%d requests were cut, want 3", cuts.Load())
-	}
-	n.wantExact()
-	if q := n.quarantine(); len(q) != 0 {
-		t.Errorf("quarantine holds %+v", q)
-	}
-}
-
-type brokenReader struct{}
-
-func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
-
-func TestWaitsOutAClickHouseThatIsDown(t *testing.T) {
-	n := newNode(t)
-	f := newFront(t, n.url)
-	var refused atomic.Int64
-	down := func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-		refused.Add(1)
-		cut(w)
-	}
-	f.set(down)
-	s, stop := n.start(Options{Conn: dial(t, f.url), BatchAge: 10 * time.Millisecond})
-	n.deliver(10)
-	within(t, "a try", func() bool { return refused.Load() >= 3 })
-	f.set(nil)
-	within(t, "events shipped", func() bool { return s.Status().EventSeq == 10 })
-	// Down again, and busy: an answer is no cut connection.
-	busy := refused.Load()
-	f.set(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-		refused.Add(1)
-		w.Header().Set("X-ClickHouse-Exception-Code", "202")
-		http.Error(w, "Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES) (version 26.5.1.1)", http.StatusInternalServerError)
-	})
-	n.deliver(10)
-	within(t, "a try", func() bool { return refused.Load() >= busy+3 })
-	f.set(nil)
-	within(t, "events shipped", func() bool { return s.Status().EventSeq == 20 })
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-	n.wantExact()
-	if q := n.quarantine(); len(q) != 0 {
-		t.Errorf("quarantine holds %+v", q)
-	}
-}
-
 // A schema that is missing or old is waited for, and nothing goes to quarantine because of it.
 func TestWaitsForTheSchema(t *testing.T) {
 	n := newNode(t)
@@ -522,7 +327,7 @@ func TestRefusedRecordsAreFoundBySplitting(t *testing.T) {
 				case 7, 23:
 					n.append(event.StreamEvent, delivery("refused@example.com"))
 				case 24:
-					n.append(event.StreamEvent, event.Encode(nil, &event.Event{Kind: event.Received, Time: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}))
+					n.append(event.StreamEvent, event.Encode(nil, &event.Event{Kind: event.Received, Time: time.Now(), Class: "strange"}))
 				default:
 					n.append(event.StreamEvent, delivery("user@example.com"))
 				}
@@ -548,9 +353,10 @@ func TestRefusedRecordsAreFoundBySplitting(t *testing.T) {
 			if got, want := n.stored(), (stored{Rows: 37, First: 1, Last: 40, Gaps: 3, RolledUp: 37}); got != want {
 				t.Errorf("stored %+v, want %+v", got, want)
 			}
-			var seqs []uint64
-			for _, q := range n.quarantine() {
-				seqs = append(seqs, q.Seq)
+			held := n.quarantine()
+			seqs := make([]uint64, len(held))
+			for i, q := range held {
+				seqs[i] = q.Seq
 				if len(q.Record) == 0 || q.Reason == "" {
 					t.Errorf("quarantine file without record or reason: %+v", q)
 				}
@@ -626,67 +432,6 @@ WHERE stream = 'event' AND gaps = 0 AND duplicates = 0 AND first_seq = 1`).Scan(
 	if lives != 2 || rows != 14 {
 		t.Errorf("%d whole lives with %d rows, want 2 with 14", lives, rows)
 	}
-}
-
-const (
-	envDir = "CAROM_TEST_SHIP_DIR"
-	envURL = "CAROM_TEST_SHIP_URL"
-)
-
-// TestMain is the agent instead of the tests where TestExactlyOnceUnderKill starts it so.
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(envDir); dir != "" {
-		os.Exit(agentProcess(dir, os.Getenv(envURL)))
-	}
-	os.Exit(m.Run())
-}
-
-func agentProcess(dir, url string) int {
-	conn, err := warehouse.Dial(url, warehouse.Options{})
-	if err != nil {
-		return 1
-	}
-	s, err := New(Options{Dir: dir, Node: "mail1", Conn: conn, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), BatchRows: 50, BatchAge: 5 * time.Millisecond})
-	if err != nil {
-		return 1
-	}
-	if err := s.Run(context.Background()); err != nil {
-		return 1
-	}
-	return 0
-}
-
-// The process is killed with SIGKILL, a little later in its life each time, while events come in.
-func TestExactlyOnceUnderKill(t *testing.T) {
-	n := newNode(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const lives = 12
-	for life := range lives {
-		n.deliver(300)
-		cmd := exec.CommandContext(t.Context(), self)
-		cmd.Env = append(os.Environ(), envDir+"="+n.dir, envURL+"="+n.url)
-		cmd.Stderr = t.Output()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// Some lives end at a durable step of theirs, some at no special moment.
-		before, _ := os.ReadFile(pendingFile(n.dir, event.StreamEvent))
-		within(t, "the agent sends a batch", func() bool {
-			now, _ := os.ReadFile(pendingFile(n.dir, event.StreamEvent))
-			return !bytes.Equal(before, now)
-		})
-		timer := time.NewTimer(time.Duration(life*7) * time.Millisecond)
-		<-timer.C
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait() // it was killed
-	}
-	n.finish()
-	n.wantExact()
 }
 
 // syncBuffer is a bytes.Buffer for more than one goroutine.

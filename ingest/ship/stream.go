@@ -360,32 +360,55 @@ func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repe
 func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repeated bool) error {
 	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
-	conn := s.shipper.opt.Conn
+	conn, token := s.shipper.opt.Conn, p.Ranges[0].Token
 	if !s.ready {
 		if err := warehouse.Check(ctx, conn); err != nil {
 			return err
 		}
 		s.ready = true
 	}
+	if !p.Split && !repeated {
+		return part.refused(s.table.Insert(ctx, conn, token, part.rows))
+	}
+	place := warehouse.Place{Node: p.Node, Incarnation: s.id, From: part.from, To: part.to}
+	stored, forgotten, err := s.table.Landed(ctx, conn, place)
+	if err != nil {
+		return err
+	}
 	// The token makes the repetition exact, unless the parts are others than were sent first, or
 	// ClickHouse took in so much since then that it has forgotten the token. Then what is stored
-	// says it.
-	if p.Split || repeated {
-		place := warehouse.Place{Node: p.Node, Incarnation: s.id, From: part.from, To: part.to}
-		stored, forgotten, err := s.table.Landed(ctx, conn, place)
-		if err != nil {
+	// decides.
+	again := part
+	if p.Split || forgotten {
+		again = part.without(stored)
+	}
+	if len(again.rows) > 0 {
+		if err := again.refused(s.table.Insert(ctx, conn, token, again.rows)); err != nil {
 			return err
 		}
-		if p.Split || forgotten {
-			part = part.without(stored)
+	}
+	// Now no attempt under the token can store anything any more, so what is missing is missing for
+	// good (see Repair), and the same holds for each repair in its turn.
+	for n := 1; ; n++ {
+		if stored, _, err = s.table.Landed(ctx, conn, place); err != nil {
+			return err
+		}
+		missing := part.without(stored)
+		if len(missing.rows) == 0 {
+			return nil
+		}
+		s.log().Warn("ClickHouse died with the token of a batch and without its rows, storing them again",
+			"from", part.from, "to", part.to, "missing", len(missing.rows))
+		if err := missing.refused(s.table.Repair(ctx, conn, fmt.Sprintf("%s/repair-%d", token, n), missing.rows)); err != nil {
+			return err
 		}
 	}
-	if len(part.rows) == 0 {
-		return nil
-	}
-	err := s.table.Insert(ctx, conn, p.Ranges[0].Token, part.rows)
+}
+
+// refused adds to err, of an insert of b, which record it is about.
+func (b *batch[T]) refused(err error) error {
 	if e, ok := errors.AsType[*warehouse.RowError](err); ok {
-		return &refusedError{seq: part.seqs[e.Index], err: err}
+		return &refusedError{seq: b.seqs[e.Index], err: err}
 	}
 	return err
 }

@@ -233,27 +233,10 @@ func Save(name string, d *Document) error {
 }
 
 // Advance returns the document that a node obeys after next arrived while it obeyed current (nil
-// for none). It returns an error that wraps ErrStale if next has no greater generation. A lease
-// of next whose epoch is smaller than that of the same key in current is replaced by current's:
-// its writer had not seen the later decision.
+// for none). It returns an error that wraps ErrStale if next has no greater generation.
 func Advance(current, next *Document) (*Document, error) {
-	if current == nil {
-		return next, nil
-	}
-	if next.Generation <= current.Generation {
+	if current != nil && next.Generation <= current.Generation {
 		return nil, fmt.Errorf("%w: generation %d after %d", ErrStale, next.Generation, current.Generation)
 	}
-	known := make(map[Key]Lease, len(current.Leases))
-	for _, l := range current.Leases {
-		known[l.Key()] = l
-	}
-	out := *next
-	out.Leases = make([]Lease, len(next.Leases))
-	for i, l := range next.Leases {
-		if old, ok := known[l.Key()]; ok && old.Epoch > l.Epoch {
-			l = old
-		}
-		out.Leases[i] = l
-	}
-	return &out, nil
+	return next, nil
 }

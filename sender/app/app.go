@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -49,7 +50,6 @@ type node struct {
 	suppress              *suppress.Store
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
-	files                 []*account.File
 	queues                *queue.Manager
 	reports               *reports.Processor
 	watcher               *feed.Watcher
@@ -77,8 +77,8 @@ func (n *node) opened(close func() error) { n.closers = append(n.closers, close)
 
 func (n *node) close() error {
 	var errs []error
-	for i := len(n.closers) - 1; i >= 0; i-- {
-		errs = append(errs, n.closers[i]())
+	for _, closer := range slices.Backward(n.closers) {
+		errs = append(errs, closer())
 	}
 	return errors.Join(errs...)
 }
@@ -285,7 +285,7 @@ func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresse
 		}
 		listener, err := lc.Listen(ctx, "tcp", address)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: smtp-listener %s: %w", l.Pos, address, err))
+			errs = append(errs, service.Configf("%s: smtp-listener %s: %w", l.Pos, address, err))
 			continue
 		}
 		listeners = append(listeners, smtpd.Listener{Listener: listener, Source: l.Source})
@@ -312,7 +312,7 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the
 // node's own, which it makes at its first start.
 func referenceKeys(c *config.Config, dir string) (*correlate.Keys, error) {
-	var keys []correlate.Key
+	keys := make([]correlate.Key, 0, len(c.ReferenceKeys))
 	for _, k := range c.ReferenceKeys {
 		keys = append(keys, correlate.Key{ID: k.ID, Secret: []byte(k.Key.Reveal())})
 	}

@@ -56,4 +56,3 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 		}
 	})
 }
-

@@ -103,12 +103,12 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 // store puts the message into the spool, accounts for it and queues it.
 func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
 	envelope := &spool.Envelope{
-		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: m.VMTA, Job: m.Job, EnvID: m.EnvID, Tenant: m.Tenant,
+		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: m.VMTA, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret, Tenant: m.Tenant,
 		ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}
 	for _, r := range recipients {
-		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt})
+		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
 	}
 	if err := n.spool.Put(ctx, envelope, m.Content); err != nil {
 		return fmt.Errorf("spool: %w", err)

@@ -42,8 +42,9 @@ func (n *node) writeGauges(ctx context.Context) error {
 	}
 	warmup, established := n.sourceDates()
 	now := time.Now().UTC()
-	var records [][]byte
-	for _, g := range n.throttle.Gauges(func(queue string) int { return backlog[queue] }) {
+	gauges := n.throttle.Gauges(func(queue string) int { return backlog[queue] })
+	records := make([][]byte, 0, len(gauges))
+	for _, g := range gauges {
 		g.FormatVersion, g.Time, g.ConfigHash = event.FormatVersion, now, n.config.Hash()
 		g.WarmupStart, g.Established = warmup[g.Source], established[g.Source]
 		records = append(records, event.EncodeGauge(nil, &g))

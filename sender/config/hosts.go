@@ -65,7 +65,7 @@ func hostList(v *value) (HostList, error) {
 		}
 	}
 	var l HostList
-	for _, part := range strings.Split(s, ";") {
+	for part := range strings.SplitSeq(s, ";") {
 		var group []Host
 		for item := range strings.SplitSeq(part, ",") {
 			h, err := parseHost(strings.Trim(item, blanks))

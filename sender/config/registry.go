@@ -172,7 +172,7 @@ func init() {
 		for i := range parts {
 			parts[i] = strings.TrimSpace(parts[i])
 		}
-		for _, name := range strings.Fields(parts[3]) {
+		for name := range strings.FieldsSeq(parts[3]) {
 			if _, ok := registry[parts[0]][name]; !ok {
 				register(Directive{parts[0], name, Status(parts[1]), parts[2]})
 			}

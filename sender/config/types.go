@@ -189,9 +189,9 @@ func FormatDuration(d time.Duration) string {
 	}
 	var b strings.Builder
 	for _, u := range timeUnits[1:] { // days rather than weeks, as the defaults are documented
-		if n := d / u.length; n > 0 {
-			_, _ = fmt.Fprintf(&b, "%d%c", n, u.letter)
-			d -= n * u.length
+		if d >= u.length {
+			_, _ = fmt.Fprintf(&b, "%d%c", d/u.length, u.letter)
+			d %= u.length
 		}
 	}
 	return b.String()

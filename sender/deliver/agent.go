@@ -151,7 +151,8 @@ func queueLimits(s config.Settings) throttle.QueueLimits {
 func perSecond(r interface {
 	Unlimited() bool
 	PerSecond() float64
-}) float64 {
+},
+) float64 {
 	if r.Unlimited() {
 		return 0
 	}
@@ -187,7 +188,7 @@ func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 		return
 	}
 	s := &session{Agent: a, way: w, queue: q}
-	defer s.close()
+	defer s.close(ctx)
 	s.run(ctx)
 }
 

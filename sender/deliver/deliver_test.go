@@ -295,11 +295,11 @@ func TestSilentCloseIsALimit(t *testing.T) {
 }
 
 func TestRangesStandForLocalAddresses(t *testing.T) {
-	c, _, err := config.Parse("test", []byte("host-name node.test\n<virtual-mta v>\nsmtp-source-host 192.0.2.0/24 out.test\n</virtual-mta>\n"))
+	c, _, err := config.Parse("test", []byte("host-name node.test\n<virtual-mta v>\nsmtp-source-host 203.0.113.0/24 out.test\n</virtual-mta>\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Options{Config: c}); err == nil || !strings.Contains(err.Error(), "192.0.2.0/24") {
+	if _, err := New(Options{Config: c}); err == nil || !strings.Contains(err.Error(), "203.0.113.0/24") {
 		t.Errorf("a range without an address of this machine: %v", err)
 	}
 }

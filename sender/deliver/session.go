@@ -56,7 +56,7 @@ func (s *session) run(ctx context.Context) {
 			continue // the peer ended it; the next message opens another
 		}
 		if most := s.Throttle.MessagesPerConnection(s.path); s.conn.Messages() >= int(most) || s.Throttle.Surplus(s.path) {
-			s.close()
+			s.close(ctx)
 			return // the manager starts another session for what is still due
 		}
 	}
@@ -101,6 +101,7 @@ func (s *session) finish(ctx context.Context, item *queue.Item, kind event.Kind,
 			e.Enhanced, e.Reply = "4.4.7", "delivery time expired" // RFC 3463 section 3.5
 		case event.Suppressed:
 			e.Enhanced, e.Reply = "5.7.1", "recipient is suppressed"
+		default: // discarded: there is nothing to say
 		}
 		e.ReplyTemplate = e.Reply
 		account.SetVerdict(e, verdict)
@@ -261,6 +262,7 @@ func permanent(v classify.Verdict, failed failure) bool {
 	switch v.Dimension {
 	case taxonomy.Rate, taxonomy.Connections, taxonomy.Messages, taxonomy.Block, taxonomy.Greylist:
 		return false
+	default:
 	}
 	if failed.reply.IsZero() {
 		return failed.phase == event.PhaseResolve && !failed.temporary()
@@ -275,10 +277,10 @@ func (s *session) judge(f failure) classify.Verdict {
 }
 
 // close ends the connection and gives its slot back.
-func (s *session) close() {
+func (s *session) close(ctx context.Context) {
 	if s.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		s.conn.Quit(ctx)
+		quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		s.conn.Quit(quit)
 		cancel()
 		s.conn.Close()
 		s.conn = nil

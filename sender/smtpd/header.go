@@ -3,44 +3,62 @@ package smtpd
 import (
 	"bytes"
 	"net/mail"
+	"slices"
 	"strings"
 )
 
-// fields is the header section of a message, cut into its fields. Each keeps its folding and its
-// line end, so that joining them gives the section back.
-type fields [][]byte
+// field is one field of a header as it is written: with its folding and its line end, so that
+// joining the fields gives the header back.
+type field struct {
+	name string
+	raw  []byte
+}
+
+// value returns the value of the field, unfolded and without blanks around it.
+func (f field) value() string {
+	_, v, _ := bytes.Cut(f.raw, []byte(":"))
+	if bytes.ContainsAny(v, "\r\n") {
+		v = bytes.ReplaceAll(bytes.ReplaceAll(v, []byte("\r"), nil), []byte("\n"), nil)
+	}
+	return string(bytes.TrimSpace(v))
+}
+
+// fields is the header section of a message.
+type fields []field
 
 // splitHeader cuts a message into the fields of its header and the rest, which begins with the
 // empty line. A line that is neither a field nor folded counts as the end of the header, as it
-// does for most receivers.
-func splitHeader(message []byte) (header fields, rest []byte) {
+// does for most receivers; so does the end of a field that goes beyond limit.
+func splitHeader(message []byte, limit int) (header fields, rest []byte) {
 	rest = message
-	for len(rest) > 0 && !bytes.HasPrefix(rest, []byte("\r\n")) {
+	for len(rest) > 0 && len(message)-len(rest) <= limit && !bytes.HasPrefix(rest, []byte("\r\n")) {
+		name, ok := fieldName(rest)
+		if !ok {
+			break
+		}
 		end := lineEnd(rest)
 		for end < len(rest) && (rest[end] == ' ' || rest[end] == '\t') {
 			end += lineEnd(rest[end:])
 		}
-		if !isField(rest[:end]) {
-			break
-		}
-		header = append(header, rest[:end:end])
+		header = append(header, field{name, rest[:end:end]})
 		rest = rest[end:]
 	}
 	return header, rest
 }
 
-// isField reports whether line begins with a field name and a colon (RFC 5322 section 2.2).
-func isField(line []byte) bool {
-	i := bytes.IndexByte(line, ':')
-	if i <= 0 {
-		return false
-	}
-	for _, c := range bytes.TrimRight(line[:i], " \t") {
-		if c <= ' ' || c >= 0x7f {
-			return false
+// fieldName returns the name of the field at the beginning of b: printable ASCII (RFC 5322 section
+// 2.2), perhaps blanks, which are obsolete (section 4.5.8), and a colon.
+func fieldName(b []byte) (name string, ok bool) {
+	for i, c := range b {
+		switch {
+		case c == ':':
+			trimmed := bytes.TrimRight(b[:i], " \t")
+			return string(trimmed), len(trimmed) > 0 && !bytes.ContainsAny(trimmed, " \t")
+		case c < ' ' && c != '\t', c >= 0x7f:
+			return "", false
 		}
 	}
-	return true
+	return "", false
 }
 
 // lineEnd returns the length of the first line of b with its line end.
@@ -51,98 +69,61 @@ func lineEnd(b []byte) int {
 	return len(b)
 }
 
-// name returns the name of a field as it is written.
-func name(field []byte) string {
-	before, _, _ := bytes.Cut(field, []byte(":"))
-	return string(bytes.TrimRight(before, " \t"))
-}
-
-// value returns the value of a field, unfolded and without blanks around it.
-func value(field []byte) string {
-	_, v, _ := bytes.Cut(field, []byte(":"))
-	if !bytes.Contains(v, []byte("\n")) {
-		return string(bytes.TrimSpace(v))
-	}
-	v = bytes.ReplaceAll(bytes.ReplaceAll(v, []byte("\r"), nil), []byte("\n"), nil)
-	return string(bytes.TrimSpace(v))
-}
-
-// get returns the value of the first field called key.
-func (f fields) get(key string) string {
-	for _, field := range f {
-		if strings.EqualFold(name(field), key) {
-			return value(field)
-		}
+// get returns the value of the first field called name.
+func (f fields) get(name string) string {
+	if i := slices.IndexFunc(f, func(f field) bool { return strings.EqualFold(f.name, name) }); i >= 0 {
+		return f[i].value()
 	}
 	return ""
 }
 
-// has reports whether there is a field called key.
-func (f fields) has(key string) bool {
-	for _, field := range f {
-		if strings.EqualFold(name(field), key) {
-			return true
-		}
-	}
-	return false
-}
-
-// count returns the number of fields called key.
-func (f fields) count(key string) int {
+// count returns the number of fields called name.
+func (f fields) count(name string) int {
 	n := 0
 	for _, field := range f {
-		if strings.EqualFold(name(field), key) {
+		if strings.EqualFold(field.name, name) {
 			n++
 		}
 	}
 	return n
 }
 
-// without returns the fields that are not called key.
-func (f fields) without(key string) fields {
-	var kept fields
-	for _, field := range f {
-		if !strings.EqualFold(name(field), key) {
-			kept = append(kept, field)
-		}
-	}
-	return kept
+// without returns the fields that have none of the names.
+func (f fields) without(names ...string) fields {
+	return slices.DeleteFunc(slices.Clone(f), func(f field) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(f.name, name) })
+	})
 }
+
+// maxFrom bounds the From field that is parsed, in octets: net/mail is made for honest ones.
+const maxFrom = 16 << 10
 
 // fromDomain returns the domain of the first address in the From field, in lower case, or "".
 func (f fields) fromDomain() string {
 	from := f.get("From")
-	if from == "" {
+	if list, err := mail.ParseAddressList(from[:min(len(from), maxFrom)]); err == nil {
+		from = list[0].Address // there is no empty list without an error
+	}
+	_, domain, found := cutLast(from, "@")
+	if !found {
 		return ""
 	}
-	if list, err := mail.ParseAddressList(from); err == nil && len(list) > 0 {
-		from = list[0].Address
+	if end := strings.IndexAny(domain, "<>()[],;:\" \t"); end >= 0 { // of a list that net/mail does not take
+		domain = domain[:end]
 	}
-	_, domain, found := cutLast(strings.TrimRight(from, "> \t"), "@")
-	if !found {
+	if _, ok := mailbox("x@" + domain); !ok {
 		return ""
 	}
 	return strings.ToLower(domain)
 }
 
-// cutLast is strings.Cut at the last separator.
-func cutLast(s, separator string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, separator); i >= 0 {
-		return s[:i], s[i+len(separator):], true
-	}
-	return s, "", false
-}
-
-// withCRLF returns message with every bare LF and every bare CR made a CRLF. SMTP knows no other
-// line end (RFC 5321 section 2.3.8), and a message that holds others reads differently at each
-// server behind us.
+// withCRLF returns message with every bare LF made a CRLF and every bare CR a blank. SMTP knows no
+// other line end (RFC 5321 section 2.3.8), and a message that holds others reads differently at
+// each server behind us.
 func withCRLF(message []byte) []byte {
 	bare := 0
 	for i, c := range message {
-		switch {
-		case c == '\n' && (i == 0 || message[i-1] != '\r'):
-			bare++
-		case c == '\r' && (i+1 == len(message) || message[i+1] != '\n'):
+		if c == '\n' && !after(message, i) || c == '\r' && !before(message, i) {
 			bare++
 		}
 	}
@@ -152,13 +133,17 @@ func withCRLF(message []byte) []byte {
 	out := make([]byte, 0, len(message)+bare)
 	for i, c := range message {
 		switch {
-		case c == '\n' && (i == 0 || message[i-1] != '\r'):
+		case c == '\n' && !after(message, i):
 			out = append(out, '\r', '\n')
-		case c == '\r' && (i+1 == len(message) || message[i+1] != '\n'):
-			out = append(out, '\r', '\n')
+		case c == '\r' && !before(message, i):
+			out = append(out, ' ')
 		default:
 			out = append(out, c)
 		}
 	}
 	return out
 }
+
+// after reports whether the octet at i follows a CR, before whether it stands before a LF.
+func after(b []byte, i int) bool  { return i > 0 && b[i-1] == '\r' }
+func before(b []byte, i int) bool { return i+1 < len(b) && b[i+1] == '\n' }

@@ -2,8 +2,27 @@
 // prepares the message, and gives it to an Intake, whose answer is the answer to DATA.
 //
 // The relay is closed unless a <source> opens it. What the feeder says in x- headers (virtual MTA,
-// job, envelope ID, tenant) is read here and removed. Bodies are bounded, line ends are made CRLF,
-// and the end of data is CRLF "." CRLF and nothing else. Replies never show internals; the log does.
+// job, envelope ID, tenant) is read here and removed. Replies never show internals; the log does.
+//
+// # What is bounded
+//
+// A message by max-message-size and 64 MiB, one from a client that may not relay by 16 MiB, its
+// header by 1 MiB, its recipients by max-rcpt-per-message and 10,000. A line has at most 1 MiB:
+// RFC 5321 section 4.5.3.1.6 allows 1000 octets, generators of HTML write more. Each command and
+// each message has ten minutes from its first byte to its last, however slowly they come. A client
+// that may not relay is cut off after 20 refusals, anybody after 4 unknown commands.
+//
+// # Line ends
+//
+// The end of data is CRLF "." CRLF and nothing else. A CR that no LF follows becomes a blank
+// before go-smtp sees it (in v0.25.1 it hides an end of data: CR CR LF "." CR LF), and a bare LF
+// becomes CRLF afterwards, so that what is handed on has no other line end than CRLF.
+//
+// # What go-smtp decides
+//
+// CHUNKING is offered always, and SIZE with the bound of all sources. It takes no <Postmaster>
+// without a domain (RFC 5321 section 4.5.1), and it removes the quotes of a quoted local part;
+// they are put back here where they are needed.
 //
 // A Server is safe for concurrent use; each connection has its own session.
 package smtpd
@@ -15,6 +34,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,21 +44,27 @@ import (
 	"carom/sender/config"
 )
 
-// maxMessageBytes bounds a message where the configuration sets no smaller bound: a message is
-// held in memory while it is taken in.
-const maxMessageBytes = 64 << 20
-
-// maxRecipients bounds the recipients of one message where the configuration sets no smaller
-// bound. RFC 5321 section 4.5.3.1.8 asks for at least 100.
-const maxRecipients = 10_000
+// The bounds that hold where the configuration sets no smaller one.
+const (
+	maxMessageBytes  = 64 << 20 // a message is held in memory while it is taken in
+	maxStrangerBytes = 16 << 20 // of a client that may not relay: reports, with the message they are about
+	maxHeaderBytes   = 1 << 20
+	maxLineBytes     = 1 << 20
+	maxRecipients    = 10_000 // RFC 5321 section 4.5.3.1.8 asks for at least 100
+	maxRefusals      = 20     // of a client that may not relay
+)
 
 // commandTimeout is PowerMTA's default of smtp-command-timeout and of smtp-data-timeout.
 const commandTimeout = 10 * time.Minute
 
+// stopGrace is how long a message that is being sent may take when the server is told to stop.
+const stopGrace = 5 * time.Second
+
 // Recipient is one recipient of a message.
 type Recipient struct {
 	Address string
-	ORcpt   string // ORCPT parameter, RFC 3461 section 4.2
+	ORcpt   string // original recipient in the clear and without its type, RFC 3461 section 4.2
+	Notify  string // NOTIFY as in "SUCCESS,FAILURE", "" for none; RFC 3461 section 4.1
 }
 
 // Message is a message that is about to be accepted.
@@ -50,7 +76,8 @@ type Message struct {
 
 	VMTA       string
 	Job        string
-	EnvID      string
+	EnvID      string // in the clear, RFC 3461 section 4.4
+	Ret        string // "FULL", "HDRS" or ""; RFC 3461 section 4.3
 	Tenant     string
 	FromDomain string
 
@@ -70,26 +97,35 @@ type RefusalError struct {
 
 // Error returns the refusal as it is sent.
 func (r *RefusalError) Error() string {
-	return fmt.Sprintf("%d %d.%d.%d %s", r.Code, r.Enhanced[0], r.Enhanced[1], r.Enhanced[2], r.Text)
+	return fmt.Sprintf("%d %d.%d.%d %s", r.Code, r.Enhanced[0], r.Enhanced[1], r.Enhanced[2], r.text())
 }
+
+// text returns the text as a reply can carry it: RFC 5321 section 4.5.3.1.5 bounds the line by
+// 512 octets, and a text may quote what the feeder wrote.
+func (r *RefusalError) text() string { return printable(r.Text, 480) }
 
 func (r *RefusalError) smtp() *smtp.SMTPError {
-	return &smtp.SMTPError{Code: r.Code, EnhancedCode: smtp.EnhancedCode(r.Enhanced), Message: r.Text}
+	return &smtp.SMTPError{Code: r.Code, EnhancedCode: smtp.EnhancedCode(r.Enhanced), Message: r.text()}
 }
 
-// Intake takes what the server lets in. Its methods are called by many sessions at once.
+// Intake takes what the server lets in. Its methods are called by many sessions at once, and none
+// is called after Run has returned.
 type Intake interface {
 	// Local reports whether mail for the address ends here, at a bounce or feedback-loop
 	// processor; such mail is let in from anybody.
 	Local(address string) bool
-	// Suppressed reports whether the address must not be mailed on behalf of the tenant.
+	// Suppressed reports whether the address must not be mailed on behalf of the tenant; with the
+	// tenant "", whether nobody may mail it.
 	Suppressed(tenant, address string) bool
 	// SelectVMTA returns the virtual MTA for a message that asks for the given one ("" for none).
 	SelectVMTA(source config.Source, asked string, local netip.Addr) (string, *RefusalError)
 	// Accept makes the message durable: when it returns nil the feeder gets its 250. A *RefusalError
-	// is sent as it is; any other error is answered with 451 4.3.0 and logged.
+	// is sent as it is; any other error is answered with 451 4.3.0 and logged. Where the tenant is
+	// known by a header only, recipients may be among those of the message that are suppressed for
+	// it, but not all of them.
 	Accept(ctx context.Context, m *Message) error
-	// Refused is told of each recipient or message that was refused for a reason of policy.
+	// Refused is told of each recipient ("" for the whole message) that was refused for good, for
+	// a reason of policy. It must not keep m.
 	Refused(m *Message, recipient string, r *RefusalError)
 }
 
@@ -99,20 +135,20 @@ type Server struct {
 	intake Intake
 	logger *slog.Logger
 	host   string
-	slots  chan struct{}
 
-	mu      sync.Mutex
-	servers []*smtp.Server
+	timeout, grace time.Duration // commandTimeout and stopGrace but in tests
+
+	mu    sync.Mutex
+	conns map[*conn]bool
 }
 
 // New returns a server for the listeners of the configuration; Run starts it. The host name is
 // the one of the greeting.
 func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Server {
-	s := &Server{config: c, intake: intake, logger: logger, host: host}
-	if c.TotalMaxSMTPIn > 0 {
-		s.slots = make(chan struct{}, c.TotalMaxSMTPIn)
+	return &Server{
+		config: c, intake: intake, logger: logger, host: host,
+		timeout: commandTimeout, grace: stopGrace, conns: map[*conn]bool{},
 	}
-	return s
 }
 
 // Listener is where a server listens: an address and the named source whose settings apply.
@@ -121,53 +157,66 @@ type Listener struct {
 	Source string
 }
 
-// Run serves the listeners until ctx is done; then it lets sessions finish the command they are
-// in and closes them.
+// Run serves the listeners, which it closes, until ctx is done or one of them fails. Then idle
+// sessions get a 421, those that are sending a message have stopGrace to end it, and Run returns
+// when no session is left. A Server runs once.
 func (s *Server) Run(ctx context.Context, listeners []Listener) error {
-	errs := make(chan error, len(listeners))
-	for _, l := range listeners {
-		server := smtp.NewServer(&backend{server: s, source: l.Source, ctx: context.WithoutCancel(ctx)})
-		server.Domain = s.host
-		server.MaxMessageBytes = maxMessageBytes
-		server.MaxRecipients = maxRecipients
-		server.ReadTimeout, server.WriteTimeout = commandTimeout, commandTimeout
-		server.EnableSMTPUTF8 = true
-		server.EnableDSN = true
-		server.ErrorLog = errorLog{s.logger}
-		s.mu.Lock()
-		s.servers = append(s.servers, server)
-		s.mu.Unlock()
-		go func() {
-			err := server.Serve(&limited{Listener: l.Listener, slots: s.slots})
-			if errors.Is(err, smtp.ErrServerClosed) {
-				err = nil
-			}
-			errs <- err
-		}()
+	servers := make([]*smtp.Server, len(listeners))
+	served := make(chan error, len(listeners))
+	for i, l := range listeners {
+		servers[i] = s.serverFor(ctx, l.Source)
+		go func() { served <- servers[i].Serve(&door{l.Listener, s, l.Source}) }() // ended by closing l
 	}
 	var failed error
-	stopped := 0
+	running := len(listeners)
 	select {
 	case <-ctx.Done():
-	case failed = <-errs:
-		stopped++
+	case failed = <-served:
+		running--
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	for _, server := range s.servers {
-		if err := server.Shutdown(grace); err != nil {
-			_ = server.Close() // sessions that sit idle are cut
+	for _, l := range listeners {
+		_ = l.Close() // one may be closed already
+	}
+	for range running {
+		if err := <-served; !errors.Is(err, net.ErrClosed) {
+			failed = errors.Join(failed, err)
 		}
 	}
-	for ; stopped < len(listeners); stopped++ {
-		failed = errors.Join(failed, <-errs)
-	}
+	s.endSessions(context.WithoutCancel(ctx), servers)
 	if failed != nil {
 		return fmt.Errorf("smtp listener: %w", failed)
 	}
 	return nil
+}
+
+func (s *Server) serverFor(ctx context.Context, source string) *smtp.Server {
+	server := smtp.NewServer(&backend{server: s, source: source, ctx: context.WithoutCancel(ctx)})
+	server.Domain = s.host
+	server.MaxMessageBytes, server.MaxRecipients, server.MaxLineLength = maxMessageBytes, maxRecipients, maxLineBytes
+	server.ReadTimeout, server.WriteTimeout = s.timeout, s.timeout
+	server.EnableSMTPUTF8, server.EnableDSN = true, true
+	server.ErrorLog = errorLog{s.logger}
+	return server
+}
+
+// endSessions returns when all sessions have ended. Those that do not end in time are cut.
+func (s *Server) endSessions(ctx context.Context, servers []*smtp.Server) {
+	s.mu.Lock()
+	for c := range s.conns {
+		c.stop()
+	}
+	s.mu.Unlock()
+	cut := time.AfterFunc(s.grace, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.conns {
+			_ = c.Conn.Close()
+		}
+	})
+	defer cut.Stop()
+	for _, server := range servers {
+		_ = server.Shutdown(ctx) // waits for the sessions; complains of the listener, which is closed
+	}
 }
 
 // errorLog passes on what go-smtp logs: broken connections, mostly.
@@ -175,44 +224,13 @@ type errorLog struct{ logger *slog.Logger }
 
 // Printf is part of smtp.Logger.
 func (l errorLog) Printf(format string, v ...any) {
-	l.logger.Debug("smtp session", "detail", fmt.Sprintf(format, v...))
+	detail := fmt.Sprintf(format, v...)
+	if strings.HasPrefix(format, "panic") {
+		l.logger.Error("smtp session panicked", "detail", detail)
+		return
+	}
+	l.logger.Debug("smtp session", "detail", detail)
 }
 
 // Println is part of smtp.Logger.
 func (l errorLog) Println(v ...any) { l.logger.Debug("smtp session", "detail", fmt.Sprintln(v...)) }
-
-// limited hands out connections as long as there are slots (total-max-smtp-in); without a slot
-// the answer is 421 and the end, as with PowerMTA's smtp-await-slot at its default.
-type limited struct {
-	net.Listener
-	slots chan struct{}
-}
-
-// Accept is part of net.Listener.
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil || l.slots == nil {
-			return conn, err
-		}
-		select {
-		case l.slots <- struct{}{}:
-			return &slotConn{Conn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
-		default:
-			_ = conn.SetDeadline(time.Now().Add(time.Second))
-			_, _ = conn.Write([]byte("421 4.3.2 too many connections, try again later\r\n"))
-			_ = conn.Close()
-		}
-	}
-}
-
-type slotConn struct {
-	net.Conn
-	release func()
-}
-
-// Close closes the connection and gives its slot back.
-func (c *slotConn) Close() error {
-	c.release()
-	return c.Conn.Close()
-}

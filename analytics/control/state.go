@@ -1,0 +1,133 @@
+package control
+
+import (
+	"time"
+
+	"carom/schemas/limits"
+)
+
+// Mode is a state of the state machine of a key.
+type Mode string
+
+// The modes. A new key starts in Startup with its configured limits: no history is not newness.
+const (
+	Startup   Mode = "startup"
+	Cruise    Mode = "cruise"
+	Backoff   Mode = "backoff"
+	Cooldown  Mode = "cooldown"
+	Recover   Mode = "recover"
+	Probe     Mode = "probe"
+	Suspended Mode = "suspended"
+)
+
+// State is what the loop remembers of one key. The zero State is that of a key without history.
+// Times count from the start that Decide's now counts from; rates are messages a second.
+type State struct {
+	Mode Mode `json:"mode,omitempty"`
+	// Epoch is the version of the limit in force; 0 is the configuration. LastEpoch is the
+	// largest that was ever given, so that a new one is larger.
+	Epoch     uint64 `json:"epoch,omitempty"`
+	LastEpoch uint64 `json:"last_epoch,omitempty"`
+	// Since is when the limit in force was decided.
+	Since time.Duration `json:"since,omitempty"`
+
+	// RatePerSecond, Connections and MessagesPerConnection are 0 while the configured value
+	// holds.
+	RatePerSecond         float64 `json:"rate,omitempty"`
+	Connections           uint32  `json:"connections,omitempty"`
+	MessagesPerConnection uint32  `json:"messages_per_connection,omitempty"`
+
+	Cap      float64 `json:"cap,omitempty"`       // measured capacity, 0 for unknown
+	Goal     float64 `json:"goal,omitempty"`      // capacity to come back to
+	LongTerm float64 `json:"long_term,omitempty"` // largest rate accepted cleanly
+
+	ProbeStep  float64       `json:"probe_step,omitempty"`
+	ProbeEvery time.Duration `json:"probe_every,omitempty"`
+	NextProbe  time.Duration `json:"next_probe,omitempty"`
+
+	CoolUntil      time.Duration `json:"cool_until,omitempty"`
+	CoolTime       time.Duration `json:"cool_time,omitempty"`
+	Chain          int           `json:"chain,omitempty"`     // decreases since the last increase
+	ChainCap       float64       `json:"chain_cap,omitempty"` // capacity at the first of them
+	RecoveryFailed int           `json:"recovery_failed,omitempty"`
+
+	// While Suspended:
+	Outage         bool    `json:"outage,omitempty"` // the receiver is down, not angry
+	CanaryFast     bool    `json:"canary_fast,omitempty"`
+	CanaryAccepted uint64  `json:"canary_accepted,omitempty"` // in the slow epoch before
+	PreCap         float64 `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+
+	ConnectionsGood  uint32        `json:"connections_good,omitempty"` // before the last raise; 0 if the last change was none
+	ConnectionsStep  uint32        `json:"connections_step,omitempty"`
+	ConnectionsWait  time.Duration `json:"connections_wait,omitempty"`
+	ConnectionsUntil time.Duration `json:"connections_until,omitempty"` // no raise before
+	MessagesUntil    time.Duration `json:"messages_until,omitempty"`    // no raise before
+}
+
+// Limits is what Decide wants in force for the key over all nodes. With Epoch 0 that is the
+// configuration, and the key needs no lease.
+type Limits struct {
+	limits.Limit
+	Epoch  uint64
+	Canary bool
+}
+
+// Rule names a rule of Decide, as limit_log writes it in rule_id.
+type Rule string
+
+// The rules, named after the state or the actuator, and what they do.
+const (
+	RuleSuspend         Rule = "SUSPEND"
+	RuleCanaryFast      Rule = "SUSPEND-FASTER"
+	RuleCanarySlow      Rule = "SUSPEND-SLOWER"
+	RuleResume          Rule = "RESUME"
+	RuleBackoff         Rule = "BACKOFF"
+	RuleCooldown        Rule = "COOLDOWN"
+	RuleRecover         Rule = "RECOVER"
+	RuleStartup         Rule = "STARTUP"
+	RuleProbe           Rule = "PROBE"
+	RuleConnectionsDown Rule = "CONNECTIONS-DOWN"
+	RuleConnectionsUp   Rule = "CONNECTIONS-UP"
+	RuleMessagesDown    Rule = "MESSAGES-DOWN"
+	RuleMessagesUp      Rule = "MESSAGES-UP"
+	RuleCeiling         Rule = "CEILING" // the configuration's ceiling came down
+	RuleRelease         Rule = "RELEASE" // the loop may no longer act: the configuration holds
+)
+
+// Evidence is what one decision was computed from.
+type Evidence struct {
+	From   time.Duration // included
+	To     time.Duration // excluded
+	Counts Counts        // of the buckets of the epoch from From to To
+
+	Replies      uint64  // that say something about the rate
+	Refusals     uint64  // among them
+	Unclassified bool    // unclassified replies count as refusals
+	RefusedShare float64 // Refusals / Replies
+	WilsonLow    float64 // lower bound of it that was compared
+	AttemptRate  float64 // attempts a second
+	AcceptedRate float64 // a: accepted a second, at overload for a decrease
+
+	// FirstRefusal is the end of the first bucket that holds a refusal; AcceptedSince counts
+	// what was accepted after it. Of a decrease only.
+	FirstRefusal  time.Duration
+	AcceptedSince uint64
+
+	MaxOpen     uint32 // connections of the key that one node had open
+	MinMessages uint32 // smallest message number that was refused, NoMessages for none
+	Samples     []string
+}
+
+// Reason says why a limit changed. Old and New are whole limits; several reasons of one decision
+// share the epoch and each shows its own actuator.
+type Reason struct {
+	Rule      Rule
+	Text      string
+	EpochFrom uint64
+	Epoch     uint64
+	ModeFrom  Mode
+	ModeTo    Mode
+	Old       limits.Limit
+	New       limits.Limit
+	Evidence  Evidence
+}

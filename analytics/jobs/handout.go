@@ -1,0 +1,176 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"carom/analytics/control"
+	"carom/analytics/leases"
+	"carom/analytics/windows"
+	"carom/schemas/limits"
+)
+
+// renewAfter is the age from which the leases of a node are issued again unchanged: four may be
+// lost before a node's time to live ends.
+const renewAfter = limits.DefaultTTL / 5
+
+// issued is what a node was handed last, and what it may still be using.
+type issued struct {
+	generation uint64
+	at         time.Time
+	leases     map[limits.Key]limits.Lease // of the last generation
+	held       map[limits.Key]leases.Node  // largest share since the generation that it confirmed
+}
+
+// handOut splits the limits over the nodes and issues the leases of each node for which something
+// changed, or whose leases grow old.
+func (r *run) handOut(ctx context.Context, conn driver.Conn, states map[limits.Key]remembered, snapshot *windows.Snapshot) error {
+	nodes, err := r.lastIssued(ctx, conn)
+	if err != nil {
+		return err
+	}
+	next := map[string]map[limits.Key]limits.Lease{}
+	for _, k := range snapshot.Keys {
+		for _, n := range k.Nodes {
+			if next[n.Name] == nil {
+				next[n.Name] = map[limits.Key]limits.Lease{}
+			}
+		}
+	}
+	for key, k := range snapshot.Keys {
+		state := states[key]
+		if state.Control.Epoch == 0 {
+			continue // the configuration holds
+		}
+		for _, l := range split(key, k, state, nodes) {
+			next[l.node][key] = l.Lease
+		}
+	}
+	var rows [][]any
+	for _, node := range slices.Sorted(maps.Keys(next)) {
+		last := nodes[node]
+		if last == nil && len(next[node]) == 0 {
+			continue // it never had a lease
+		}
+		if last != nil && maps.Equal(last.leases, next[node]) && r.started.Sub(last.at) < renewAfter {
+			continue
+		}
+		rows = append(rows, r.leaseRow(node, limits.Lease{}))
+		for _, key := range slices.SortedFunc(maps.Keys(next[node]), limits.Key.Compare) {
+			rows = append(rows, r.leaseRow(node, next[node][key]))
+		}
+	}
+	return insert(ctx, conn, r.token("leases"), "leases", []string{
+		"node", "generation", "provider", "source", "issued_at", "ttl_seconds", "epoch", "rate", "connections",
+		"messages_per_connection", "canary", "not_after", "reason_id", "document",
+	}, rows)
+}
+
+func (r *run) leaseRow(node string, l limits.Lease) []any {
+	return []any{
+		node, r.generation, l.Provider, l.Source, r.started, uint32(limits.DefaultTTL.Seconds()), l.Epoch, l.RatePerSecond, l.Connections,
+		l.MessagesPerConnection, l.Canary, orEpoch(l.NotAfter), l.ReasonID, "",
+	}
+}
+
+// nodeLease is a lease and whose it is.
+type nodeLease struct {
+	limits.Lease
+	node string
+}
+
+// split divides the limit of one key over its live nodes.
+func split(key limits.Key, k *windows.Key, state remembered, nodes map[string]*issued) []nodeLease {
+	c := state.Control
+	limit := limits.None()
+	if c.RatePerSecond > 0 {
+		limit.RatePerSecond = c.RatePerSecond
+	} else if k.Static.HasRate() {
+		limit.RatePerSecond = k.Static.RatePerSecond
+	}
+	if c.Connections > 0 {
+		limit.Connections = c.Connections
+	}
+	share := make([]leases.Node, 0, len(k.Nodes))
+	for _, n := range k.Nodes {
+		one := leases.Node{Name: n.Name, Backlog: n.Backlog}
+		if last := nodes[n.Name]; last != nil {
+			one.HeldRate, one.HeldConnections = last.held[key].HeldRate, last.held[key].HeldConnections
+		}
+		share = append(share, one)
+	}
+	live := func(name string) bool {
+		return slices.ContainsFunc(k.Nodes, func(n windows.Node) bool { return n.Name == name })
+	}
+	for name, last := range nodes {
+		if held, ok := last.held[key]; ok && !live(name) {
+			share = append(share, leases.Node{Name: name, Gone: true, HeldRate: held.HeldRate, HeldConnections: held.HeldConnections})
+		}
+	}
+	slices.SortFunc(share, func(a, b leases.Node) int {
+		return limits.Key{Provider: a.Name}.Compare(limits.Key{Provider: b.Name})
+	})
+	out := make([]nodeLease, 0, len(share))
+	for _, s := range leases.Split(limit, share) {
+		out = append(out, nodeLease{node: s.Node, Lease: limits.Lease{
+			Provider: key.Provider, Source: key.Source, Epoch: c.Epoch,
+			RatePerSecond: s.RatePerSecond, Connections: s.Connections, MessagesPerConnection: c.MessagesPerConnection,
+			Canary: c.Mode == control.Suspended, ReasonID: state.ReasonID,
+		}})
+	}
+	return out
+}
+
+// lastIssued reads, for every node with leases that may be in force, the last ones and all since
+// the generation that the node's agent confirmed.
+func (r *run) lastIssued(ctx context.Context, conn driver.Conn) (map[string]*issued, error) {
+	rows, err := conn.Query(with(ctx, clickhouse.Parameters{
+		"since": micros(r.started.Add(-limits.DefaultTTL)), "generation": strconv.FormatUint(r.generation, 10),
+	}), `
+SELECT l.node, l.generation, l.issued_at, l.provider, l.source, l.epoch, l.rate, l.connections, l.messages_per_connection, l.canary, l.reason_id
+FROM leases AS l
+LEFT JOIN (SELECT node, max(limits_generation) AS confirmed FROM nodes FINAL GROUP BY node) AS n ON l.node = n.node
+WHERE l.issued_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND l.generation >= n.confirmed AND l.generation < {generation:UInt64}
+ORDER BY l.node, l.generation`)
+	if err != nil {
+		return nil, fmt.Errorf("read leases: %w", err)
+	}
+	nodes := map[string]*issued{}
+	err = each(rows, "read leases", func() error {
+		var node string
+		var generation uint64
+		var at time.Time
+		var l limits.Lease
+		if err := rows.Scan(&node, &generation, &at, &l.Provider, &l.Source, &l.Epoch, &l.RatePerSecond, &l.Connections,
+			&l.MessagesPerConnection, &l.Canary, &l.ReasonID); err != nil {
+			return err
+		}
+		n := nodes[node]
+		if n == nil {
+			n = &issued{held: map[limits.Key]leases.Node{}}
+			nodes[node] = n
+		}
+		if generation != n.generation {
+			n.generation, n.at, n.leases = generation, at, map[limits.Key]limits.Lease{}
+		}
+		if l.Provider == "" {
+			return nil // the head of the document
+		}
+		n.leases[l.Key()] = l
+		held := n.held[l.Key()]
+		if l.RatePerSecond < limits.UnlimitedRate {
+			held.HeldRate = max(held.HeldRate, l.RatePerSecond)
+		}
+		held.HeldConnections = max(held.HeldConnections, l.Connections)
+		n.held[l.Key()] = held
+		return nil
+	})
+	return nodes, err
+}

@@ -1,0 +1,122 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"carom/analytics/control"
+	"carom/schemas/limits"
+)
+
+// remembered is what the loop keeps of one key between runs: the JSON in limit_state.state.
+type remembered struct {
+	Control control.State `json:"control"`
+	// ReasonID names the row of limit_log that made the limit in force.
+	ReasonID string `json:"reason_id,omitempty"`
+	// AdvisedRule and AdvisedAt are the last advice that was logged.
+	AdvisedRule control.Rule  `json:"advised_rule,omitempty"`
+	AdvisedAt   time.Duration `json:"advised_at,omitempty"`
+}
+
+// logged is the JSON in limit_log.evidence: all that the columns do not hold.
+type logged struct {
+	// After is the state that the change made. A run that is killed after it wrote limit_log is
+	// finished by the next one from here.
+	After         remembered        `json:"after"`
+	Replies       uint64            `json:"replies"`
+	Refusals      uint64            `json:"refusals"`
+	Unclassified  bool              `json:"unclassified_count_as_refusals"`
+	AttemptRate   float64           `json:"attempt_rate"`
+	FirstRefusal  *time.Time        `json:"first_refusal_bucket_end,omitempty"`
+	AcceptedSince uint64            `json:"accepted_since"`
+	MaxOpen       uint32            `json:"max_open"`
+	MinMessages   uint32            `json:"min_messages,omitempty"`
+	ConfiguredRPS *float64          `json:"configured_rate"` // null for unlimited
+	CeilingRPS    *float64          `json:"ceiling_rate"`    // null for none
+	Nodes         int               `json:"nodes"`
+	Waiting       float64           `json:"share_of_nodes_with_backlog"`
+	Delay         time.Duration     `json:"delay_ns"`
+	DataTo        time.Time         `json:"data_to"`
+	Hour          map[string]uint64 `json:"last_hour"`
+}
+
+// loadStates reads limit_state, and finishes from limit_log what a killed run began. The second
+// result holds the keys that were finished so: their state is to be stored.
+func loadStates(ctx context.Context, conn driver.Conn) (map[limits.Key]remembered, map[limits.Key]bool, error) {
+	states := map[limits.Key]remembered{}
+	rows, err := conn.Query(ctx, "SELECT provider, source, state FROM limit_state FINAL")
+	if err != nil {
+		return nil, nil, fmt.Errorf("read limit_state: %w", err)
+	}
+	var key limits.Key
+	var text string
+	err = each(rows, "read limit_state", func() error {
+		if err := rows.Scan(&key.Provider, &key.Source, &text); err != nil {
+			return err
+		}
+		var r remembered
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			return fmt.Errorf("state of %s: %w", key, err)
+		}
+		states[key] = r
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+
+	// A change is in limit_log before it is in limit_state. The join leaves what is ahead.
+	rows, err = conn.Query(ctx, `
+SELECT l.provider, l.source, argMax(l.evidence, (l.epoch, l.generation))
+FROM limit_log AS l
+LEFT JOIN (SELECT provider, source, generation FROM limit_state FINAL) AS s ON l.provider = s.provider AND l.source = s.source
+WHERE l.kind = 'change' AND l.ts > now64(6, 'UTC') - INTERVAL 1 DAY AND l.generation > s.generation
+GROUP BY l.provider, l.source`)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read limit_log: %w", err)
+	}
+	ahead := map[limits.Key]bool{}
+	err = each(rows, "read limit_log", func() error {
+		if err := rows.Scan(&key.Provider, &key.Source, &text); err != nil {
+			return err
+		}
+		var l logged
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			return fmt.Errorf("evidence of %s: %w", key, err)
+		}
+		if l.After.Control.LastEpoch > states[key].Control.LastEpoch {
+			states[key] = l.After
+			ahead[key] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return states, ahead, nil
+}
+
+// storeStates writes the states of keys.
+func (r *run) storeStates(ctx context.Context, conn driver.Conn, states map[limits.Key]remembered, changed []limits.Key) error {
+	rows := make([][]any, 0, len(changed))
+	for _, key := range changed {
+		state := states[key]
+		text, err := json.Marshal(state)
+		if err != nil {
+			return fmt.Errorf("write state of %s: %w", key, err)
+		}
+		c := state.Control
+		rows = append(rows, []any{
+			key.Provider, key.Source, r.generation, r.started, c.Epoch, string(c.Mode), c.RatePerSecond, c.Connections,
+			c.MessagesPerConnection, c.Cap, c.Goal, c.LongTerm, state.ReasonID, string(text),
+		})
+	}
+	return insert(ctx, conn, r.token("limit_state"), "limit_state", []string{
+		"provider", "source", "generation", "updated_at", "epoch", "mode", "rate", "connections",
+		"messages_per_connection", "cap", "goal", "long_term", "reason_id", "state",
+	}, rows)
+}

@@ -1,0 +1,151 @@
+// Package policy reads the policy file of the control loop: how far the loop may go at each
+// provider, and its thresholds.
+//
+// The file is YAML and strict: an unknown word, a value of another type or a threshold that makes
+// no sense is an error with its line, and a reader keeps the policy that it has. What the file
+// does not say has the default of package control. A Policy does not change and is safe for
+// concurrent use.
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"carom/analytics/control"
+	"carom/schemas/limits"
+)
+
+// maxFile bounds the size of a policy file in bytes.
+const maxFile = 1 << 20
+
+// Policy is what an operator decides about the loop.
+type Policy struct {
+	Mode       limits.Mode
+	Providers  map[string]Provider
+	Thresholds control.Policy
+	// Hash identifies the text; limit_log keeps it with each decision.
+	Hash uint64
+}
+
+// Provider is what differs at one provider.
+type Provider struct {
+	Mode limits.Mode `yaml:"mode"`
+}
+
+// Default returns the policy without a file: the loop advises and changes nothing.
+func Default() *Policy {
+	return &Policy{Mode: limits.Advise, Thresholds: control.Default(), Hash: hash(nil)}
+}
+
+// ModeOf returns how far the loop may go at a provider.
+func (p *Policy) ModeOf(provider string) limits.Mode {
+	if own, ok := p.Providers[provider]; ok && own.Mode != "" {
+		return own.Mode
+	}
+	return p.Mode
+}
+
+// Load reads the policy file name; "" is the default policy. Its errors say name and line.
+func Load(name string) (*Policy, error) {
+	if name == "" {
+		return Default(), nil
+	}
+	f, err := os.Open(name) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", name, err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("policy %s: longer than %d bytes", name, maxFile)
+	}
+	p, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// Parse reads the text of a policy file.
+func Parse(data []byte) (*Policy, error) {
+	p := Default()
+	p.Hash = hash(data)
+	file := struct {
+		Mode       limits.Mode         `yaml:"mode"`
+		Providers  map[string]Provider `yaml:"providers"`
+		Thresholds *control.Policy     `yaml:"thresholds"`
+	}{Mode: p.Mode, Thresholds: &p.Thresholds}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		return nil, explain(err)
+	}
+	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("a second document follows the first")
+	}
+	if file.Thresholds == nil {
+		return nil, errors.New("thresholds: is empty; leave it out for the defaults")
+	}
+	p.Mode, p.Providers = file.Mode, file.Providers
+	return p, p.validate(data)
+}
+
+func (p *Policy) validate(data []byte) error {
+	var errs []error
+	mode := func(where string, m limits.Mode) {
+		if !m.Known() {
+			errs = append(errs, fmt.Errorf("line %d: %s is %q, want active, advise or off", lineOf(data, string(m)), where, m))
+		}
+	}
+	mode("mode", p.Mode)
+	names := make([]string, 0, len(p.Providers))
+	for name := range p.Providers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if m := p.Providers[name].Mode; m != "" {
+			mode("mode of "+name, m)
+		}
+	}
+	if err := p.Thresholds.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("thresholds: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// lineOf returns the number of the line on which a mode is given as word.
+func lineOf(data []byte, word string) int {
+	for i, line := range strings.Split(string(data), "\n") {
+		key, value, ok := strings.Cut(line, "mode:")
+		if ok && !strings.Contains(key, "#") && strings.HasPrefix(strings.Trim(value, " \"'"), word) {
+			return i + 1
+		}
+	}
+	return 1
+}
+
+// explain makes one line of the errors of the decoder, which name their lines.
+func explain(err error) error {
+	if e, ok := errors.AsType[*yaml.TypeError](err); ok {
+		return errors.New(strings.Join(e.Errors, "; "))
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+}
+
+func hash(data []byte) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(data) // a hash never fails
+	return h.Sum64()
+}

@@ -1,0 +1,280 @@
+// Package windows reads what the control loop decides from: the ten-second roll-up of answers, the
+// hour before, and the gauges of the nodes.
+//
+// It reads roll-ups and gauges only, three queries a run, so its cost follows keys and buckets and
+// not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
+// with which recent buckets were seen to fill. Errors are those of the connection. A Reader is safe
+// for concurrent use.
+package windows
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"carom/analytics/control"
+	"carom/schemas/limits"
+)
+
+const (
+	// liveGauge is how old the last gauge of a node may be: nine gauges, so that an agent that is
+	// restarted does not look like a node that is gone.
+	liveGauge = 90 * time.Second
+	// settleMin and settleMax bound how long after its end a bucket counts as complete.
+	settleMin = time.Second
+	settleMax = 30 * time.Second
+	// settleOver is how far back the filling of buckets is looked at.
+	settleOver = time.Minute
+	// pickup is how long a lease takes from ClickHouse into force at a node, at most.
+	pickup = 5 * time.Second
+	hour   = time.Hour
+)
+
+// Node is the last gauge of a key on one node.
+type Node struct {
+	Name            string
+	Backlog         uint64
+	OpenConnections uint32
+	LocalFactor     float64
+	LeaseEpoch      uint64
+	EffectiveRate   float64
+}
+
+// Key is what is known of one key.
+type Key struct {
+	control.Windows
+	Nodes []Node
+	// Exempt says that a node's configuration forbids the loop to touch the key.
+	Exempt bool
+}
+
+// Snapshot is what is known at one moment.
+type Snapshot struct {
+	To       time.Time     // end of the last complete bucket
+	Delay    time.Duration // worst delay from an event to its effect
+	Lateness time.Duration // longest that a recent bucket took to fill after its end
+	Keys     map[limits.Key]*Key
+}
+
+// Since turns a time into the Duration that control counts in: since 1970.
+func Since(t time.Time) time.Duration { return time.Duration(t.UnixNano()) }
+
+// Time is the reverse of Since.
+func Time(d time.Duration) time.Time { return time.Unix(0, int64(d)).UTC() }
+
+// Reader reads snapshots.
+type Reader struct {
+	Conn   driver.Conn
+	Policy *control.Policy
+	// Period is how often the job runs; it is part of the delay.
+	Period time.Duration
+}
+
+// Read returns what is known at now, by ClickHouse's clock. slow lists the keys whose evidence
+// reaches further back than the smallest window.
+func (r *Reader) Read(ctx context.Context, now time.Time, slow []limits.Key) (*Snapshot, error) {
+	s := &Snapshot{Keys: map[limits.Key]*Key{}}
+	if err := r.gauges(ctx, now, s); err != nil {
+		return nil, err
+	}
+	if err := r.buckets(ctx, now, slow, s); err != nil {
+		return nil, err
+	}
+	if err := r.lastHour(ctx, now, s); err != nil {
+		return nil, err
+	}
+	settle := min(max(s.Lateness, settleMin), settleMax)
+	s.To = now.Add(-settle).Truncate(r.Policy.Step)
+	s.Delay = r.Policy.Step + max(s.Lateness, settleMin) + r.Period + pickup
+	for _, k := range s.Keys {
+		k.To, k.Delay = Since(s.To), s.Delay
+	}
+	return s, nil
+}
+
+func (s *Snapshot) key(k limits.Key) *Key {
+	known, ok := s.Keys[k]
+	if !ok {
+		known = &Key{Windows: control.Windows{Static: limits.None()}}
+		s.Keys[k] = known
+	}
+	return known
+}
+
+// gauges reads the last gauge of each key and node, and adds up conf(K).
+func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-liveGauge))}, `
+SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt,
+    static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
+FROM gauges
+WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND provider != '' AND source != ''
+ORDER BY time DESC
+LIMIT 1 BY provider, source, node`)
+	if err != nil {
+		return fmt.Errorf("read gauges: %w", err)
+	}
+	defer func() { err = closing(err, rows, "read gauges") }()
+	sums := map[*Key]*configured{}
+	for rows.Next() {
+		var (
+			id                 limits.Key
+			n                  Node
+			factor             float32
+			exempt             bool
+			static, adaptive   float64
+			staticC, adaptiveC uint32
+			staticM, adaptiveM uint32
+		)
+		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &exempt,
+			&static, &staticC, &staticM, &adaptive, &adaptiveC, &adaptiveM); err != nil {
+			return fmt.Errorf("read gauges: %w", err)
+		}
+		n.LocalFactor = float64(factor)
+		k := s.key(id)
+		k.Nodes = append(k.Nodes, n)
+		k.Exempt = k.Exempt || exempt
+		if sums[k] == nil {
+			sums[k] = &configured{}
+		}
+		sums[k].add(limits.Static(static, staticC, staticM), limits.Limit{RatePerSecond: adaptive, Connections: adaptiveC, MessagesPerConnection: adaptiveM})
+	}
+	for k, sum := range sums {
+		k.Static, k.Adaptive = sum.static, sum.adaptive
+		k.Windows.Nodes = len(k.Nodes)
+		for _, n := range k.Nodes {
+			if n.Backlog > 0 {
+				k.Waiting += 1 / float64(len(k.Nodes))
+			}
+		}
+	}
+	return nil
+}
+
+// configured adds up the limits of the nodes of one key.
+type configured struct {
+	static, adaptive limits.Limit
+	nodes            int
+}
+
+// add counts one node. Rates and connections add up over nodes, messages per connection do not.
+func (c *configured) add(static, adaptive limits.Limit) {
+	ceiling := limits.Ceiling(static, adaptive)
+	if c.nodes == 0 {
+		c.static, c.adaptive = static, ceiling
+	} else {
+		c.static = plus(c.static, static)
+		c.adaptive = plus(c.adaptive, ceiling)
+	}
+	c.nodes++
+}
+
+func plus(a, b limits.Limit) limits.Limit {
+	sum := limits.Limit{
+		RatePerSecond:         a.RatePerSecond + b.RatePerSecond,
+		Connections:           limits.Unlimited,
+		MessagesPerConnection: max(a.MessagesPerConnection, b.MessagesPerConnection),
+	}
+	if total := uint64(a.Connections) + uint64(b.Connections); total < limits.Unlimited {
+		sum.Connections = uint32(total)
+	}
+	return sum
+}
+
+// buckets reads the roll-up and measures how late it fills.
+func (r *Reader) buckets(ctx context.Context, now time.Time, slow []limits.Key, s *Snapshot) (err error) {
+	far := make([]string, 0, len(slow))
+	for _, k := range slow {
+		far = append(far, "'"+quoting.Replace(k.String())+"'")
+	}
+	rows, err := r.query(ctx, clickhouse.Parameters{
+		"now":  micros(now),
+		"near": micros(now.Add(-r.Policy.WindowMin - r.Policy.Step)),
+		"far":  micros(now.Add(-r.Policy.WindowMax - r.Policy.Step)),
+		"slow": "[" + strings.Join(far, ",") + "]",
+	}, `
+SELECT provider, source, epoch, ts, sum(ok), sum(usr), sum(rate), sum(conn), sum(msgc), sum(block), sum(grey), sum(unav),
+    sum(content), sum(auth), sum(other), max(max_open), min(min_msgc_idx), max(sample_reply), max(last_arrived)
+FROM k10s
+WHERE ts <= fromUnixTimestamp64Micro({now:Int64}, 'UTC') AND ts >= fromUnixTimestamp64Micro({far:Int64}, 'UTC')
+    AND (ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') OR has({slow:Array(String)}, concat(provider, '/', source)))
+GROUP BY provider, source, epoch, ts
+ORDER BY provider, source, ts, epoch`)
+	if err != nil {
+		return fmt.Errorf("read k10s: %w", err)
+	}
+	defer func() { err = closing(err, rows, "read k10s") }()
+	for rows.Next() {
+		var (
+			id          limits.Key
+			b           control.Bucket
+			ts, arrived time.Time
+		)
+		c := &b.Counts
+		if err := rows.Scan(&id.Provider, &id.Source, &b.Epoch, &ts, &c.OK, &c.User, &c.Rate, &c.Connections, &c.Messages, &c.Block, &c.Greylist,
+			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived); err != nil {
+			return fmt.Errorf("read k10s: %w", err)
+		}
+		b.Start = Since(ts)
+		k := s.key(id)
+		k.Buckets = append(k.Buckets, b)
+		end := ts.Add(r.Policy.Step)
+		k.Newest = max(k.Newest, min(Since(end), Since(now)))
+		if end.After(now.Add(-settleOver)) && !end.After(now) {
+			s.Lateness = max(s.Lateness, arrived.Sub(end))
+		}
+	}
+	return nil
+}
+
+// lastHour reads the quality of what is sent.
+func (r *Reader) lastHour(ctx context.Context, now time.Time, s *Snapshot) (err error) {
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-hour))}, `
+SELECT provider, source, sum(ok), sum(usr), sum(rate), sum(conn), sum(msgc), sum(block), sum(grey), sum(unav), sum(content), sum(auth), sum(other)
+FROM k1m
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+GROUP BY provider, source`)
+	if err != nil {
+		return fmt.Errorf("read k1m: %w", err)
+	}
+	defer func() { err = closing(err, rows, "read k1m") }()
+	for rows.Next() {
+		var id limits.Key
+		var c control.Counts
+		if err := rows.Scan(&id.Provider, &id.Source, &c.OK, &c.User, &c.Rate, &c.Connections, &c.Messages, &c.Block, &c.Greylist,
+			&c.Unavailable, &c.Content, &c.Auth, &c.Other); err != nil {
+			return fmt.Errorf("read k1m: %w", err)
+		}
+		if k, ok := s.Keys[id]; ok {
+			k.Hour = c
+		}
+	}
+	return nil
+}
+
+func (r *Reader) query(ctx context.Context, parameters clickhouse.Parameters, query string) (driver.Rows, error) {
+	return r.Conn.Query(clickhouse.Context(ctx, clickhouse.WithParameters(parameters)), query)
+}
+
+func micros(t time.Time) string { return strconv.FormatInt(t.UnixMicro(), 10) }
+
+// quoting escapes a string inside an array parameter.
+var quoting = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+
+// closing ends the reading of rows and returns the first error.
+func closing(err error, rows driver.Rows, what string) error {
+	if err == nil {
+		err = rows.Err()
+		if err != nil {
+			err = fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	if closed := rows.Close(); err == nil && closed != nil {
+		err = fmt.Errorf("%s: %w", what, closed)
+	}
+	return err
+}

@@ -1,0 +1,166 @@
+package windows_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"carom/analytics/control"
+	"carom/analytics/windows"
+	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/warehouse"
+	"carom/schemas/warehouse/chtest"
+)
+
+var (
+	google = limits.Key{Provider: "google", Source: "192.0.2.1"}
+	odd    = limits.Key{Provider: `o'dd\`, Source: "2001:db8::/64"}
+)
+
+func connect(t *testing.T) driver.Conn {
+	t.Helper()
+	rawURL := chtest.Start(t).URL() + "/carom"
+	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// bucket stores what one agent's batch leaves in the roll-ups.
+func bucket(t *testing.T, conn driver.Conn, key limits.Key, epoch uint64, ts, arrived time.Time, ok, rate uint64, index uint32) {
+	t.Helper()
+	insert := func(table string, values ...any) {
+		t.Helper()
+		batch, err := conn.PrepareBatch(t.Context(), "INSERT INTO "+table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := batch.Append(values...); err != nil {
+			t.Fatal(err)
+		}
+		if err := batch.Send(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert("k10s (provider, source, epoch, ts, ok, rate, max_open, min_msgc_idx, sample_reply, last_arrived)",
+		key.Provider, key.Source, epoch, ts, ok, rate, uint32(4), index, "421 slow down", arrived)
+	insert("k1m (provider, source, ts, ok, rate)", key.Provider, key.Source, ts.Truncate(time.Minute), ok, rate)
+}
+
+func TestRead(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(10 * time.Second).Add(3 * time.Second)
+	at := func(seconds int) time.Time {
+		return now.Truncate(10 * time.Second).Add(time.Duration(seconds) * time.Second)
+	}
+
+	// Two batches fill one bucket; the second came 1.5 s after its end.
+	bucket(t, conn, google, 3, at(-10), at(-4), 40, 1, control.NoMessages)
+	bucket(t, conn, google, 3, at(-10), at(0).Add(1500*time.Millisecond), 60, 2, 21)
+	bucket(t, conn, google, 2, at(-10), at(-3), 5, 0, control.NoMessages)
+	bucket(t, conn, google, 3, at(0), at(1), 9, 0, control.NoMessages) // still open
+	bucket(t, conn, google, 1, at(-1200), at(-1190), 700, 0, control.NoMessages)
+	bucket(t, conn, odd, 7, at(-1200), at(-1100), 2, 0, control.NoMessages)
+
+	gauge := func(node string, age time.Duration, change func(*event.Gauge)) event.Gauge {
+		g := event.Gauge{
+			Node: node, Incarnation: event.ID(uuid.New()), Seq: 1, Time: now.Add(-age), Provider: google.Provider, Source: google.Source,
+			StaticRate: 10, StaticConnections: 4, StaticMessages: 20, LocalFactor: 1,
+		}
+		if change != nil {
+			change(&g)
+		}
+		return g
+	}
+	gauges := []event.Gauge{
+		gauge("a", 5*time.Second, func(g *event.Gauge) { g.Backlog, g.AdaptiveRate = 12, 30 }),
+		gauge("a", 15*time.Second, func(g *event.Gauge) { g.StaticRate = 999 }), // an older one
+		gauge("b", 8*time.Second, nil),
+		gauge("c", 5*time.Minute, func(g *event.Gauge) { g.StaticRate = 999 }), // gone
+	}
+	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
+		t.Fatal(err)
+	}
+
+	policy := control.Default()
+	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+	s, err := reader.Read(t.Context(), now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.To.Equal(at(0)) || s.Lateness != 1500*time.Millisecond || s.Delay != 26500*time.Millisecond {
+		t.Errorf("to %v, lateness %v, delay %v; want %v, 1.5s, 26.5s", s.To, s.Lateness, s.Delay, at(0))
+	}
+	k := s.Keys[google]
+	if k == nil || len(s.Keys) != 1 {
+		t.Fatalf("keys are %v, want google alone", s.Keys)
+	}
+	want := []control.Bucket{
+		{Start: windows.Since(at(-10)), Epoch: 2, Counts: control.Counts{OK: 5}, MaxOpen: 4, MinMessages: control.NoMessages, Sample: "421 slow down"},
+		{Start: windows.Since(at(-10)), Epoch: 3, Counts: control.Counts{OK: 100, Rate: 3}, MaxOpen: 4, MinMessages: 21, Sample: "421 slow down"},
+		{Start: windows.Since(at(0)), Epoch: 3, Counts: control.Counts{OK: 9}, MaxOpen: 4, MinMessages: control.NoMessages, Sample: "421 slow down"},
+	}
+	if diff := cmp.Diff(want, k.Buckets); diff != "" {
+		t.Errorf("buckets (-want +got):\n%s", diff)
+	}
+	if k.Hour.OK != 814 || k.Hour.Rate != 3 {
+		t.Errorf("the last hour is %+v", k.Hour)
+	}
+	if k.Static != limits.Static(20, 8, 20) || k.Adaptive.RatePerSecond != 40 || k.Adaptive.Connections != 8 {
+		t.Errorf("configured is %+v, adaptive %+v; want the sums over a and b", k.Static, k.Adaptive)
+	}
+	if len(k.Nodes) != 2 || k.Windows.Nodes != 2 || k.Waiting != 0.5 || k.Exempt {
+		t.Errorf("nodes are %+v, waiting %v", k.Nodes, k.Waiting)
+	}
+	if k.Newest != windows.Since(now) || k.To != windows.Since(at(0)) {
+		t.Errorf("newest is %v, to %v", windows.Time(k.Newest), windows.Time(k.To))
+	}
+
+	// A slow key is read further back.
+	s, err = reader.Read(t.Context(), now, []limits.Key{odd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := s.Keys[odd]; k == nil || len(k.Buckets) != 1 || k.Buckets[0].OK != 2 {
+		t.Errorf("the slow key has %+v", k)
+	}
+}
+
+// A bucket that fills late is waited for, within bounds.
+func TestReadWaitsForLateData(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(10 * time.Second).Add(3 * time.Second)
+	for i, tc := range []struct {
+		late time.Duration
+		to   time.Duration // before now
+	}{
+		{0, 3 * time.Second},
+		{4 * time.Second, 13 * time.Second},
+		{50 * time.Second, 33 * time.Second},
+	} {
+		t.Run(fmt.Sprint(tc.late), func(t *testing.T) {
+			key := limits.Key{Provider: fmt.Sprint("p", i), Source: "192.0.2.1"}
+			ts := now.Truncate(10 * time.Second).Add(-60 * time.Second)
+			bucket(t, conn, key, 0, ts, ts.Add(10*time.Second+tc.late), 1, 0, control.NoMessages)
+			policy := control.Default()
+			reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+			s, err := reader.Read(t.Context(), now, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := now.Add(-tc.to); !s.To.Equal(want) || s.Lateness != tc.late {
+				t.Errorf("to %v, lateness %v; want %v, %v", s.To, s.Lateness, want, tc.late)
+			}
+		})
+	}
+}

@@ -1,0 +1,123 @@
+// Command carom sends bulk mail and learns from every answer. Run "carom help" for its
+// subcommands; each explains itself with --help.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	analytics "carom/analytics/app"
+	"carom/deploy/demo"
+	"carom/deploy/load"
+	"carom/deploy/receivers"
+	"carom/deploy/up"
+	agent "carom/ingest/app"
+	"carom/ingest/classify"
+	"carom/schemas/service"
+	"carom/schemas/warehouse"
+	"carom/schemas/warehouse/engine"
+	sender "carom/sender/app"
+	"carom/sender/config"
+)
+
+// version is what a release build sets with -ldflags "-X main.version=…".
+var version = "0.1.0-dev"
+
+type command struct {
+	name  string // one word or two
+	about string
+	run   func(context.Context, []string, service.IO) error
+}
+
+var commands = []command{
+	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
+	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
+	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
+	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
+	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
+	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
+	{"check config", "check a configuration file", config.CheckCommand},
+	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
+	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
+	{"load", "generate load: load mail", load.Command},
+}
+
+func main() {
+	ctx, stop := service.UntilSignal(context.Background())
+	err := run(ctx, os.Args[1:], service.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "carom:", err)
+	}
+	os.Exit(service.ExitStatus(err))
+}
+
+func run(ctx context.Context, args []string, stdio service.IO) error {
+	if len(args) == 0 {
+		return errors.Join(service.Configf("which subcommand?"), usage(stdio.Err))
+	}
+	switch args[0] {
+	case "help", "-h", "--help":
+		return usage(stdio.Out)
+	case "version", "--version":
+		_, err := fmt.Fprintln(stdio.Out, "carom", version)
+		return err
+	}
+	for _, c := range commands {
+		words := strings.Fields(c.name)
+		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == c.name {
+			return c.run(ctx, args[len(words):], stdio)
+		}
+	}
+	return service.Configf("unknown subcommand %q (see carom help)", args[0])
+}
+
+func usage(w io.Writer) error {
+	var b strings.Builder
+	b.WriteString("carom sends bulk mail and learns from every answer.\n\nSubcommands (each explains itself with --help):\n")
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  %-14s %s\n", c.name, c.about)
+	}
+	fmt.Fprintf(&b, "  %-14s %s\n", "version", "print the version")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func withVersion(f func(context.Context, []string, service.IO, string) error) func(context.Context, []string, service.IO) error {
+	return func(ctx context.Context, args []string, stdio service.IO) error { return f(ctx, args, stdio, version) }
+}
+
+// ingestAgent runs the agent with its own flags, or with -c FILE as the sender's configuration
+// says: the agent itself must not know the sender's language.
+func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
+	if len(args) != 2 || args[0] != "-c" {
+		return agent.Command(ctx, args, stdio, version)
+	}
+	c, _, err := config.Load(args[1])
+	if err != nil {
+		return err
+	}
+	if c.EventLog == nil || c.Feed == nil || c.EventStream == nil {
+		return service.Configf("%s: the agent needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", args[1])
+	}
+	logger, err := service.Logger(stdio.Err, "info", false)
+	if err != nil {
+		return err
+	}
+	url := *c.EventStream.URL
+	if strings.Trim(url.Path, "/") == "" {
+		url.Path = "/" + c.EventStream.Database
+	}
+	return agent.Run(ctx, agent.Options{
+		EventLog: c.EventLog.Dir, Feed: c.Feed.Dir, Node: c.HostName(), URL: url.String(), Version: version,
+		Warehouse: warehouse.Options{User: c.EventStream.User, Password: c.EventStream.Password.Reveal()},
+		BatchAge:  c.EventStream.BatchInterval,
+	}, logger)
+}

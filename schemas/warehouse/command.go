@@ -1,0 +1,89 @@
+package warehouse
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"carom/schemas/service"
+)
+
+const about = `carom schema creates and describes carom's tables in ClickHouse.
+
+  carom schema apply  --url URL   create what is missing; applying twice changes nothing
+  carom schema status --url URL   list the migrations and when they were applied
+  carom schema print              write the SQL, without connecting to anything
+
+Example:
+  carom schema apply --url http://127.0.0.1:8123/carom`
+
+// Command runs carom schema apply, status or print. version is that of the binary.
+func Command(ctx context.Context, args []string, stdio service.IO, version string) error {
+	verb := ""
+	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+		verb, args = args[0], args[1:]
+	}
+	flags := service.NewFlags("schema "+verb, about, stdio)
+	rawURL, options := Flags(flags)
+	asJSON := flags.Bool("json", false, "write the result as JSON")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := flags.NoArgs(); err != nil {
+		return err
+	}
+	switch verb {
+	case "apply":
+		applied, err := Apply(ctx, *rawURL, *options, version)
+		if err != nil {
+			return err
+		}
+		return show(stdio, applied, *asJSON, "the schema is up to date")
+	case "status":
+		conn, err := Open(ctx, *rawURL, *options)
+		if err != nil {
+			return err
+		}
+		states, err := Status(ctx, conn)
+		_ = conn.Close() // only read
+		if err != nil {
+			return err
+		}
+		return show(stdio, states, *asJSON, "")
+	case "print":
+		return Print(stdio.Out)
+	default:
+		return service.Configf("carom schema %s: want apply, status or print (see carom schema --help)", verb)
+	}
+}
+
+func show(stdio service.IO, list []Migration, asJSON bool, none string) error {
+	if asJSON {
+		if list == nil {
+			list = []Migration{}
+		}
+		enc := json.NewEncoder(stdio.Out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	}
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(stdio.Out, none)
+		return err
+	}
+	for _, m := range list {
+		state := "not applied"
+		switch {
+		case m.Unknown:
+			state = "applied by a newer carom (" + m.AppliedBy + ")"
+		case m.Changed:
+			state = "applied in another form (by " + m.AppliedBy + ")"
+		case m.AppliedAt != nil:
+			state = "applied " + m.AppliedAt.Format(time.RFC3339)
+		}
+		if _, err := fmt.Fprintf(stdio.Out, "%04d %-14s %s\n", m.Version, m.Name, state); err != nil {
+			return err
+		}
+	}
+	return nil
+}

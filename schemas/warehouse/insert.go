@@ -1,0 +1,181 @@
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"carom/schemas/event"
+)
+
+// A Table is one that nodes fill from a stream of their log.
+type Table[T any] struct {
+	Name    string
+	Columns []event.Column[T]
+
+	rolledUp bool // has roll-ups behind it, and the column repaired
+}
+
+// The tables that nodes fill.
+var (
+	Events      = Table[event.Event]{"events", event.Columns, true}
+	Gauges      = Table[event.Gauge]{"gauges", event.GaugeColumns, false}
+	Annotations = Table[event.Annotation]{"annotations", event.AnnotationColumns, false}
+)
+
+// RowError says that a row can't be written as the table's types want it. Nothing was sent.
+type RowError struct {
+	Index int // of the row in the batch
+	Err   error
+}
+
+func (e *RowError) Error() string { return fmt.Sprintf("row %d: %v", e.Index, e.Err) }
+
+// Unwrap returns the cause.
+func (e *RowError) Unwrap() error { return e.Err }
+
+// insertSettings make an insert with a token exact: what was stored under the token, in the table
+// or in a roll-up behind it, is not stored again. The batch must stay one block per partition and
+// table, since the blocks of an insert are told apart by their number: hence no asynchronous
+// insert and one thread.
+func insertSettings(token string) clickhouse.Settings {
+	return clickhouse.Settings{
+		"insert_deduplicate":                                 1,
+		"insert_deduplication_token":                         token,
+		"deduplicate_blocks_in_dependent_materialized_views": 1,
+		"async_insert":                                       0,
+		"max_insert_threads":                                 1,
+		"parallel_view_processing":                           0,
+		"materialized_views_ignore_errors":                   0,
+		"max_partitions_per_insert_block":                    0, // a wrong clock must not stop the log
+	}
+}
+
+// Insert writes rows as one batch. After an error the caller does not know whether they are
+// stored: it repeats the same rows with the same token until there is none, and then asks Landed.
+// The table and its roll-ups hold the batch once, as long as fewer blocks than the deduplication
+// window came in between (Landed tells), and but for what Repair mends. Another token over the
+// same rows stores them again.
+//
+// The error is a *RowError for a row that does not fit the table; see also BadData.
+func (t Table[T]) Insert(ctx context.Context, conn driver.Conn, token string, rows []T) error {
+	return t.insert(ctx, conn, token, rows, false)
+}
+
+// Repair stores rows in the table and not in its roll-ups. It is for rows that a repeated Insert
+// confirmed and that Landed does not find: ClickHouse writes the token down a moment before the
+// rows, and if it dies in between it takes every repetition for a duplicate, in that table only.
+// (A table with replicas does both in one step.) It is repeated like Insert, under a token of its
+// own.
+//
+// The same death can cost a roll-up its part of the batch. That is not noticed here; the events
+// are there to compute it again.
+func (t Table[T]) Repair(ctx context.Context, conn driver.Conn, token string, rows []T) error {
+	return t.insert(ctx, conn, token, rows, t.rolledUp)
+}
+
+func (t Table[T]) insert(ctx context.Context, conn driver.Conn, token string, rows []T, repaired bool) (err error) {
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(insertSettings(token)))
+	names := event.Names(t.Columns)
+	if repaired {
+		names = append(names, "repaired")
+	}
+	batch, err := conn.PrepareBatch(ctx, fmt.Sprintf("INSERT INTO %s (%s)", t.Name, strings.Join(names, ", ")))
+	if err != nil {
+		return fmt.Errorf("prepare insert into %s: %w", t.Name, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = batch.Abort() // gives the connection back; the first error is the one to tell
+		}
+	}()
+	values := make([]any, len(names))
+	values[len(names)-1] = true // of the column repaired, if it is there
+	for i := range rows {
+		for j, c := range t.Columns {
+			values[j] = c.Value(&rows[i])
+		}
+		if err := batch.Append(values...); err != nil {
+			return fmt.Errorf("insert into %s: %w", t.Name, &RowError{Index: i, Err: err})
+		}
+	}
+	if err := batch.Send(); err != nil {
+		return fmt.Errorf("insert into %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Place names a run of records in a stream of a node's log.
+type Place struct {
+	Node        string
+	Incarnation event.ID
+	From, To    uint64 // both included
+}
+
+// Landed returns which numbers of p are stored, in order, and whether the table may have
+// forgotten their token: so many blocks came in after them that repeating the insert could store
+// them twice.
+func (t Table[T]) Landed(ctx context.Context, conn driver.Conn, p Place) (seqs []uint64, forgotten bool, err error) {
+	var first time.Time
+	parameters := clickhouse.WithParameters(clickhouse.Parameters{
+		"node": p.Node, "incarnation": p.Incarnation.String(),
+		"from": strconv.FormatUint(p.From, 10), "to": strconv.FormatUint(p.To, 10),
+	})
+	err = conn.QueryRow(clickhouse.Context(ctx, parameters), fmt.Sprintf(`SELECT groupUniqArray(seq), min(arrived) FROM %s
+WHERE node = {node:String} AND incarnation = {incarnation:UUID} AND seq BETWEEN {from:UInt64} AND {to:UInt64}`, t.Name)).Scan(&seqs, &first)
+	if err != nil {
+		return nil, false, fmt.Errorf("look for stored rows of %s: %w", t.Name, err)
+	}
+	if len(seqs) == 0 {
+		return nil, false, nil
+	}
+	slices.Sort(seqs)
+	// The rows of one insert share arrived, so (node, incarnation, arrived) counts inserts.
+	var blocks uint64
+	parameters = clickhouse.WithParameters(clickhouse.Parameters{"first": strconv.FormatInt(first.UnixMicro(), 10)})
+	err = conn.QueryRow(clickhouse.Context(ctx, parameters), fmt.Sprintf(
+		"SELECT uniqExact(node, incarnation, arrived) FROM %s WHERE arrived > fromUnixTimestamp64Micro({first:Int64}, 'UTC')", t.Name,
+	)).Scan(&blocks)
+	if err != nil {
+		return nil, false, fmt.Errorf("count later inserts of %s: %w", t.Name, err)
+	}
+	// Half the window, since an insert over midnight is more than one block.
+	return seqs, blocks >= dedupWindow/2, nil
+}
+
+// badData lists the codes by which ClickHouse says that a value can't be stored, whenever it is
+// sent (src/Common/ErrorCodes.cpp of ClickHouse). Codes that a cut connection or an older schema
+// gives too are left out: those pass.
+var badData = []int32{
+	6,   // CANNOT_PARSE_TEXT
+	38,  // CANNOT_PARSE_DATE
+	41,  // CANNOT_PARSE_DATETIME
+	69,  // ARGUMENT_OUT_OF_BOUND
+	72,  // CANNOT_PARSE_NUMBER
+	117, // INCORRECT_DATA
+	128, // TOO_LARGE_ARRAY_SIZE
+	131, // TOO_LARGE_STRING_SIZE
+	321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+	376, // CANNOT_PARSE_UUID
+	467, // CANNOT_PARSE_BOOL
+	469, // VIOLATED_CONSTRAINT
+	675, // CANNOT_PARSE_IPV4
+	676, // CANNOT_PARSE_IPV6
+	691, // UNKNOWN_ELEMENT_OF_ENUM
+}
+
+// BadData reports whether err, of Insert, says that a row of the batch can never be stored.
+// Every other error may pass: the same batch is to be tried again.
+func BadData(err error) bool {
+	if _, ok := errors.AsType[*RowError](err); ok {
+		return true
+	}
+	return slices.Contains(badData, code(err))
+}

@@ -1,0 +1,179 @@
+package warehouse
+
+import (
+	"embed"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"strconv"
+	"strings"
+	"sync"
+	"text/template"
+
+	"carom/schemas/event"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// A migration is one numbered file of SQL. Its statements are idempotent.
+type migration struct {
+	version  uint32
+	name     string // as in 0001_events: "events"
+	sql      string // rendered
+	checksum uint32 // of sql
+}
+
+// dedupWindow is how many of the last inserted blocks each table remembers by their token. An
+// agent sends at most a few blocks a second and table, and repeats only its newest one, so this
+// covers the blocks of a hundred nodes that come in while one of them is restarted. Each entry
+// costs about a hundred bytes.
+const dedupWindow = 20_000
+
+// The values of k10s and k1m: name, type, expression over events and comment. Both roll-ups and
+// their views are rendered from this one table.
+var rollupColumns = []struct{ name, kind, expr, comment string }{
+	{"ok", "sum, UInt64", "countIf(dimension = 'ok')", "accepted"},
+	{"usr", "sum, UInt64", "countIf(dimension = 'user')", "refused: no such user"},
+	{"rate", "sum, UInt64", "countIf(dimension = 'rate')", "refused: too many messages a second"},
+	{"conn", "sum, UInt64", "countIf(dimension = 'connections')", "refused: too many connections"},
+	{"msgc", "sum, UInt64", "countIf(dimension = 'messages')", "refused: too many messages on the connection"},
+	{"block", "sum, UInt64", "countIf(dimension = 'block')", "refused: the source is blocked"},
+	{"grey", "sum, UInt64", "countIf(dimension = 'greylist')", "refused: greylisted"},
+	{"unav", "sum, UInt64", "countIf(dimension = 'unavailable')", "receiver unavailable, connection failures included"},
+	{"content", "sum, UInt64", "countIf(dimension = 'content')", "refused: content"},
+	{"auth", "sum, UInt64", "countIf(dimension = 'auth')", "refused: authentication of the sender"},
+	{"other", "sum, UInt64", "countIf(dimension IN ('', 'other'))", "refused: unclassified"},
+	{"n1", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt <= 1)", "first attempts"},
+	{"f1", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt <= 1 AND dimension IN ('', 'other'))", "unclassified refusals among n1"},
+	{"n2", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt > 1)", "retries"},
+	{"f2", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt > 1 AND dimension IN ('', 'other'))", "unclassified refusals among n2"},
+	{"canaries", "sum, UInt64", "countIf(canary)", "attempts that were canaries"},
+	{"canary_block", "sum, UInt64", "countIf(canary AND dimension = 'block')", "canaries among block"},
+	{"max_open", "max, UInt32", "max(open_connections)", "most connections of the key that one node had open"},
+	{"min_msgc_idx", "min, UInt32", "min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295))", "smallest message number on a connection that msgc was answered to; 4294967295 for none"},
+	{"sample_reply", "max, String", "maxIf(substring(reply, 1, 500), dimension NOT IN ('ok', 'user'))", "one of the refusals, empty for none"},
+	{"last_arrived", "max, DateTime64(6, 'UTC')", "max(arrived)", "when the last of these events reached ClickHouse"},
+}
+
+// evidence selects the events that count as an attempt of (provider, source). A repaired row was
+// counted when it was inserted first.
+const evidence = `NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred')
+    AND provider != '' AND source != ''
+    AND (scope NOT IN ('domain', 'url', 'recipient') OR scope = 'recipient' AND dimension = 'user')`
+
+func rollupTable() string {
+	lines := make([]string, len(rollupColumns))
+	for i, c := range rollupColumns {
+		lines[i] = fmt.Sprintf("    %s SimpleAggregateFunction(%s) COMMENT %s", c.name, c.kind, quote(c.comment))
+	}
+	return strings.Join(lines, ",\n")
+}
+
+func rollupSelect() string {
+	lines := make([]string, len(rollupColumns))
+	for i, c := range rollupColumns {
+		lines[i] = "    " + c.expr + " AS " + c.name
+	}
+	return strings.Join(lines, ",\n")
+}
+
+func definitions[T any](columns []event.Column[T]) string {
+	lines := make([]string, len(columns))
+	for i, c := range columns {
+		lines[i] = fmt.Sprintf("    %s %s COMMENT %s", c.Name, c.Type, quote(c.Comment))
+	}
+	return strings.Join(lines, ",\n")
+}
+
+// quote returns s as a string literal of ClickHouse.
+func quote(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+}
+
+// functions are what a migration may say for what differs between one server and a cluster, and
+// for what Go knows better. They render the form for one server.
+var functions = template.FuncMap{
+	"onCluster": func() string { return "" },
+	"engine": func(name string, args ...string) string {
+		if len(args) == 0 {
+			return name
+		}
+		return name + "(" + strings.Join(args, ", ") + ")"
+	},
+	"durable": func() string {
+		return "non_replicated_deduplication_window = " + strconv.Itoa(dedupWindow) + ", fsync_after_insert = 1, fsync_part_directory = 1"
+	},
+	"columns": func(table string) (string, error) {
+		switch table {
+		case "events":
+			return definitions(event.Columns), nil
+		case "gauges":
+			return definitions(event.GaugeColumns), nil
+		case "annotations":
+			return definitions(event.AnnotationColumns), nil
+		default:
+			return "", fmt.Errorf("no table of columns for %s", table)
+		}
+	},
+	"rollup":   rollupTable,
+	"rollupOf": rollupSelect,
+	"evidence": func() string { return evidence },
+}
+
+// migrations returns every migration of the binary in order; the versions count from 1.
+var migrations = sync.OnceValues(renderMigrations)
+
+func renderMigrations() ([]migration, error) {
+	names, err := fs.Glob(migrationFiles, "migrations/*.sql")
+	if err != nil {
+		return nil, fmt.Errorf("list migrations: %w", err)
+	}
+	all := make([]migration, 0, len(names))
+	for i, path := range names { // sorted by Glob
+		file := strings.TrimSuffix(strings.TrimPrefix(path, "migrations/"), ".sql")
+		number, name, _ := strings.Cut(file, "_")
+		if version, err := strconv.ParseUint(number, 10, 32); err != nil || version != uint64(i)+1 || name == "" {
+			return nil, fmt.Errorf("migration %s: want the number %d and a name", path, i+1)
+		}
+		source, err := migrationFiles.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read migration: %w", err)
+		}
+		t, err := template.New(path).Funcs(functions).Parse(string(source))
+		if err != nil {
+			return nil, fmt.Errorf("parse migration: %w", err)
+		}
+		var b strings.Builder
+		if err := t.Execute(&b, nil); err != nil {
+			return nil, fmt.Errorf("render migration: %w", err)
+		}
+		all = append(all, migration{
+			version: uint32(i) + 1, name: name, sql: b.String(), //nolint:gosec // a handful
+			checksum: crc32.ChecksumIEEE([]byte(b.String())),
+		})
+	}
+	return all, nil
+}
+
+// statements splits SQL at each semicolon that ends a line and drops lines of comments.
+func statements(sql string) []string {
+	var all []string
+	var b strings.Builder
+	for line := range strings.Lines(sql) {
+		if strings.HasPrefix(strings.TrimSpace(line), "--") {
+			continue
+		}
+		text, ended := strings.CutSuffix(strings.TrimRight(line, " \t\r\n"), ";")
+		b.WriteString(text)
+		b.WriteByte('\n')
+		if ended {
+			all = append(all, strings.TrimSpace(b.String()))
+			b.Reset()
+		}
+	}
+	if rest := strings.TrimSpace(b.String()); rest != "" {
+		all = append(all, rest)
+	}
+	return all
+}

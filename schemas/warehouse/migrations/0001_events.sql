@@ -1,0 +1,27 @@
+-- Every step of every recipient, one row each; schemas/event.Columns is the truth of the columns.
+--
+-- ORDER BY: "what did this provider say to this source between t1 and t2", the question behind
+-- every deferral burst, reads one range. One message or one recipient is found by bloom filter.
+-- PARTITION BY day: retention drops whole parts, and a question about a day opens only that day.
+-- TTL by arrival: an imported history and the rows of a node with a wrong clock live as long.
+-- The indexes on seq and arrived serve the agent that asks what of its last batch is here.
+-- The deduplication window is what makes a repeated batch harmless (see Insert), and a part is
+-- fsynced before the insert is confirmed, because the node then removes the records from its log.
+CREATE TABLE IF NOT EXISTS events{{onCluster}}
+(
+{{columns "events"}},
+    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
+    repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
+    INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX seq_range seq TYPE minmax GRANULARITY 1,
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+)
+ENGINE = {{engine "MergeTree"}}
+PARTITION BY toYYYYMMDD(time)
+ORDER BY (provider, source, time)
+TTL toDateTime(arrived) + INTERVAL 180 DAY
+SETTINGS {{durable}}, ttl_only_drop_parts = 1
+COMMENT 'One row per recipient and step: what every node did and what every receiver answered';

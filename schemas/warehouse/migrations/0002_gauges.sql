@@ -1,0 +1,14 @@
+-- The state of each key on each node, every ten seconds: backlog, open connections, what binds.
+--
+-- ORDER BY: the control job reads "the last minute of this key over all nodes".
+CREATE TABLE IF NOT EXISTS gauges{{onCluster}}
+(
+{{columns "gauges"}},
+    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
+)
+ENGINE = {{engine "MergeTree"}}
+PARTITION BY toYYYYMMDD(time)
+ORDER BY (provider, source, time, node)
+TTL toDateTime(arrived) + INTERVAL 15 DAY
+SETTINGS {{durable}}, ttl_only_drop_parts = 1
+COMMENT 'State of each key (provider, source) on each node, every ten seconds';

@@ -1,0 +1,46 @@
+-- Who is alive and what ran.
+
+-- ORDER BY: one row a node and life of its log; read with FINAL.
+CREATE TABLE IF NOT EXISTS nodes{{onCluster}}
+(
+    node LowCardinality(String) COMMENT 'name of the node',
+    incarnation UUID COMMENT 'life of its event log',
+    seen_at DateTime64(6, 'UTC') COMMENT 'last sign of life of its agent; the latest row wins',
+    started_at DateTime64(6, 'UTC') COMMENT 'start of the agent',
+    version String COMMENT 'version of carom on the node',
+    event_seq UInt64 COMMENT 'last event that is known to be here',
+    gauge_seq UInt64 COMMENT 'last gauge that is known to be here',
+    annotation_seq UInt64 COMMENT 'last annotation that is known to be here',
+    quarantined UInt64 COMMENT 'records that could not be stored and lie in the quarantine files of the node',
+    limits_generation UInt64 COMMENT 'generation of its limits.json'
+)
+ENGINE = {{engine "ReplacingMergeTree" "seen_at"}}
+ORDER BY (node, incarnation)
+SETTINGS {{durable}}
+COMMENT 'The nodes and their agents'' last sign of life; read with FINAL';
+
+-- ORDER BY: "when did this job last finish, and how long do its runs take".
+-- A run is written when it starts and again when it ends; read with FINAL.
+CREATE TABLE IF NOT EXISTS job_runs{{onCluster}}
+(
+    job LowCardinality(String) COMMENT 'name of the job',
+    started_at DateTime64(6, 'UTC') COMMENT 'start of the run',
+    run_id UUID COMMENT 'the run',
+    updated_at DateTime64(6, 'UTC') COMMENT 'when this row was written; the latest wins',
+    finished_at DateTime64(6, 'UTC') COMMENT 'end of the run, 1970 while it runs',
+    status Enum8('running' = 0, 'ok' = 1, 'failed' = 2, 'skipped' = 3) COMMENT 'skipped: another run had the turn',
+    generation UInt64 COMMENT 'generation that the run wrote, 0 for none',
+    instance String COMMENT 'host and process of the run',
+    version String COMMENT 'version of carom',
+    data_to DateTime64(6, 'UTC') COMMENT 'how far the data reached that the run used',
+    keys UInt32 COMMENT 'keys that were looked at',
+    changes UInt32 COMMENT 'changes that were made',
+    rows_read UInt64 COMMENT 'rows read from ClickHouse',
+    error String COMMENT 'why it failed'
+)
+ENGINE = {{engine "ReplacingMergeTree" "updated_at"}}
+PARTITION BY toYYYYMM(started_at)
+ORDER BY (job, started_at, run_id)
+TTL toDateTime(started_at) + INTERVAL 90 DAY
+SETTINGS {{durable}}
+COMMENT 'Runs of the analytics jobs; read with FINAL';
