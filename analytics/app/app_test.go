@@ -55,9 +55,9 @@ func warehouseWith(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	inc := event.ID(uuid.New())
+	inc := uuid.New()
 	end := time.Now().Add(-2 * time.Second)
-	var events []event.Event
+	events := make([]event.Event, 0, 4000)
 	for i := range 4000 {
 		e := event.Event{
 			Node: "n1", Incarnation: inc, Seq: uint64(i) + 1, FormatVersion: event.FormatVersion, Time: end.Add(-time.Duration(i) * 10 * time.Millisecond),

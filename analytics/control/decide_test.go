@@ -367,7 +367,8 @@ func TestInvariants(t *testing.T) {
 			static := limits.Static(
 				rapid.SampledFrom([]float64{0, 0.02, 1, 10, 110}).Draw(t, "static"),
 				rapid.SampledFrom([]uint32{0, 1, 20}).Draw(t, "connections"),
-				rapid.SampledFrom([]uint32{0, 1, 50}).Draw(t, "messages"))
+				rapid.SampledFrom([]uint32{0, 1, 50}).Draw(t, "messages"),
+			)
 			var adaptive limits.Limit
 			if rapid.Bool().Draw(t, "has adaptive") {
 				adaptive = limits.Limit{RatePerSecond: 200, Connections: 64, MessagesPerConnection: 100}

@@ -28,7 +28,8 @@ func (d *decision) suspend() bool {
 	}
 	d.because(RuleSuspend, fmt.Sprintf(
 		"%d of %d attempts in %s were refused (%d blocked, %d unavailable): the receiver %s. %s -> trials, %s.",
-		refusals, n, e.duration(), e.Counts.Block, e.Counts.Unavailable, what, perSecond(old), perSecond(d.RatePerSecond)), e)
+		refusals, n, e.duration(), e.Counts.Block, e.Counts.Unavailable, what, perSecond(old), perSecond(d.RatePerSecond),
+	), e)
 	return true
 }
 

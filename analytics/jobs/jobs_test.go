@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"strings"
@@ -47,7 +46,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	w := &world{conn: conn, rawURL: rawURL, node: "n1", inc: event.ID(uuid.New())}
+	w := &world{conn: conn, rawURL: rawURL, node: "n1", inc: uuid.New()}
 	w.tick(t)
 	return w
 }
@@ -131,7 +130,7 @@ func (w *world) throttle(t *testing.T, mode limits.Mode) *jobs.Throttle {
 	t.Helper()
 	p := policy.Default()
 	p.Mode = mode
-	return &jobs.Throttle{Conn: w.conn, Policy: p, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Period: 10 * time.Second, Version: "test"}
+	return &jobs.Throttle{Conn: w.conn, Policy: p, Log: slog.New(slog.DiscardHandler), Period: 10 * time.Second, Version: "test"}
 }
 
 func (w *world) scan(t *testing.T, query string, into ...any) {

@@ -69,7 +69,8 @@ func TestSharesNeverExceedTheLimit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := limits.Static(
 			rapid.Float64Range(1.0/120, 500).Draw(t, "rate"),
-			rapid.SampledFrom([]uint32{0, 1, 2, 7, 40}).Draw(t, "connections"), 0)
+			rapid.SampledFrom([]uint32{0, 1, 2, 7, 40}).Draw(t, "connections"), 0,
+		)
 		n := rapid.IntRange(1, 6).Draw(t, "nodes")
 		nodes := make([]leases.Node, n)
 		using := make([]leases.Share, n) // what each node uses, of any hand-out since its last look

@@ -25,11 +25,11 @@ const (
 	// liveGauge is how old the last gauge of a node may be: nine gauges, so that an agent that is
 	// restarted does not look like a node that is gone.
 	liveGauge = 90 * time.Second
-	// settleMin and settleMax bound how long after its end a bucket counts as complete.
-	settleMin = time.Second
-	settleMax = 30 * time.Second
-	// settleOver is how far back the filling of buckets is looked at.
-	settleOver = time.Minute
+	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete.
+	shortestSettle = time.Second
+	longestSettle = 30 * time.Second
+	// settleSpan is how far back the filling of buckets is looked at.
+	settleSpan = time.Minute
 	// pickup is how long a lease takes from ClickHouse into force at a node, at most.
 	pickup = 5 * time.Second
 	hour   = time.Hour
@@ -88,9 +88,9 @@ func (r *Reader) Read(ctx context.Context, now time.Time, slow []limits.Key) (*S
 	if err := r.lastHour(ctx, now, s); err != nil {
 		return nil, err
 	}
-	settle := min(max(s.Lateness, settleMin), settleMax)
+	settle := min(max(s.Lateness, shortestSettle), longestSettle)
 	s.To = now.Add(-settle).Truncate(r.Policy.Step)
-	s.Delay = r.Policy.Step + max(s.Lateness, settleMin) + r.Period + pickup
+	s.Delay = r.Policy.Step + max(s.Lateness, shortestSettle) + r.Period + pickup
 	for _, k := range s.Keys {
 		k.To, k.Delay = Since(s.To), s.Delay
 	}
@@ -224,7 +224,7 @@ ORDER BY provider, source, ts, epoch`)
 		k.Buckets = append(k.Buckets, b)
 		end := ts.Add(r.Policy.Step)
 		k.Newest = max(k.Newest, min(Since(end), Since(now)))
-		if end.After(now.Add(-settleOver)) && !end.After(now) {
+		if end.After(now.Add(-settleSpan)) && !end.After(now) {
 			s.Lateness = max(s.Lateness, arrived.Sub(end))
 		}
 	}

@@ -74,7 +74,7 @@ func TestRead(t *testing.T) {
 
 	gauge := func(node string, age time.Duration, change func(*event.Gauge)) event.Gauge {
 		g := event.Gauge{
-			Node: node, Incarnation: event.ID(uuid.New()), Seq: 1, Time: now.Add(-age), Provider: google.Provider, Source: google.Source,
+			Node: node, Incarnation: uuid.New(), Seq: 1, Time: now.Add(-age), Provider: google.Provider, Source: google.Source,
 			StaticRate: 10, StaticConnections: 4, StaticMessages: 20, LocalFactor: 1,
 		}
 		if change != nil {

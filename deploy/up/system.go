@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"carom/deploy/up/supervise"
-	"carom/schemas/atomicfile"
 	"carom/schemas/service"
 	"carom/sender/config"
 )
@@ -172,12 +170,9 @@ func (y *System) sender() (supervise.Process, error) {
 	return p, nil
 }
 
+// writeSecret writes a file that only its owner can read.
 func writeSecret(file, secret string) error {
-	err := atomicfile.Write(file, func(w io.Writer) error {
-		_, err := io.WriteString(w, secret+"\n")
-		return err
-	})
-	if err != nil {
+	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
 		return service.Configf("carom up: %w", err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package up
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -80,8 +81,8 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// run runs carom up until its output holds all of the parts, or it ends.
-func run(t *testing.T, until []string, args ...string) (out string, err error) {
+// run runs carom up until enough is true after its greeting, or it ends.
+func run(t *testing.T, enough func() bool, args ...string) (out string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -91,18 +92,18 @@ func run(t *testing.T, until []string, args ...string) (out string, err error) {
 		ended <- Command(ctx, args, service.IO{Out: w, Err: t.Output()})
 		w.Close()
 	}()
+	lines := bufio.NewScanner(r)
 	var b strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		n, readErr := r.Read(buf)
-		b.Write(buf[:n])
-		if !slices.ContainsFunc(until, func(part string) bool { return !strings.Contains(b.String(), part) }) {
+	for lines.Scan() {
+		fmt.Fprintln(&b, lines.Text())
+		if strings.HasPrefix(lines.Text(), "Stop everything with Ctrl-C") {
+			for !enough() && ctx.Err() == nil {
+				time.Sleep(5 * time.Millisecond)
+			}
 			cancel()
 		}
-		if readErr != nil {
-			return b.String(), <-ended
-		}
 	}
+	return b.String(), <-ended
 }
 
 func TestUpStartsAndStopsInOrder(t *testing.T) {
@@ -111,7 +112,11 @@ func TestUpStartsAndStopsInOrder(t *testing.T) {
 	t.Setenv(noteFile, notes)
 	http, smtp := freePort(t), freePort(t)
 	data := filepath.Join(dir, "data")
-	out, err := run(t, []string{"Stop everything with Ctrl-C"}, "--dir", data, "--listen", http, "--smtp", smtp)
+	started := func() bool {
+		b, err := os.ReadFile(notes)
+		return err == nil && strings.Count(string(b), "start") == 5
+	}
+	out, err := run(t, started, "--dir", data, "--listen", http, "--smtp", smtp)
 	if err != nil {
 		t.Fatalf("carom up: %v", err)
 	}
@@ -142,7 +147,7 @@ func TestUpEndsWithTheChildThatCannotWork(t *testing.T) {
 			dir := t.TempDir()
 			t.Setenv(noteFile, filepath.Join(dir, "notes"))
 			t.Setenv("CAROM_TEST_BROKEN", part)
-			_, err := run(t, []string{"never"}, "--dir", dir, "--listen", freePort(t), "--smtp", freePort(t))
+			_, err := run(t, func() bool { return false }, "--dir", dir, "--listen", freePort(t), "--smtp", freePort(t))
 			if status := service.ExitStatus(err); status != 2 || !strings.Contains(fmt.Sprint(err), "this cannot work") {
 				t.Errorf("carom up: %v with exit status %d, want the child's line and 2", err, status)
 			}

@@ -165,7 +165,8 @@ func drawLimit(t *rapid.T, name string) limits.Limit {
 	return limits.Static(
 		rapid.SampledFrom([]float64{0, 0.05, 0.5, 3, 110, 5000, 50_000}).Draw(t, name+" rate"),
 		rapid.SampledFrom([]uint32{0, 1, 5, 64}).Draw(t, name+" connections"),
-		rapid.SampledFrom([]uint32{0, 1, 20, 100}).Draw(t, name+" messages"))
+		rapid.SampledFrom([]uint32{0, 1, 20, 100}).Draw(t, name+" messages"),
+	)
 }
 
 func drawLease(t *rapid.T) limits.Lease {

@@ -46,7 +46,7 @@ func (s *Server) admit(raw net.Conn, source string) (*conn, *RefusalError) {
 	if most := s.config.TotalMaxSMTPIn; most > 0 && len(s.conns) >= most {
 		return nil, &RefusalError{421, [3]int{4, 3, 2}, "too many connections, try again later"}
 	}
-	c := &conn{Conn: raw, server: s, in: bufio.NewReader(raw)}
+	c := newConn(raw, s)
 	s.conns[c] = true
 	return c, nil
 }
@@ -64,6 +64,10 @@ type conn struct {
 	receiving bool // a message is being sent
 	stopping  bool // the session ends when no message is being sent
 	over      bool // nothing is read any more
+}
+
+func newConn(raw net.Conn, s *Server) *conn {
+	return &conn{Conn: raw, server: s, in: bufio.NewReader(raw)}
 }
 
 // Read is part of net.Conn. After an error it gives no more octets: what follows a message that

@@ -282,60 +282,6 @@ func TestDialogue(t *testing.T) {
 			refused: []string{"<> 501", `<tab?@away.test> 501`, "<?@away.test> 501", "<a@away,test> 501"},
 		},
 		{
-			name: "strangers who collect refusals are cut off", dialogue: `
-				EHLO feeder.test
-				S: 250
-				MAIL FROM:<a@feeder.test>
-				S: 250
-				RCPT TO:<1@away.test>
-				S: 550
-				RCPT TO:<2@away.test>
-				S: 550
-				RCPT TO:<3@away.test>
-				S: 550
-				RCPT TO:<4@away.test>
-				S: 550
-				RCPT TO:<5@away.test>
-				S: 550
-				RCPT TO:<6@away.test>
-				S: 550
-				RCPT TO:<7@away.test>
-				S: 550
-				RCPT TO:<8@away.test>
-				S: 550
-				RCPT TO:<9@away.test>
-				S: 550
-				RCPT TO:<10@away.test>
-				S: 550
-				RCPT TO:<11@away.test>
-				S: 550
-				RCPT TO:<12@away.test>
-				S: 550
-				RCPT TO:<13@away.test>
-				S: 550
-				RCPT TO:<14@away.test>
-				S: 550
-				RCPT TO:<15@away.test>
-				S: 550
-				RCPT TO:<16@away.test>
-				S: 550
-				RCPT TO:<17@away.test>
-				S: 550
-				RCPT TO:<18@away.test>
-				S: 550
-				RCPT TO:<19@away.test>
-				S: 550
-				RCPT TO:<20@away.test>
-				S: 421 4.7.0
-				S:`,
-			refused: []string{
-				"<1@away.test> 550", "<2@away.test> 550", "<3@away.test> 550", "<4@away.test> 550", "<5@away.test> 550",
-				"<6@away.test> 550", "<7@away.test> 550", "<8@away.test> 550", "<9@away.test> 550", "<10@away.test> 550",
-				"<11@away.test> 550", "<12@away.test> 550", "<13@away.test> 550", "<14@away.test> 550", "<15@away.test> 550",
-				"<16@away.test> 550", "<17@away.test> 550", "<18@away.test> 550", "<19@away.test> 550", "<20@away.test> 550",
-			},
-		},
-		{
 			name: "unknown commands", dialogue: `
 				WHAT is this
 				S: 500

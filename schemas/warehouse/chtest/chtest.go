@@ -69,7 +69,8 @@ type Server struct {
 
 	process *exec.Cmd
 	stdin   io.Closer
-	ended   chan error // the result of process.Wait
+	ended   chan struct{} // closed when the process has ended; nil without a process
+	exit    error         // of process.Wait, set before ended is closed
 	log     *logBuffer
 }
 
@@ -118,9 +119,11 @@ func (s *Server) run() error {
 	if err := s.process.Start(); err != nil {
 		return err
 	}
-	ended, process := make(chan error, 1), s.process
-	s.ended = ended
-	go func() { ended <- process.Wait() }()
+	s.ended = make(chan struct{})
+	go func() {
+		s.exit = s.process.Wait()
+		close(s.ended)
+	}()
 
 	deadline := time.NewTimer(startTimeout)
 	defer deadline.Stop()
@@ -128,9 +131,8 @@ func (s *Server) run() error {
 	defer poll.Stop()
 	for {
 		select {
-		case err := <-ended:
-			ended <- err
-			return fmt.Errorf("it ended before it listened: %w", err)
+		case <-s.ended:
+			return fmt.Errorf("it ended before it listened: %w", s.exit)
 		case <-deadline.C:
 			return fmt.Errorf("it did not listen within %v", startTimeout)
 		case <-poll.C:
@@ -183,7 +185,7 @@ func (s *Server) Kill() {
 		return
 	}
 	_ = s.process.Process.Kill() // it may be gone already
-	_ = <-s.ended                // "signal: killed"
+	<-s.ended
 	s.ended = nil
 	_ = s.stdin.Close()
 }
@@ -196,9 +198,9 @@ func (s *Server) Stop() error {
 	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	err := <-s.ended
+	<-s.ended
 	s.ended = nil
-	return err
+	return s.exit
 }
 
 // Restart starts the engine again on the same folder and address, after Kill or Stop.

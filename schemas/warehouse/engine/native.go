@@ -77,7 +77,8 @@ func recodeNative(w io.Writer, part []byte, revision uint64) error {
 			start := at()
 			if err := skipColumn(reader, ahead, name, typeName, int(rows), server); err != nil {
 				return exception(notImplemented, fmt.Sprintf(
-					"Column %s of type %s cannot be sent in FORMAT Native with client_protocol_version: %v", name, typeName, err))
+					"Column %s of type %s cannot be sent in FORMAT Native with client_protocol_version: %v", name, typeName, err,
+				))
 			}
 			if _, err := w.Write(part[start:at()]); err != nil {
 				return err

@@ -132,7 +132,8 @@ func (r *response) identify(h http.Header) {
 	h.Set("X-ClickHouse-Timezone", timezone)
 	h.Set("X-ClickHouse-Summary", fmt.Sprintf(
 		`{"read_rows":"%d","read_bytes":"%d","written_rows":"%d","written_bytes":"%d","total_rows_to_read":"0","result_rows":"%d","result_bytes":"0","elapsed_ns":"%d"}`,
-		r.stats.ReadRows, r.stats.ReadBytes, r.stats.WrittenRows, r.stats.WrittenBytes, r.stats.ResultRows, time.Since(r.began)))
+		r.stats.ReadRows, r.stats.ReadBytes, r.stats.WrittenRows, r.stats.WrittenBytes, r.stats.ResultRows, time.Since(r.began),
+	))
 }
 
 // finish ends a successful answer.
