@@ -27,7 +27,7 @@ const (
 	liveGauge = 90 * time.Second
 	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete.
 	shortestSettle = time.Second
-	longestSettle = 30 * time.Second
+	longestSettle  = 30 * time.Second
 	// settleSpan is how far back the filling of buckets is looked at.
 	settleSpan = time.Minute
 	// pickup is how long a lease takes from ClickHouse into force at a node, at most.

@@ -23,7 +23,7 @@ type Check struct {
 func (s *Summary) check() []Check {
 	return []Check{
 		s.checkHandedOver(), s.checkAccepted(), s.checkIdentity(), s.checkShipped(), s.checkRollups(),
-		s.checkReceivers(), s.checkReports(), s.checkLoop(), s.checkObeyed(), s.checkDeferrals(), s.checkEvidence(),
+		s.checkReceivers(), s.checkReports(), s.checkSuppressed(), s.checkLoop(), s.checkObeyed(), s.checkDeferrals(), s.checkEvidence(),
 	}
 }
 
@@ -115,6 +115,14 @@ func (s *Summary) checkReports() Check {
 		"every report found its message", ok,
 		fmt.Sprintf("receivers sent %d (%d failed, %d pending); %d consumed: %d complaints and %d bounces, %d of them by a verified token",
 			r.Sent, r.Failed, r.Pending, c.ReportsConsumed, c.Complaints, c.RemoteBounces, c.ReportsMatched),
+	}
+}
+
+func (s *Summary) checkSuppressed() Check {
+	c := s.Counts
+	return Check{
+		"whoever bounced or complained is suppressed", c.Unsuppressed == 0 && c.Suppressions > 0,
+		fmt.Sprintf("%d addresses are suppressed, %d are missing", c.Suppressions, c.Unsuppressed),
 	}
 }
 

@@ -91,6 +91,20 @@ type Counts struct {
 	Complaints              uint64 `json:"complaints"`
 	ReportsMatched          uint64 `json:"reports_matched"` // by a token that verified
 	Suppressions            uint64 `json:"suppressions"`    // addresses that are suppressed now
+	Unsuppressed            uint64 `json:"unsuppressed"`    // addresses that bounced for good or complained and are not
+}
+
+// dead are the events after which an address must not be mailed again.
+const dead = "(kind IN ('bounced', 'remote-bounce') AND class = 'hard' OR kind = 'complaint') AND recipient_key != ''"
+
+// unsuppressed returns how many addresses should be suppressed and are not.
+func (r *reader) unsuppressed(ctx context.Context) (n uint64, err error) {
+	err = r.conn.QueryRow(ctx, `SELECT uniqExact(recipient_key) FROM events
+WHERE `+dead+` AND recipient_key NOT IN (SELECT recipient_key FROM suppressed)`).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("look for missing suppressions: %w", err)
+	}
+	return n, nil
 }
 
 // counts counts the events up to seq.
@@ -110,7 +124,8 @@ FROM events WHERE seq <= {seq:UInt64}`).Scan(
 	if err != nil {
 		return c, fmt.Errorf("count events: %w", err)
 	}
-	return c, nil
+	c.Unsuppressed, err = r.unsuppressed(ctx)
+	return c, err
 }
 
 // CategoryCount is a number of bounces.

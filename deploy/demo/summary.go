@@ -159,14 +159,16 @@ func (d *demo) fillLimits(s *Summary) {
 	}
 }
 
-// duplicates counts in the receivers' accept log the recipients that got the same message again.
+// duplicates counts in the receivers' accept log the recipients that got a message of the node's
+// again. The reference that the node puts into each tells its messages apart, also where the load
+// generator handed over the same message twice.
 func duplicates(file string) (int, error) {
 	f, err := os.Open(file) //nolint:gosec // our own child's
 	if err != nil {
 		return 0, fmt.Errorf("read the receivers' accept log: %w", err)
 	}
 	defer func() { _ = f.Close() }() // only read
-	type copyOf struct{ message, recipient string }
+	type copyOf struct{ reference, recipient string }
 	seen := map[copyOf]bool{}
 	n := 0
 	lines := bufio.NewScanner(f)
@@ -176,7 +178,7 @@ func duplicates(file string) (int, error) {
 		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
 			return 0, fmt.Errorf("read the receivers' accept log: %w", err)
 		}
-		key := copyOf{a.MessageID, a.Recipient}
+		key := copyOf{a.Ref, a.Recipient}
 		if seen[key] {
 			n++
 		}

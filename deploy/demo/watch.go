@@ -113,6 +113,7 @@ type rest struct {
 	node      admin.Status
 	receivers receiverStats
 	streams   []Stream
+	missing   uint64 // suppressions that the job has still to make
 	settled   bool
 }
 
@@ -122,7 +123,8 @@ const (
 	restPoll    = 500 * time.Millisecond
 )
 
-// awaitRest waits until nothing is queued, no report is under way and every event is in ClickHouse.
+// awaitRest waits until nothing is queued, no report is under way, every event is in ClickHouse and
+// every address that must not be mailed again is suppressed.
 // After restTimeout it takes things as they are: what is still queued is counted as that.
 func (d *demo) awaitRest(ctx context.Context) (*rest, error) {
 	d.say("All is handed over. Waiting for queues, reports and the agent.")
@@ -136,7 +138,7 @@ func (d *demo) awaitRest(ctx context.Context) (*rest, error) {
 		if now, err = d.look(ctx); err == nil {
 			quiet := last != nil && last.node.EventSeq == now.node.EventSeq && last.node.LiveRecipients == now.node.LiveRecipients
 			late := time.Now().After(deadline)
-			now.settled = now.node.LiveRecipients == 0 && now.receivers.Reports.Pending == 0
+			now.settled = now.node.LiveRecipients == 0 && now.receivers.Reports.Pending == 0 && now.missing == 0
 			if shipped(now) && quiet && (now.settled || late) {
 				return now, nil
 			}
@@ -167,6 +169,9 @@ func (d *demo) look(ctx context.Context) (*rest, error) {
 		return nil, err
 	}
 	if r.streams, err = d.warehouse.streams(ctx); err != nil {
+		return nil, err
+	}
+	if r.missing, err = d.warehouse.unsuppressed(ctx); err != nil {
 		return nil, err
 	}
 	return &r, nil

@@ -81,7 +81,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// run runs carom up until enough is true after its greeting, or it ends.
+// run runs carom up until enough is true after its greeting, or it ends; nil leaves that to itself.
 func run(t *testing.T, enough func() bool, args ...string) (out string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -96,7 +96,7 @@ func run(t *testing.T, enough func() bool, args ...string) (out string, err erro
 	var b strings.Builder
 	for lines.Scan() {
 		fmt.Fprintln(&b, lines.Text())
-		if strings.HasPrefix(lines.Text(), "Stop everything with Ctrl-C") {
+		if enough != nil && strings.HasPrefix(lines.Text(), "Stop everything with Ctrl-C") {
 			for !enough() && ctx.Err() == nil {
 				time.Sleep(5 * time.Millisecond)
 			}
@@ -147,7 +147,7 @@ func TestUpEndsWithTheChildThatCannotWork(t *testing.T) {
 			dir := t.TempDir()
 			t.Setenv(noteFile, filepath.Join(dir, "notes"))
 			t.Setenv("CAROM_TEST_BROKEN", part)
-			_, err := run(t, func() bool { return false }, "--dir", dir, "--listen", freePort(t), "--smtp", freePort(t))
+			_, err := run(t, nil, "--dir", dir, "--listen", freePort(t), "--smtp", freePort(t))
 			if status := service.ExitStatus(err); status != 2 || !strings.Contains(fmt.Sprint(err), "this cannot work") {
 				t.Errorf("carom up: %v with exit status %d, want the child's line and 2", err, status)
 			}

@@ -77,6 +77,23 @@ func (s *Snapshot) Contains(tenant, key string) bool {
 	return find(s.lists[Global], &raw) || tenant != Global && find(s.lists[tenant], &raw)
 }
 
+// Known reports whether key is suppressed for any tenant or for all. A nil Snapshot knows none.
+func (s *Snapshot) Known(key string) bool {
+	if s == nil {
+		return false
+	}
+	var raw [keySize]byte
+	if !decodeKey(&raw, key) {
+		return false
+	}
+	for _, list := range s.lists {
+		if find(list, &raw) {
+			return true
+		}
+	}
+	return false
+}
+
 func find(list []byte, key *[keySize]byte) bool {
 	n := len(list) / keySize
 	i := sort.Search(n, func(i int) bool { return bytes.Compare(list[i*keySize:(i+1)*keySize], key[:]) >= 0 })

@@ -1,5 +1,5 @@
 // Package taxonomy holds the words with which carom names what receivers say: categories with
-// their group and class, dimensions, scopes, PowerMTA's category words, and receiving providers.
+// their group and class, dimensions, scopes, and PowerMTA's category words.
 //
 // It is data and look-ups; the rules that arrive at a category are in ingest/classify.
 // Everything is safe for concurrent use.

@@ -11,7 +11,7 @@ import (
 // in globalDomain and globalSource.
 var globals = newScope(globalScope,
 	many("host-name", hostName, func(c *Config) *[]string { return &c.HostNames }),
-	many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters }),
+	planned(many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters })),
 	many("smtp-listener", listener, func(c *Config) *[]Listener { return &c.Listeners }),
 	many("name-server", nameServer, func(c *Config) *[]netip.AddrPort { return &c.NameServers }),
 	one("total-max-smtp-out", limit, func(c *Config) *int { return &c.TotalMaxSMTPOut }),

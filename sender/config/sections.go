@@ -20,7 +20,7 @@ type Spool struct {
 func (s Spool) String() string { return s.Dir }
 
 var spoolScope = newScope("spool",
-	one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace }),
+	planned(one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace })),
 )
 
 // spoolDirectory parses the old directive that <spool DIR> replaced.
@@ -92,9 +92,9 @@ var acctScope = newScope("acct-file",
 	one("records", records, func(a *AcctFile) *[]RecordType { return &a.Records }),
 	planned(many("record-fields", recordFields, func(a *AcctFile) *[]RecordFields { return &a.RecordFields })),
 	one("max-size", sizeAtLeast(minAcctSize), func(a *AcctFile) *Size { return &a.MaxSize }),
-	one("move-to", filePath, func(a *AcctFile) *string { return &a.MoveTo }),
-	one("move-interval", positiveInterval, func(a *AcctFile) *time.Duration { return &a.MoveInterval }),
-	one("delete-after", neverOr(positiveInterval), func(a *AcctFile) *time.Duration { return &a.DeleteAfter }),
+	planned(one("move-to", filePath, func(a *AcctFile) *string { return &a.MoveTo })),
+	planned(one("move-interval", positiveInterval, func(a *AcctFile) *time.Duration { return &a.MoveInterval })),
+	planned(one("delete-after", neverOr(positiveInterval), func(a *AcctFile) *time.Duration { return &a.DeleteAfter })),
 	one("user-string", freeText, func(a *AcctFile) *string { return &a.UserString }),
 	one("iso-times", boolean, func(a *AcctFile) *bool { return &a.ISOTimes }),
 )
@@ -206,7 +206,7 @@ func (p *ReportProcessor) Match(address string) bool {
 func processorScope(name string) *scope[ReportProcessor] {
 	return newScope(name,
 		planned(one("deliver-matched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverMatched })),
-		planned(one("deliver-unmatched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverUnmatched })),
+		one("deliver-unmatched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverUnmatched }),
 	)
 }
 
@@ -224,7 +224,7 @@ type User struct {
 }
 
 var userScope = newScope("smtp-user",
-	one("password", secret, func(u *User) *Secret { return &u.Password }),
+	planned(one("password", secret, func(u *User) *Secret { return &u.Password })),
 	one("source", identifier, func(u *User) *string { return &u.Source }),
 )
 
@@ -248,7 +248,7 @@ type EventLog struct {
 
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
-	one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize }),
+	planned(one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
 )
 
 // Feed is the folder in which limits and suppressions come back from analytics.

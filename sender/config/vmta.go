@@ -102,7 +102,7 @@ type Pool struct {
 }
 
 var poolScope = newScope("virtual-mta-pool",
-	many("virtual-mta", identifier, func(p *Pool) *[]string { return &p.Members }),
+	planned(many("virtual-mta", identifier, func(p *Pool) *[]string { return &p.Members })),
 )
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.

@@ -259,6 +259,20 @@ func TestMessagesPerConnection(t *testing.T) {
 	p.mu.Unlock()
 }
 
+// TestIdleConnectionIsKept: a second message goes out over the connection of the first.
+func TestIdleConnectionIsKept(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\nconnection-idle-timeout 1m\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	b.start()
+	first := b.events(1)[0]
+	b.put(time.Hour, "bob@a.test")
+	second := b.events(2)[1]
+	if first.ConnectionID != second.ConnectionID || second.MessageOnConn != 2 {
+		t.Errorf("the second message went over connection %s as number %d", second.ConnectionID, second.MessageOnConn)
+	}
+}
+
 // TestSilentCloseIsALimit: a receiver that hangs up without a word after every second message. No
 // message is counted as attempted; the second time it is written down as a limit.
 func TestSilentCloseIsALimit(t *testing.T) {

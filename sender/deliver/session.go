@@ -30,15 +30,19 @@ type session struct {
 	path    throttle.Path
 	slot    bool // taken from the throttle
 	conn    *smtpc.Conn
-	fresh   bool // nothing was sent over conn yet
+	fresh   bool          // nothing was sent over conn yet
+	idled   time.Duration // since the last message
 }
 
 // run delivers until nothing is due or the connection has done its share.
 func (s *session) run(ctx context.Context) {
 	for {
 		item, ok := s.next(ctx)
-		if !ok {
+		if !ok && !s.idle(ctx) {
 			return
+		}
+		if !ok {
+			continue
 		}
 		if s.way.settings.Type == config.DeliverDiscard {
 			if !s.finish(ctx, item, event.Discarded, "") {
@@ -52,6 +56,7 @@ func (s *session) run(ctx context.Context) {
 		if !s.attempt(ctx, item) {
 			return
 		}
+		s.idled = 0
 		if s.conn == nil {
 			continue // the peer ended it; the next message opens another
 		}
@@ -60,6 +65,18 @@ func (s *session) run(ctx context.Context) {
 			return // the manager starts another session for what is still due
 		}
 	}
+}
+
+// idle keeps the connection for connection-idle-timeout and reports whether there may be mail for
+// it again.
+func (s *session) idle(ctx context.Context) bool {
+	if s.conn == nil || s.way.settings.ConnectionIdleTimeout == 0 || ctx.Err() != nil || s.idled >= s.way.settings.ConnectionIdleTimeout {
+		return false
+	}
+	since := time.Now()
+	s.queue.Await(ctx, s.way.settings.ConnectionIdleTimeout-s.idled)
+	s.idled += time.Since(since)
+	return ctx.Err() == nil
 }
 
 // next takes the next item that should be attempted; expired mail is finished here.

@@ -12,6 +12,7 @@ package queue
 
 import (
 	"container/heap"
+	"context"
 	"math"
 	"sync"
 	"time"
@@ -51,7 +52,8 @@ type Queue struct {
 	deferredUntil time.Time // no session starts before it
 	failures      int       // failed attempts of the whole queue in a row
 
-	timer time.Time // when the manager's timer looks at the queue; guarded by manager.mu
+	wake  chan struct{} // closed when something is due while sessions are there; nil without a waiter
+	timer time.Time     // when the manager's timer looks at the queue; guarded by manager.mu
 }
 
 // Name returns the name of q.
@@ -113,6 +115,28 @@ func (q *Queue) Succeeded() {
 	q.failures = 0
 }
 
+// Await waits until something may be due, at most d. A session that keeps its connection for more
+// mail waits here.
+func (q *Queue) Await(ctx context.Context, d time.Duration) {
+	q.mu.Lock()
+	if q.due(time.Now(), 1) > 0 {
+		q.mu.Unlock()
+		return
+	}
+	if q.wake == nil {
+		q.wake = make(chan struct{})
+	}
+	wake := q.wake
+	q.mu.Unlock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-wake:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // Status is what a queue looks like at one moment.
 type Status struct {
 	Name          Name
@@ -161,7 +185,12 @@ func (q *Queue) plan(now time.Time, limit int) (start int, again time.Time) {
 		}
 		return 0, again
 	}
-	start = max(0, q.due(now, limit)-q.sessions)
+	due := q.due(now, limit)
+	if due > 0 && q.wake != nil {
+		close(q.wake)
+		q.wake = nil
+	}
+	start = max(0, due-q.sessions)
 	q.sessions += start
 	if len(q.retries) > 0 && q.retries[0].Due.After(now) {
 		again = q.retries[0].Due

@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"carom/schemas/taxonomy"
+	"carom/schemas/provider"
 	"carom/sender/config"
 )
 
@@ -64,7 +64,7 @@ func Provider(settings config.Settings, domain, preferred string) string {
 	case settings.Provider != "":
 		return settings.Provider
 	case preferred != "":
-		return taxonomy.ProviderOfMX(preferred)
+		return provider.OfMX(preferred)
 	default:
 		return domain
 	}

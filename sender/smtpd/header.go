@@ -101,8 +101,8 @@ const maxFrom = 16 << 10
 // fromDomain returns the domain of the first address in the From field, in lower case, or "".
 func (f fields) fromDomain() string {
 	from := f.get("From")
-	if list, err := mail.ParseAddressList(from[:min(len(from), maxFrom)]); err == nil {
-		from = list[0].Address // there is no empty list without an error
+	if list, err := mail.ParseAddressList(from[:min(len(from), maxFrom)]); err == nil && len(list) > 0 { // a group may be empty
+		from = list[0].Address
 	}
 	_, domain, found := cutLast(from, "@")
 	if !found {

@@ -231,6 +231,8 @@ func (s *session) read(r io.Reader) ([]byte, error) {
 		return nil, &RefusalError{554, [3]int{5, 6, 0}, "a line of the message is too long"}
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errIncomplete, err)
+	case s.wire.isOver(): // go-smtp takes the end of the connection for the end of the last BDAT
+		return nil, fmt.Errorf("%w: %w", errIncomplete, io.ErrUnexpectedEOF)
 	}
 	return content.Bytes(), nil
 }

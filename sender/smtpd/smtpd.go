@@ -15,10 +15,15 @@
 // # Line ends
 //
 // The end of data is CRLF "." CRLF and nothing else. A CR that no LF follows becomes a blank
-// before go-smtp sees it (in v0.25.1 it hides an end of data: CR CR LF "." CR LF), and a bare LF
-// becomes CRLF afterwards, so that what is handed on has no other line end than CRLF.
+// before go-smtp sees it, and a bare LF becomes CRLF afterwards, so that what is handed on has no
+// other line end than CRLF.
 //
-// # What go-smtp decides
+// # go-smtp v0.25.1
+//
+// Guarded against here: CR CR LF "." CR LF, which it does not take for the end of data; a
+// connection that ends inside the last BDAT, which it does; a second MAIL, which leaves it with the
+// recipients of the first; a message that runs into its deadline, whose rest it would take for
+// commands; Close after Shutdown, which does nothing.
 //
 // CHUNKING is offered always, and SIZE with the bound of all sources. It takes no <Postmaster>
 // without a domain (RFC 5321 section 4.5.1), and it removes the quotes of a quoted local part;

@@ -107,14 +107,15 @@ func (s *Store) Add(address string) error {
 	return nil
 }
 
-// Apply puts a snapshot in force and drops the node's own entries that it holds.
+// Apply puts a snapshot in force and drops the node's own entries that it knows: the warehouse may
+// have found that an entry, which is for every tenant here, concerns one alone.
 func (s *Store) Apply(snapshot *suppression.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshot = snapshot
 	before := len(s.own)
 	for e := range s.own {
-		if snapshot.Contains(e.tenant, e.key) {
+		if snapshot.Known(e.key) {
 			delete(s.own, e)
 		}
 	}

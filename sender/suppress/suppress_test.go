@@ -46,7 +46,7 @@ func TestSnapshotTakesOver(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "own")
 	s := open(t, path)
-	for _, address := range []string{"ann@example.com", "bob@example.com"} {
+	for _, address := range []string{"ann@example.com", "bob@example.com", "cid@example.com"} {
 		if err := s.Add(address); err != nil {
 			t.Fatal(err)
 		}

@@ -260,7 +260,7 @@ func TestClientSeesExceptions(t *testing.T) {
 			_, err = conn.PrepareBatch(t.Context(), "INSERT INTO nope")
 			check("batch", err, 60, "UNKNOWN_TABLE")
 
-			rows, err := conn.Query(t.Context(), "SELECT number, throwIf(number = 3000000) FROM numbers(4000000) SETTINGS max_block_size = 10000")
+			rows, err := conn.Query(t.Context(), failsLate)
 			if err == nil {
 				for rows.Next() {
 				}

@@ -1,4 +1,8 @@
-package taxonomy
+// Package provider tells who decides about mail from the MX hosts of its domain: one mailbox
+// provider takes mail for many domains, and treats a source the same for all of them.
+//
+// It is data and a look-up. Everything is safe for concurrent use.
+package provider
 
 import (
 	"strings"
@@ -53,9 +57,9 @@ var mxSuffixes = map[string]string{
 	"onet.pl":                     "onet",
 }
 
-// ProviderOfMX returns the provider that runs the MX host: by the table of well-known suffixes,
+// OfMX returns the provider that runs the MX host: by the table of well-known suffixes,
 // else the registrable domain of the host (public suffix list), else the host itself.
-func ProviderOfMX(host string) string {
+func OfMX(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	for suffix := host; ; {
 		if provider, ok := mxSuffixes[suffix]; ok {
