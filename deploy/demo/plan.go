@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -122,7 +123,7 @@ func scale(s *scenarios.Scenario, slower, denser float64) {
 }
 
 func saveScenario(file string, s *scenarios.Scenario) error {
-	data, err := json.MarshalIndent(s, "", "  ")
+	data, err := json.MarshalIndent(plain(reflect.ValueOf(s)), "", "  ")
 	if err != nil {
 		return fmt.Errorf("write scenario: %w", err)
 	}
@@ -133,6 +134,34 @@ func saveScenario(file string, s *scenarios.Scenario) error {
 		return fmt.Errorf("write scenario: %w", err)
 	}
 	return nil
+}
+
+// plain returns v, a part of a scenario, the way a scenario file has it: times as text, and nothing
+// that was not said.
+func plain(v reflect.Value) any {
+	if d, ok := v.Interface().(scenarios.Duration); ok {
+		return d.String()
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		return plain(v.Elem())
+	case reflect.Struct:
+		object := map[string]any{}
+		for i := range v.NumField() {
+			if field := v.Field(i); !field.IsZero() {
+				object[v.Type().Field(i).Tag.Get("json")] = plain(field)
+			}
+		}
+		return object
+	case reflect.Slice:
+		list := make([]any, v.Len())
+		for i := range list {
+			list[i] = plain(v.Index(i))
+		}
+		return list
+	default:
+		return v.Interface()
+	}
 }
 
 // findCut returns the deepest cut of a rate in the scenario.

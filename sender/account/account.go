@@ -5,8 +5,10 @@
 // in the spool, so after a crash the log says who is finished. A Recorder does it in one goroutine
 // for all sessions at once: what arrives while one batch is being synced makes the next batch.
 //
-// A Recorder that could not write stops for good (Run returns the error, and so does every Submit
-// after it): a node that cannot account must not send.
+// A Recorder that could not write stops for good: Run returns the error, and every Ticket that is
+// not written gets it, with ErrStopped. A node that cannot account must not send.
+//
+// A Recorder is safe for concurrent use, a File is not.
 package account
 
 import (
@@ -14,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"carom/schemas/event"
@@ -48,26 +49,40 @@ type Spool interface {
 }
 
 // Sink is a place where events go for people and programs to read, an accounting file. It is not
-// what carom's own counts stand on.
+// what carom's own counts stand on: its errors are logged and end nothing.
 type Sink interface {
+	// Write takes the next event, in the order of the log. It keeps no reference to it.
 	Write(e *event.Event, seq uint64) error
+	// Flush is called when a batch is written, and every flushInterval.
 	Flush() error
 }
 
+// flushInterval is how often sinks hear from a recorder that has nothing to write.
+const flushInterval = 10 * time.Second
+
 // Ticket is an event on its way to the log.
 type Ticket struct {
-	event *event.Event
-	done  chan struct{}
-	err   error
+	recorder *Recorder
+	event    *event.Event
+	written  chan struct{} // closed when the event is durable
 }
 
-// Wait returns when the event is durable, or with the error that kept it from being so.
+// Wait returns when the event is durable, or with the error that kept it from being so: ErrStopped,
+// with the reason if there is one, or that of ctx. With the latter the event may become durable all
+// the same.
 func (t *Ticket) Wait(ctx context.Context) error {
 	select {
-	case <-t.done:
-		return t.err
+	case <-t.written:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-t.recorder.stopped:
+	}
+	select {
+	case <-t.written: // it was among the last
+		return nil
+	default:
+		return errors.Join(ErrStopped, t.recorder.failure)
 	}
 }
 
@@ -75,21 +90,31 @@ func (t *Ticket) Wait(ctx context.Context) error {
 type Recorder struct {
 	log        Log
 	spool      Spool
-	sinks      []Sink
+	sinks      []*sink
 	configHash uint64
 	logger     *slog.Logger
 
 	tickets chan *Ticket
-	stopped chan struct{} // closed when Run has returned
-	once    sync.Once
+	stopped chan struct{} // closed when Run returns
+	failure error         // why Run returned; set before stopped is closed
+}
+
+// sink is a Sink and whether it takes what it is given.
+type sink struct {
+	Sink
+	failing bool
 }
 
 // NewRecorder returns a recorder; Run starts it. Events carry configHash.
 func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *slog.Logger) *Recorder {
-	return &Recorder{
-		log: log, spool: spool, sinks: sinks, configHash: configHash, logger: logger,
+	r := &Recorder{
+		log: log, spool: spool, configHash: configHash, logger: logger,
 		tickets: make(chan *Ticket, queueLength), stopped: make(chan struct{}),
 	}
+	for _, s := range sinks {
+		r.sinks = append(r.sinks, &sink{Sink: s})
+	}
+	return r
 }
 
 // Submit hands an event over and returns at once unless queueLength events wait. It fills in
@@ -104,17 +129,10 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 		e.Recipients = 1
 	}
 	e.ConfigHash = r.configHash
-	t := &Ticket{event: e, done: make(chan struct{})}
-	select {
-	case <-r.stopped:
-		t.finish(ErrStopped)
-		return t
-	default:
-	}
+	t := &Ticket{recorder: r, event: e, written: make(chan struct{})}
 	select {
 	case r.tickets <- t:
-	case <-r.stopped:
-		t.finish(ErrStopped)
+	case <-r.stopped: // Wait says so; and so it does of what is put into the queue from now on
 	}
 	return t
 }
@@ -133,21 +151,21 @@ func (r *Recorder) Record(ctx context.Context, events ...*event.Event) error {
 	return nil
 }
 
-func (t *Ticket) finish(err error) {
-	t.err = err
-	close(t.done)
-}
-
 // Run writes events until ctx is done and everything submitted before is written. It returns an
-// error when the log or the spool refused.
+// error when the log or the spool refused. It runs once.
 func (r *Recorder) Run(ctx context.Context) error {
-	defer r.once.Do(func() { close(r.stopped) })
+	defer close(r.stopped)
+	ticker := time.NewTicker(flushInterval)
+	defer ticker.Stop()
 	var buffers [maxBatch][]byte
 	batch := make([]*Ticket, 0, maxBatch)
 	for {
 		var first *Ticket
 		select {
 		case first = <-r.tickets:
+		case <-ticker.C:
+			r.flush()
+			continue
 		case <-ctx.Done():
 			select {
 			case first = <-r.tickets:
@@ -160,26 +178,9 @@ func (r *Recorder) Run(ctx context.Context) error {
 			batch = append(batch, <-r.tickets)
 		}
 		// The log gets no context: a batch that was begun is finished.
-		err := r.write(context.WithoutCancel(ctx), batch, &buffers)
-		for _, t := range batch {
-			t.finish(err)
-		}
-		if err != nil {
-			r.failRest()
+		if err := r.write(context.WithoutCancel(ctx), batch, &buffers); err != nil {
+			r.failure = err
 			return err
-		}
-	}
-}
-
-// failRest answers those who submitted before the recorder stopped.
-func (r *Recorder) failRest() {
-	r.once.Do(func() { close(r.stopped) })
-	for {
-		select {
-		case t := <-r.tickets:
-			t.finish(ErrStopped)
-		default:
-			return
 		}
 	}
 }
@@ -193,25 +194,50 @@ func (r *Recorder) write(ctx context.Context, batch []*Ticket, buffers *[maxBatc
 		return fmt.Errorf("event log: %w", err)
 	}
 	for i, t := range batch {
-		seq := places.First + uint64(i) //nolint:gosec // i is not negative
-		if err := Tell(r.spool, t.event, seq); err != nil {
+		if err := Tell(r.spool, t.event, places.First+uint64(i)); err != nil { //nolint:gosec // i is not negative
 			return fmt.Errorf("spool: %w", err)
-		}
-		for _, sink := range r.sinks {
-			if err := sink.Write(t.event, seq); err != nil {
-				r.logger.Error("accounting file not written", "error", err, "seq", seq)
-			}
 		}
 	}
 	if err := r.spool.Mark(places.Last); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	for _, sink := range r.sinks {
-		if err := sink.Flush(); err != nil {
-			r.logger.Error("accounting file not written", "error", err, "seq", places.Last)
-		}
+	for _, t := range batch {
+		close(t.written)
+	}
+	for _, s := range r.sinks {
+		r.noteSink(s, s.write(batch, places.First))
 	}
 	return nil
+}
+
+// write hands a batch to the sink as far as it takes it.
+func (s *sink) write(batch []*Ticket, first uint64) error {
+	var err error
+	for i, t := range batch {
+		if err = s.Write(t.event, first+uint64(i)); err != nil { //nolint:gosec // i is not negative
+			break
+		}
+	}
+	return errors.Join(err, s.Flush())
+}
+
+func (r *Recorder) flush() {
+	for _, s := range r.sinks {
+		if !s.failing { // flushing nothing proves nothing
+			r.noteSink(s, s.Flush())
+		}
+	}
+}
+
+// noteSink logs when a sink begins to refuse and when it goes on.
+func (r *Recorder) noteSink(s *sink, err error) {
+	switch {
+	case err != nil && !s.failing:
+		r.logger.Error("accounting file lacks records", "error", err)
+	case err == nil && s.failing:
+		r.logger.Info("accounting file is written again")
+	}
+	s.failing = err != nil
 }
 
 // Tell passes on to the spool what an event means for it. It is also how a node that starts tells

@@ -2,107 +2,168 @@ package account
 
 import (
 	"bufio"
-	"encoding/csv"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"carom/schemas/event"
-	"carom/schemas/smtpstatus"
 )
 
 // FileOptions say what an accounting file holds and when a new one is begun.
 type FileOptions struct {
-	Path       string        // of the configuration; date and serial go before the extension
-	Records    []string      // PowerMTA's letters: d b t tq r rb rs f
-	MaxBytes   int64         // a new file is begun beyond it; 0 for no bound
-	Interval   time.Duration // a new file is begun after it; 0 for never
-	UserString string
-	UnixTimes  bool // seconds since 1970 instead of ISO times
+	Path        string        // of the configuration; date and serial go before the extension
+	Records     []string      // PowerMTA's letters: d b t tq r rb rs f
+	MaxBytes    int64         // a new file is begun beyond it; 0 for no bound
+	MoveTo      string        // folder on the same volume for finished files; "": they stay
+	Interval    time.Duration // with MoveTo a new file is begun after it; 0 for never
+	DeleteAfter time.Duration // without MoveTo, age at which files go, by the date in their names; 0 for never
+	UserString  string
+	UnixTimes   bool // seconds since 1970 instead of ISO times
 }
 
-// File is an accounting file in PowerMTA's format: CSV by RFC 4180 with CRLF, the header first,
-// named PATH-YYYY-MM-DD-NNNN.csv (User's Guide 5.0, chapter 11). It is not safe for concurrent
-// use: the recorder owns it.
+// File is an accounting file in PowerMTA's format: CSV by RFC 4180 with CRLF in UTF-8, the header
+// first, named PATH-YYYY-MM-DD-NNNN.csv with the day of the machine's time zone (User's Guide 5.0,
+// chapter 11). Every run of the program begins a file of its own.
+//
+// What the disk refuses is lost to the file, which never ends in half a record, and the next record
+// is tried again.
 type File struct {
 	options FileOptions
-	fields  []field
+	columns []column
+	records [256][]cell // by event.Kind; nil for kinds that the file does not hold
 	now     func() time.Time
+	zone    *time.Location
 
-	file   *os.File
-	buffer *bufio.Writer
-	csv    *csv.Writer
-	day    string
-	begun  time.Time
-	bytes  int64
+	file     *os.File // nil before the first record, and between files
+	buffer   *bufio.Writer
+	row      []byte
+	written  int64     // bytes of the file, buffer included
+	flushed  int64     // bytes of the file that the system has taken
+	finishes time.Time // when the next file is due
+	failure  error     // why the last flush failed
 }
 
-// OpenFile returns an accounting file; it is created by the first record.
+// letters lists PowerMTA's record types.
+var letters = []string{"d", "b", "t", "tq", "r", "rb", "rs", "f"}
+
+// OpenFile returns an accounting file; it is created by the first record. Files that a run before
+// this one has not moved are moved now. It fails for an unknown record type, and for folders that
+// cannot be made.
 func OpenFile(o FileOptions) (*File, error) {
 	for _, letter := range o.Records {
 		if !slices.Contains(letters, letter) {
 			return nil, fmt.Errorf("accounting file %s: unknown record type %q; want %s", o.Path, letter, strings.Join(letters, ", "))
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(o.Path), 0o750); err != nil {
-		return nil, fmt.Errorf("accounting file %s: %w", o.Path, err)
+	f := &File{options: o, now: time.Now, zone: time.Local}
+	f.compile()
+	for _, dir := range []string{filepath.Dir(o.Path), o.MoveTo} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, fmt.Errorf("accounting file %s: %w", o.Path, err)
+		}
 	}
-	return &File{options: o, fields: fieldsFor(o), now: time.Now}, nil
+	if err := f.moveFinished(); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
-// letters lists PowerMTA's record types.
-var letters = []string{"d", "b", "t", "tq", "r", "rb", "rs", "f"}
+// compile works out the columns of the file, which are those of all its record types together, and
+// what each kind of event writes into them.
+func (f *File) compile() {
+	for _, c := range columns {
+		if c.name == "userString" && f.options.UserString == "" {
+			continue
+		}
+		if slices.ContainsFunc(f.options.Records, c.holds) {
+			f.columns = append(f.columns, c)
+		}
+	}
+	for _, kind := range event.Kinds() {
+		letter := kind.PowerMTA()
+		if letter == "" || !slices.Contains(f.options.Records, letter) {
+			continue
+		}
+		cells := make([]cell, len(f.columns))
+		for i, c := range f.columns {
+			if c.holds(letter) {
+				cells[i] = c.cell
+			}
+		}
+		f.records[kind] = cells
+	}
+}
 
 // Write adds the record of e, if the file holds its type.
 func (f *File) Write(e *event.Event, _ uint64) error {
-	letter := e.Kind.PowerMTA()
-	if letter == "" || !slices.Contains(f.options.Records, letter) {
+	cells := f.records[e.Kind]
+	if cells == nil {
 		return nil
 	}
 	if err := f.rotate(); err != nil {
+		f.failure = err
 		return err
 	}
-	row := make([]string, len(f.fields))
-	for i, field := range f.fields {
-		if field.types == "" || slices.Contains(strings.Fields(field.types), letter) {
-			row[i] = field.value(e, f.options)
+	f.row = f.row[:0]
+	for i, cell := range cells {
+		if i > 0 {
+			f.row = append(f.row, ',')
+		}
+		if cell != nil {
+			start := len(f.row)
+			f.row = quote(cell(f.row, e, f), start)
 		}
 	}
-	return f.write(row)
+	return f.writeRow()
 }
 
-func (f *File) write(row []string) error {
-	if err := f.csv.Write(row); err != nil {
-		return fmt.Errorf("write %s: %w", f.file.Name(), err)
-	}
-	for _, cell := range row {
-		f.bytes += int64(len(cell)) + 1
+func (f *File) writeRow() error {
+	f.row = append(f.row, '\r', '\n')
+	n, err := f.buffer.Write(f.row)
+	f.written += int64(n)
+	if err != nil {
+		return f.giveUp(err)
 	}
 	return nil
 }
 
 // rotate begins the first file, the first of a day, or the next where this one is full or old.
 func (f *File) rotate() error {
-	now := f.now()
-	day := now.Format(time.DateOnly)
-	full := f.options.MaxBytes > 0 && f.bytes >= f.options.MaxBytes
-	old := f.options.Interval > 0 && now.Sub(f.begun) >= f.options.Interval
-	if f.file != nil && day == f.day && !full && !old {
+	now := f.now().In(f.zone)
+	if f.file != nil && now.Before(f.finishes) && (f.options.MaxBytes <= 0 || f.written < f.options.MaxBytes) {
 		return nil
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	extension := filepath.Ext(f.options.Path)
-	base := strings.TrimSuffix(f.options.Path, extension)
+	if err := f.begin(now); err != nil {
+		return err
+	}
+	for i, c := range f.columns {
+		if i > 0 {
+			f.row = append(f.row, ',')
+		}
+		f.row = append(f.row, c.name...)
+	}
+	return f.writeRow()
+}
+
+// begin creates the next file of today.
+func (f *File) begin(now time.Time) error {
 	for serial := 0; ; serial++ {
-		name := fmt.Sprintf("%s-%s-%04d%s", base, day, serial, extension)
+		name := f.name(now.Format(time.DateOnly), serial)
+		if f.options.MoveTo != "" {
+			if _, err := os.Lstat(filepath.Join(f.options.MoveTo, filepath.Base(name))); err == nil {
+				continue // it has been moved already
+			}
+		}
 		file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640) //nolint:gosec // the operator's own path
 		if errors.Is(err, os.ErrExist) {
 			continue
@@ -110,205 +171,142 @@ func (f *File) rotate() error {
 		if err != nil {
 			return fmt.Errorf("accounting file: %w", err)
 		}
-		f.file, f.buffer = file, bufio.NewWriterSize(file, 64<<10)
+		f.file = file
 		break
 	}
-	f.csv = csv.NewWriter(f.buffer)
-	f.csv.UseCRLF = true
-	f.day, f.begun, f.bytes = day, now, 0
-	header := make([]string, len(f.fields))
-	for i, field := range f.fields {
-		header[i] = field.name
+	if f.buffer == nil {
+		f.buffer = bufio.NewWriterSize(f.file, 64<<10)
 	}
-	return f.write(header)
+	f.buffer.Reset(f.file)
+	f.row, f.written, f.flushed = f.row[:0], 0, 0
+	year, month, day := now.Date()
+	f.finishes = time.Date(year, month, day+1, 0, 0, 0, 0, f.zone)
+	if end := now.Add(f.options.Interval); f.options.Interval > 0 && f.options.MoveTo != "" && end.Before(f.finishes) {
+		f.finishes = end
+	}
+	return f.deleteOld(now)
 }
 
-// Flush hands what was written to the operating system.
+// Flush hands what was written to the operating system, and ends a file whose time is over. After
+// a failure it returns the error until something was written again.
 func (f *File) Flush() error {
 	if f.file == nil {
-		return nil
+		return f.failure
 	}
-	f.csv.Flush()
-	if err := errors.Join(f.csv.Error(), f.buffer.Flush()); err != nil {
-		return fmt.Errorf("write %s: %w", f.file.Name(), err)
+	if f.buffer.Buffered() > 0 {
+		if err := f.buffer.Flush(); err != nil {
+			return f.giveUp(err)
+		}
+		f.flushed, f.failure = f.written, nil
 	}
-	return nil
+	if f.failure == nil && !f.now().Before(f.finishes) {
+		return f.Close()
+	}
+	return f.failure
 }
 
-// Close flushes and closes the current file. A later record begins a new one.
+// giveUp drops what could not be written, so that the file ends with a whole record.
+func (f *File) giveUp(err error) error {
+	f.failure = fmt.Errorf("write %s: %w", f.file.Name(), err)
+	f.buffer.Reset(f.file)
+	f.written = f.flushed
+	if err := f.file.Truncate(f.flushed); err == nil {
+		_, err = f.file.Seek(f.flushed, 0)
+		if err == nil && f.flushed > 0 {
+			return f.failure
+		}
+	}
+	_ = f.file.Close() // nothing is left in it, or nobody can say what
+	if f.flushed == 0 {
+		_ = os.Remove(f.file.Name()) // not even a header
+	}
+	f.file = nil
+	return f.failure
+}
+
+// Close flushes, closes and moves the current file. A later record begins a new one.
 func (f *File) Close() error {
 	if f.file == nil {
 		return nil
 	}
-	err := errors.Join(f.Flush(), f.file.Close())
+	var err error
+	if f.buffer.Buffered() > 0 {
+		if err = f.buffer.Flush(); err != nil {
+			return f.giveUp(err)
+		}
+	}
+	name := f.file.Name()
+	err = f.file.Close()
 	f.file = nil
-	return err
+	if err != nil {
+		return fmt.Errorf("close %s: %w", name, err)
+	}
+	return f.move(name)
 }
 
-// field is one column of an accounting file. Types lists the record types that have it, "" all.
-type field struct {
-	name  string
-	types string
-	value func(*event.Event, FileOptions) string
+// name returns the path of a file.
+func (f *File) name(day string, serial int) string {
+	extension := filepath.Ext(f.options.Path)
+	return fmt.Sprintf("%s-%s-%04d%s", strings.TrimSuffix(f.options.Path, extension), day, serial, extension)
 }
 
-// fields lists the default fields of all record types in the order in which PowerMTA writes them.
-var fields = []field{
-	{"type", "", func(e *event.Event, _ FileOptions) string { return e.Kind.PowerMTA() }},
-	{"timeLogged", "", func(e *event.Event, o FileOptions) string { return o.stamp(e.Time) }},
-	{"timeQueued", "d b t", func(e *event.Event, o FileOptions) string { return o.stamp(e.Time.Add(-e.Queued)) }},
-	{"format", "rb rs f", reportFormat},
-	{"userAgent", "f", func(e *event.Event, _ FileOptions) string { return e.Headers["User-Agent"] }},
-	{"orig", "d b t r rb rs f", func(e *event.Event, _ FileOptions) string { return e.MailFrom }},
-	{"rcpt", "d b t r rb rs f", func(e *event.Event, _ FileOptions) string { return e.Recipient }},
-	{"orcpt", "d b t r rb rs", func(e *event.Event, _ FileOptions) string { return e.Headers["ORCPT"] }},
-	{"dsnAction", "d b t rb rs", action},
-	{"dsnStatus", "d b t tq rb rs", status},
-	{"dsnDiag", "d b t tq rb rs", diagnostic},
-	{"dsnMta", "d b t tq rb rs", func(e *event.Event, _ FileOptions) string { return hostWithIP(e.MXHost, e.MXIP) }},
-	{"dsnReportingMta", "rb rs", func(e *event.Event, _ FileOptions) string { return e.ReportingMTA }},
-	{"reportingMta", "f", func(e *event.Event, _ FileOptions) string { return e.ReportingMTA }},
-	{"feedbackType", "f", func(e *event.Event, _ FileOptions) string { return e.FeedbackType }},
-	{"bounceCat", "d b t rb rs", category},
-	{"srcType", "d b t r rb rs", func(*event.Event, FileOptions) string { return "smtp" }},
-	{"srcMta", "d b t r rb rs", func(e *event.Event, _ FileOptions) string { return hostWithIP(e.ClientMTA, e.ClientIP) }},
-	{"rcvSourceIp", "r", func(e *event.Event, _ FileOptions) string { return address(e.ClientIP) }},
-	{"rcvDestinationIp", "r", func(e *event.Event, _ FileOptions) string { return listenerIP(e.Listener) }},
-	{"dlvType", "d b t tq", func(*event.Event, FileOptions) string { return "smtp" }},
-	{"dlvSourceIp", "d b t tq f", func(e *event.Event, _ FileOptions) string { return address(e.SourceIP) }},
-	{"dlvDestinationIp", "d b t tq", func(e *event.Event, _ FileOptions) string { return address(e.MXIP) }},
-	{"dlvEsmtpAvailable", "d b t", func(e *event.Event, _ FileOptions) string { return e.Headers["ESMTP"] }},
-	{"dlvSize", "d", func(e *event.Event, _ FileOptions) string { return strconv.FormatUint(e.Size, 10) }},
-	{"vmta", "d b t tq r", func(e *event.Event, _ FileOptions) string { return e.VMTA }},
-	{"jobId", "d b t r", func(e *event.Event, _ FileOptions) string { return e.Job }},
-	{"envId", "d b t r rb rs f", func(e *event.Event, _ FileOptions) string { return e.EnvID }},
-	{"queue", "d b t tq", func(e *event.Event, _ FileOptions) string { return e.Queue }},
-	{"vmtaPool", "d b t tq r", func(e *event.Event, _ FileOptions) string { return e.Pool }},
-	{"userString", "", func(_ *event.Event, o FileOptions) string { return o.UserString }},
+func (f *File) move(name string) error {
+	if f.options.MoveTo == "" {
+		return nil
+	}
+	if err := os.Rename(name, filepath.Join(f.options.MoveTo, filepath.Base(name))); err != nil {
+		return fmt.Errorf("accounting file: %w", err)
+	}
+	return nil
 }
 
-// fieldsFor returns the columns of a file: those of its record types, userString only if set.
-func fieldsFor(o FileOptions) []field {
-	var chosen []field
-	for _, f := range fields {
-		if f.name == "userString" && o.UserString == "" {
+// moveFinished moves what earlier runs have left.
+func (f *File) moveFinished() error {
+	if f.options.MoveTo == "" {
+		return nil
+	}
+	return f.each(func(name string, _ time.Time) error { return f.move(name) })
+}
+
+// deleteOld removes the files of days that are DeleteAfter in the past.
+func (f *File) deleteOld(now time.Time) error {
+	if f.options.DeleteAfter <= 0 || f.options.MoveTo != "" {
+		return nil
+	}
+	return f.each(func(name string, day time.Time) error {
+		if now.Sub(day) < f.options.DeleteAfter+24*time.Hour { // counted from the end of the day
+			return nil
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("accounting file: %w", err)
+		}
+		return nil
+	})
+}
+
+// each calls do with each file of this configuration that exists, and its day.
+func (f *File) each(do func(name string, day time.Time) error) error {
+	dir := filepath.Dir(f.options.Path)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("accounting file: %w", err)
+	}
+	extension := filepath.Ext(f.options.Path)
+	base := strings.TrimSuffix(filepath.Base(f.options.Path), extension) + "-"
+	for _, entry := range entries {
+		middle, isOurs := strings.CutPrefix(entry.Name(), base)
+		middle, hasExtension := strings.CutSuffix(middle, extension)
+		if !isOurs || !hasExtension || !entry.Type().IsRegular() || len(middle) < len("2006-01-02-0000") || middle[10] != '-' ||
+			strings.Trim(middle[11:], "0123456789") != "" {
 			continue
 		}
-		types := strings.Fields(f.types)
-		if len(types) == 0 || slices.ContainsFunc(o.Records, func(r string) bool { return slices.Contains(types, r) }) {
-			chosen = append(chosen, f)
+		day, err := time.ParseInLocation(time.DateOnly, middle[:10], f.zone)
+		if err != nil {
+			continue
+		}
+		if err := do(filepath.Join(dir, entry.Name()), day); err != nil {
+			return err
 		}
 	}
-	return chosen
-}
-
-func (o FileOptions) stamp(t time.Time) string {
-	if o.UnixTimes {
-		return strconv.FormatInt(t.Unix(), 10)
-	}
-	return t.Local().Format("2006-01-02 15:04:05-0700")
-}
-
-func address(ip netip.Addr) string {
-	if !ip.IsValid() {
-		return ""
-	}
-	return ip.Unmap().String()
-}
-
-func hostWithIP(host string, ip netip.Addr) string {
-	if !ip.IsValid() {
-		return host
-	}
-	return strings.TrimSpace(host + " (" + address(ip) + ")")
-}
-
-func listenerIP(listener string) string {
-	ap, err := netip.ParseAddrPort(listener)
-	if err != nil {
-		return ""
-	}
-	return address(ap.Addr())
-}
-
-func reportFormat(e *event.Event, _ FileOptions) string {
-	if e.Kind == event.Complaint {
-		return "arf"
-	}
-	return "dsn"
-}
-
-func action(e *event.Event, _ FileOptions) string {
-	switch e.Kind {
-	case event.Delivered, event.Discarded:
-		return "relayed"
-	case event.Deferred:
-		return "delayed"
-	case event.RemoteStatus:
-		return e.FeedbackType
-	default:
-		return "failed"
-	}
-}
-
-// status writes the enhanced status code, or the one that the reply code implies, with the words
-// that PowerMTA puts in brackets.
-func status(e *event.Event, _ FileOptions) string {
-	code := e.Enhanced
-	if code == "" {
-		code = map[uint16]string{2: "2.0.0", 4: "4.0.0", 5: "5.0.0"}[e.Code/100]
-	}
-	if code == "" && e.Kind == event.Expired {
-		code = "4.4.7"
-	}
-	if code == "" && e.Kind != event.Delivered {
-		code = "4.4.1"
-	}
-	enhanced, _ := smtpstatus.ParseEnhanced(code)
-	return code + " (" + statusWords(enhanced) + ")"
-}
-
-func statusWords(e smtpstatus.Enhanced) string {
-	if e.Class == 2 {
-		return "success"
-	}
-	switch [2]uint16{e.Subject, e.Detail} {
-	case [2]uint16{1, 1}:
-		return "bad destination mailbox address"
-	case [2]uint16{1, 2}:
-		return "bad destination system address"
-	case [2]uint16{4, 1}:
-		return "no answer from host"
-	case [2]uint16{4, 7}:
-		return "delivery time expired"
-	case [2]uint16{5, 2}:
-		return "syntax error"
-	case [2]uint16{7, 1}:
-		return "delivery not authorized"
-	}
-	switch e.Subject {
-	case 2:
-		return "mailbox-related failure"
-	case 3:
-		return "mail system-related failure"
-	case 5:
-		return "protocol-related failure"
-	case 7:
-		return "other or undefined security status"
-	}
-	return "undefined status"
-}
-
-func diagnostic(e *event.Event, _ FileOptions) string {
-	if e.Code == 0 {
-		return e.Reply
-	}
-	return "smtp;" + e.Reply
-}
-
-func category(e *event.Event, _ FileOptions) string {
-	if e.Kind == event.Delivered {
-		return ""
-	}
-	return e.PMTACategory
+	return nil
 }

@@ -158,12 +158,12 @@ func (n *node) assemble(dir string) error {
 }
 
 func acctOptions(a config.AcctFile) account.FileOptions {
-	o := account.FileOptions{Path: a.Path, MaxBytes: int64(a.MaxSize), UserString: a.UserString, UnixTimes: !a.ISOTimes}
+	o := account.FileOptions{
+		Path: a.Path, MaxBytes: int64(a.MaxSize), MoveTo: a.MoveTo, Interval: a.MoveInterval, DeleteAfter: a.DeleteAfter,
+		UserString: a.UserString, UnixTimes: !a.ISOTimes,
+	}
 	for _, record := range a.Records {
 		o.Records = append(o.Records, string(record))
-	}
-	if a.MoveTo != "" {
-		o.Interval = a.MoveInterval
 	}
 	return o
 }

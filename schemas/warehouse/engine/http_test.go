@@ -34,18 +34,25 @@ func send(t *testing.T, method, target string, body io.Reader, header ...string)
 	for i := 0; i < len(header); i += 2 {
 		request.Header.Set(header[i], header[i+1])
 	}
+	response, text := fetchAll(t, request)
+	return answer{response.StatusCode, response.Header, text}
+}
+
+// fetchAll sends request and reads the whole response.
+func fetchAll(tb testing.TB, request *http.Request) (*http.Response, string) {
+	tb.Helper()
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	text, err := io.ReadAll(response.Body)
 	if closeErr := response.Body.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return answer{response.StatusCode, response.Header, string(text)}
+	return response, string(text)
 }
 
 // post returns the exception code of the answer, 0 for none, and its body.
