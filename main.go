@@ -118,6 +118,6 @@ func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 	return agent.Run(ctx, agent.Options{
 		EventLog: c.EventLog.Dir, Feed: c.Feed.Dir, Node: c.HostName(), URL: url.String(), Version: version,
 		Warehouse: warehouse.Options{User: c.EventStream.User, Password: c.EventStream.Password.Reveal()},
-		BatchAge:  c.EventStream.BatchInterval,
+		BatchRows: c.EventStream.BatchSize, BatchAge: c.EventStream.BatchInterval,
 	}, logger)
 }

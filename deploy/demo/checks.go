@@ -71,7 +71,7 @@ func (s *Summary) checkIdentity() Check {
 
 func (s *Summary) checkShipped() Check {
 	ok := s.Quarantined == 0 && s.Written["event"] > 0
-	var parts []string
+	parts := make([]string, 0, len(s.Written))
 	for _, name := range slices.Sorted(maps.Keys(s.Written)) {
 		var sum Stream
 		lives := 0
@@ -181,8 +181,9 @@ func (s *Summary) checkObeyed() Check {
 const (
 	// fewAttempts is what a share of deferrals is worth nothing below.
 	fewAttempts = 30
-	// clearly is by how much the share of deferrals must have fallen at the end.
-	clearly = 0.5
+	// clearly is the share of what it was right after the cut that deferrals may have at the end. With
+	// the local guard alone they fall too, to about a third.
+	clearly = 0.25
 )
 
 func (s *Summary) checkDeferrals() Check {

@@ -101,7 +101,7 @@ func (o options) run(ctx context.Context, stdio service.IO) error {
 	err = o.runIn(ctx, dir, stdio)
 	switch {
 	case o.dir != "":
-	case err != nil && ctx.Err() == nil || o.keep:
+	case o.keep || service.ExitStatus(err) == 1 && ctx.Err() == nil:
 		_, _ = fmt.Fprintf(stdio.Err, "The folder with all data and logs: %s\n", dir)
 	default:
 		err = errors.Join(err, os.RemoveAll(dir))
@@ -149,11 +149,11 @@ func (o options) runIn(ctx context.Context, dir string, stdio service.IO) (err e
 
 	d := &demo{options: o, dir: dir, out: stdio.Err, supervisor: s}
 	summary, err := d.perform(ctx)
-	if err != nil {
-		if status, ok := supervise.Status(err); ok && status == 2 {
-			return &service.ConfigError{Err: err}
-		}
-		return err
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("the demo was interrupted")
+	case err != nil:
+		return up.Explain(err)
 	}
 	if o.asJSON {
 		encoder := json.NewEncoder(stdio.Out)
@@ -196,7 +196,7 @@ func (d *demo) perform(ctx context.Context) (*Summary, error) {
 	if d.executable, err = os.Executable(); err != nil {
 		return nil, fmt.Errorf("find carom's own executable: %w", err)
 	}
-	if d.plan, err = newPlan(d.dir, d.messages, d.duration); err != nil {
+	if d.plan, err = newPlan(ctx, d.dir, d.messages, d.duration); err != nil {
 		return nil, err
 	}
 	d.say("Starting receivers, ClickHouse, sender, agent and analytics in %s", d.dir)

@@ -20,7 +20,7 @@ import (
 )
 
 func TestPlan(t *testing.T) {
-	p, err := newPlan(t.TempDir(), 0, 0)
+	p, err := newPlan(t.Context(), t.TempDir(), 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestScaledPlan(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
-			p, err := newPlan(dir, tc.messages, tc.duration)
+			p, err := newPlan(t.Context(), dir, tc.messages, tc.duration)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func TestScaledPlan(t *testing.T) {
 
 func TestConfigurationIsValid(t *testing.T) {
 	dir := t.TempDir()
-	p, err := newPlan(dir, 0, 0)
+	p, err := newPlan(t.Context(), dir, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ type cut struct {
 
 // newPlan reads the demo's scenario. With a number of messages or a duration other than its own it
 // scales times and rates and writes the result into dir.
-func newPlan(dir string, messages int, duration time.Duration) (*plan, error) {
+func newPlan(ctx context.Context, dir string, messages int, duration time.Duration) (*plan, error) {
 	s, err := scenarios.Open("demo")
 	if err != nil {
 		return nil, err
@@ -80,10 +80,10 @@ func newPlan(dir string, messages int, duration time.Duration) (*plan, error) {
 	if p.cut, err = findCut(s); err != nil {
 		return nil, err
 	}
-	if p.smtp, err = freeAddress(); err != nil {
+	if p.smtp, err = freeAddress(ctx); err != nil {
 		return nil, err
 	}
-	http, err := freeAddress()
+	http, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func saveScenario(file string, s *scenarios.Scenario) error {
 // plain returns v, a part of a scenario, the way a scenario file has it: times as text, and nothing
 // that was not said.
 func plain(v reflect.Value) any {
-	if d, ok := v.Interface().(scenarios.Duration); ok {
+	if d, ok := reflect.TypeAssert[scenarios.Duration](v); ok {
 		return d.String()
 	}
 	switch v.Kind() {
@@ -192,12 +192,12 @@ func (p *plan) describe() string {
 
 // freeAddress returns an address of this machine at which nobody listens. It lies under the range
 // from which systems take ports for outgoing connections, so none of these gets in the way later.
-func freeAddress() (string, error) {
+func freeAddress(ctx context.Context) (string, error) {
 	var err error
 	for range 50 {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(10_000)))
 		var l net.Listener
-		if l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", address); err == nil {
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", address); err == nil {
 			return address, l.Close()
 		}
 	}

@@ -89,7 +89,8 @@ func (d *demo) sumUp(ctx context.Context, loaded load.Summary, r *rest) (*Summar
 			s.Restarts = append(s.Restarts, state.Name)
 		}
 	}
-	w, err := d.warehouse, error(nil)
+	w := d.warehouse
+	var err error
 	if s.Counts, err = w.counts(ctx, r.node.EventSeq); err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (s *Summary) writeCounts(b *strings.Builder) {
 	row("accepted", c.Accepted, "by the node, of %d messages in %.0f s", s.Messages, s.Load.Seconds)
 	row("delivered", c.Delivered, "receivers counted %d, %d of them twice", s.Receivers.Accepted, s.Receivers.Duplicates)
 	row("deferred attempts", c.DeferredAttempts, "tried again later")
-	var categories []string
+	categories := make([]string, 0, len(s.ByWhat))
 	for _, x := range s.ByWhat {
 		categories = append(categories, fmt.Sprintf("%d %s", x.Count, x.Category))
 	}

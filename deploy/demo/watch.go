@@ -94,7 +94,7 @@ func (d *demo) limitsNow() []string {
 	if err != nil {
 		document = &limits.Document{}
 	}
-	var list []string
+	list := make([]string, 0, len(d.plan.scenario.Providers))
 	for i := range d.plan.scenario.Providers {
 		p := &d.plan.scenario.Providers[i]
 		rate := float64(staticRate(p))

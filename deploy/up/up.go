@@ -10,6 +10,7 @@ package up
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -105,16 +106,29 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 	return endOf(ctx, s.Wait(ctx))
 }
 
-// endOf returns the error that carom up ends with: none when it was told to stop, and a
-// ConfigError when a child said that its configuration cannot work.
+// endOf returns the error that carom up ends with: none when it was told to stop.
 func endOf(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return Explain(err)
 	}
-	if status, ok := supervise.Status(err); ok && status == 2 {
-		return &service.ConfigError{Err: err}
+	return nil
+}
+
+// Explain returns err with what a child said of its end as one line. It is a ConfigError if the
+// child said that its configuration cannot work.
+func Explain(err error) error {
+	e, ok := errors.AsType[*supervise.ExitError](err)
+	if !ok {
+		return err
 	}
-	return err
+	line := strings.TrimPrefix(e.Line, "carom: ") // which the parent says too
+	if line == "" {
+		line = e.Err.Error()
+	}
+	if e.Status == 2 {
+		return service.Configf("%s: %s", e.Name, line)
+	}
+	return fmt.Errorf("%s ended (%w): %s", e.Name, e.Err, line)
 }
 
 // greet says where things are and what to do first.

@@ -67,8 +67,8 @@ func play(args []string) int {
 	return 0
 }
 
-func after(args []string, flag string) string {
-	return args[slices.Index(args, flag)+1]
+func after(args []string, name string) string {
+	return args[slices.Index(args, name)+1]
 }
 
 func freePort(t *testing.T) string {
@@ -110,17 +110,17 @@ func TestUpStartsAndStopsInOrder(t *testing.T) {
 	dir := t.TempDir()
 	notes := filepath.Join(dir, "notes")
 	t.Setenv(noteFile, notes)
-	http, smtp := freePort(t), freePort(t)
+	listen, smtp := freePort(t), freePort(t)
 	data := filepath.Join(dir, "data")
 	started := func() bool {
 		b, err := os.ReadFile(notes)
 		return err == nil && strings.Count(string(b), "start") == 5
 	}
-	out, err := run(t, started, "--dir", data, "--listen", http, "--smtp", smtp)
+	out, err := run(t, started, "--dir", data, "--listen", listen, "--smtp", smtp)
 	if err != nil {
 		t.Fatalf("carom up: %v", err)
 	}
-	for _, want := range []string{"smtp://" + smtp, "http://" + http + "/?database=carom", filepath.Join(data, "carom.conf")} {
+	for _, want := range []string{"smtp://" + smtp, "http://" + listen + "/?database=carom", filepath.Join(data, "carom.conf")} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the greeting lacks %q:\n%s", want, out)
 		}

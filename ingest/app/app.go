@@ -38,6 +38,7 @@ type Options struct {
 	URL       string // of ClickHouse, see warehouse.Dial
 	Warehouse warehouse.Options
 	Version   string        // of carom, to be shown in the table nodes
+	BatchRows int           // events in a batch at most; 0 for ship.DefaultBatchRows
 	BatchAge  time.Duration // how long an event may wait for others; 0 for ship.DefaultBatchAge
 	Once      bool          // ship what is there, look once, and return
 }
@@ -50,6 +51,9 @@ func (o Options) validate() error {
 		if field.value == "" {
 			errs = append(errs, fmt.Errorf("%s is missing", field.flag))
 		}
+	}
+	if o.BatchRows < 0 {
+		errs = append(errs, fmt.Errorf("--batch-rows %d is negative", o.BatchRows))
 	}
 	if o.BatchAge < 0 {
 		errs = append(errs, fmt.Errorf("--batch-age %v is negative", o.BatchAge))
@@ -77,7 +81,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 	defer func() { _ = conn.Close() }() // what was not confirmed is sent again
 	shipper, err := ship.New(ship.Options{
-		Dir: o.EventLog, Node: o.Node, Conn: conn, Log: log, BatchAge: o.BatchAge, Once: o.Once,
+		Dir: o.EventLog, Node: o.Node, Conn: conn, Log: log, BatchRows: o.BatchRows, BatchAge: o.BatchAge, Once: o.Once,
 	})
 	if errors.Is(err, seglog.ErrLocked) {
 		return fmt.Errorf("another agent is at work here: %w", err)

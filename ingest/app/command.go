@@ -24,6 +24,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	flags.StringVar(&o.EventLog, "event-log", "", "`folder` of the sender's event log")
 	flags.StringVar(&o.Feed, "feed", "", "`folder` for limits and suppressions, watched by the sender")
 	flags.StringVar(&o.Node, "node", "", "`name` of the node, the same as the sender's host-name")
+	flags.IntVar(&o.BatchRows, "batch-rows", ship.DefaultBatchRows, "events in a batch at most")
 	flags.DurationVar(&o.BatchAge, "batch-age", ship.DefaultBatchAge, "how long an event may wait for others before it is sent")
 	flags.BoolVar(&o.Once, "once", false, "ship what is there, look for limits and suppressions once, and end")
 	level := flags.String("log-level", "info", "debug, info, warn or error")

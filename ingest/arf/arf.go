@@ -13,7 +13,6 @@ package arf
 import (
 	"errors"
 	"fmt"
-	netmail "net/mail"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -105,7 +104,7 @@ func (r *Report) field(f mime.Field) {
 	case "original-envelope-id":
 		r.OriginalEnvelopeID = f.Value
 	case "arrival-date", "received-date": // RFC 5965 section 3.2 names both
-		r.ArrivalDate = date(f.Value)
+		r.ArrivalDate = mime.Date(f.Value)
 	case "reporting-mta":
 		r.ReportingMTA = withoutType(f.Value)
 	case "source-ip":
@@ -172,19 +171,4 @@ func ip(value string) netip.Addr {
 		return netip.Addr{}
 	}
 	return addr.Unmap()
-}
-
-// maxDate bounds a date field: net/mail reads comments recursively.
-const maxDate = 128
-
-// date reads a date of RFC 5322; the zero time stands for what is none.
-func date(value string) time.Time {
-	if len(value) > maxDate {
-		return time.Time{}
-	}
-	t, err := netmail.ParseDate(value)
-	if err != nil {
-		return time.Time{}
-	}
-	return t.UTC()
 }

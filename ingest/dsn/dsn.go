@@ -14,7 +14,6 @@ package dsn
 import (
 	"errors"
 	"fmt"
-	netmail "net/mail"
 	"strconv"
 	"strings"
 	"time"
@@ -130,7 +129,7 @@ func (p *parser) field(f mime.Field) {
 	case "original-envelope-id":
 		p.report.OriginalEnvelopeID = xtext(f.Value)
 	case "arrival-date":
-		p.report.ArrivalDate = date(f.Value)
+		p.report.ArrivalDate = mime.Date(f.Value)
 	default:
 		p.recipientField(f)
 	}
@@ -158,9 +157,9 @@ func (p *parser) recipientField(f mime.Field) {
 	case "diagnostic-code":
 		r.DiagnosticType, r.Diagnostic = typed(f.Value)
 	case "last-attempt-date":
-		r.LastAttempt = date(f.Value)
+		r.LastAttempt = mime.Date(f.Value)
 	case "will-retry-until":
-		r.WillRetryUntil = date(f.Value)
+		r.WillRetryUntil = mime.Date(f.Value)
 	case "final-log-id":
 		r.FinalLogID = f.Value
 	default:
@@ -277,19 +276,4 @@ func xtext(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// maxDate bounds a date field: net/mail reads comments recursively.
-const maxDate = 128
-
-// date reads a date of RFC 5322; the zero time stands for what is none.
-func date(value string) time.Time {
-	if len(value) > maxDate {
-		return time.Time{}
-	}
-	t, err := netmail.ParseDate(value)
-	if err != nil {
-		return time.Time{}
-	}
-	return t.UTC()
 }

@@ -19,8 +19,10 @@ import (
 	"fmt"
 	"io"
 	stdmime "mime"
+	"net/mail"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-message"
 	_ "github.com/emersion/go-message/charset" // registers the charsets that message.New decodes
@@ -293,4 +295,19 @@ func looseValue(s string) string {
 		s = s[:end]
 	}
 	return s
+}
+
+// maxDate bounds a date field: net/mail reads comments recursively.
+const maxDate = 128
+
+// Date reads a date of RFC 5322 section 3.3; the zero time stands for what is none.
+func Date(value string) time.Time {
+	if len(value) > maxDate {
+		return time.Time{}
+	}
+	t, err := mail.ParseDate(value)
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
 }

@@ -210,15 +210,18 @@ func (r *Recorder) write(ctx context.Context, batch []*Ticket, buffers *[maxBatc
 	return nil
 }
 
-// write hands a batch to the sink as far as it takes it.
+// write hands a batch to the sink and returns the first error.
 func (s *sink) write(batch []*Ticket, first uint64) error {
-	var err error
+	var failed error
 	for i, t := range batch {
-		if err = s.Write(t.event, first+uint64(i)); err != nil { //nolint:gosec // i is not negative
-			break
+		if err := s.Write(t.event, first+uint64(i)); err != nil && failed == nil { //nolint:gosec // i is not negative
+			failed = err
 		}
 	}
-	return errors.Join(err, s.Flush())
+	if err := s.Flush(); err != nil && failed == nil {
+		failed = err
+	}
+	return failed
 }
 
 func (r *Recorder) flush() {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,7 +108,8 @@ func (f *File) Write(e *event.Event, _ uint64) error {
 	if cells == nil {
 		return nil
 	}
-	if err := f.rotate(); err != nil {
+	err := f.rotate()
+	if f.file == nil {
 		f.failure = err
 		return err
 	}
@@ -121,7 +123,7 @@ func (f *File) Write(e *event.Event, _ uint64) error {
 			f.row = quote(cell(f.row, e, f), start)
 		}
 	}
-	return f.writeRow()
+	return errors.Join(err, f.writeRow())
 }
 
 func (f *File) writeRow() error {
@@ -140,11 +142,9 @@ func (f *File) rotate() error {
 	if f.file != nil && now.Before(f.finishes) && (f.options.MaxBytes <= 0 || f.written < f.options.MaxBytes) {
 		return nil
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
+	closed := f.Close()
 	if err := f.begin(now); err != nil {
-		return err
+		return errors.Join(closed, err)
 	}
 	for i, c := range f.columns {
 		if i > 0 {
@@ -152,7 +152,7 @@ func (f *File) rotate() error {
 		}
 		f.row = append(f.row, c.name...)
 	}
-	return f.writeRow()
+	return errors.Join(closed, f.writeRow(), f.deleteOld(now))
 }
 
 // begin creates the next file of today.
@@ -184,7 +184,7 @@ func (f *File) begin(now time.Time) error {
 	if end := now.Add(f.options.Interval); f.options.Interval > 0 && f.options.MoveTo != "" && end.Before(f.finishes) {
 		f.finishes = end
 	}
-	return f.deleteOld(now)
+	return nil
 }
 
 // Flush hands what was written to the operating system, and ends a file whose time is over. After
@@ -211,7 +211,7 @@ func (f *File) giveUp(err error) error {
 	f.buffer.Reset(f.file)
 	f.written = f.flushed
 	if err := f.file.Truncate(f.flushed); err == nil {
-		_, err = f.file.Seek(f.flushed, 0)
+		_, err = f.file.Seek(f.flushed, io.SeekStart)
 		if err == nil && f.flushed > 0 {
 			return f.failure
 		}

@@ -65,11 +65,16 @@ var columns = []column{
 // quote makes what stands in row from start on a field by RFC 4180 section 2, in UTF-8.
 func quote(row []byte, start int) []byte {
 	field := row[start:]
-	if !utf8.Valid(field) {
+	ascii, plain := true, true
+	for _, c := range field {
+		ascii = ascii && c < utf8.RuneSelf
+		plain = plain && c != '"' && c != ',' && c != '\r' && c != '\n'
+	}
+	if !ascii && !utf8.Valid(field) {
 		row = append(row[:start], bytes.ToValidUTF8(field, []byte("?"))...)
 		field = row[start:]
 	}
-	if !bytes.ContainsAny(field, "\",\r\n") {
+	if plain {
 		return row
 	}
 	quotes := bytes.Count(field, []byte{'"'})
@@ -171,9 +176,8 @@ func status(row []byte, e *event.Event, _ *File) []byte {
 	if code == "" {
 		code = impliedStatus(e)
 	}
-	enhanced, _ := smtpstatus.ParseEnhanced(code)
 	row = append(append(row, code...), " ("...)
-	return append(append(row, statusWords(enhanced)...), ')')
+	return append(append(row, statusWords(code)...), ')')
 }
 
 // impliedStatus returns the status of an event that has no enhanced status code.
@@ -184,7 +188,7 @@ func impliedStatus(e *event.Event) string {
 		return "2.0.0"
 	case e.Code/100 == 4, e.Kind == event.RemoteStatus:
 		return "4.0.0"
-	case e.Code/100 == 5, e.Kind == event.RemoteBounce:
+	case e.Code/100 == 5, e.Kind == event.RemoteBounce, e.Kind == event.Deleted:
 		return "5.0.0"
 	case e.Kind == event.Expired:
 		return "4.4.7"
@@ -194,10 +198,11 @@ func impliedStatus(e *event.Event) string {
 }
 
 // statusWords returns the words that PowerMTA gives to a status: RFC 3463's, in its own spelling.
-func statusWords(e smtpstatus.Enhanced) string {
-	if e.Class == 2 {
+func statusWords(code string) string {
+	if code[0] == '2' {
 		return "success"
 	}
+	e, _ := smtpstatus.ParseEnhanced(code)
 	switch [2]uint16{e.Subject, e.Detail} {
 	case [2]uint16{1, 1}:
 		return "bad destination mailbox address"

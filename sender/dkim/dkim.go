@@ -15,8 +15,6 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +44,7 @@ const AnyDomain = "*"
 type Key struct {
 	Selector string
 	Domain   string        // signs for it and everything below it, or AnyDomain
-	Signer   crypto.Signer // RSA of at least 1024 bits, or Ed25519; ParseKey reads one
+	Signer   crypto.Signer // RSA of at least 1024 bits, or Ed25519
 }
 
 // Signature is the result of signing.
@@ -92,35 +90,6 @@ func New(keys []Key) (*Signer, error) {
 		s.keys[i] = k
 	}
 	return s, nil
-}
-
-// ParseKey reads a private key from PEM: RSA (PKCS #1 or #8) or Ed25519 (PKCS #8).
-func ParseKey(text []byte) (crypto.Signer, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New("not a PEM file")
-	}
-	switch block.Type {
-	case "RSA PRIVATE KEY":
-		key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("read RSA key: %w", err)
-		}
-		return key, nil
-	case "PRIVATE KEY":
-		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("read private key: %w", err)
-		}
-		switch key := key.(type) {
-		case *rsa.PrivateKey:
-			return key, nil
-		case ed25519.PrivateKey:
-			return key, nil
-		}
-		return nil, fmt.Errorf("neither RSA nor Ed25519 but %T", key)
-	}
-	return nil, fmt.Errorf("PEM block %q is not a private key", block.Type)
 }
 
 // Sign signs a whole message, lines ended by CRLF.

@@ -10,7 +10,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"math/big"
 	"slices"
@@ -287,54 +286,6 @@ func FuzzSign(f *testing.F) {
 			t.Fatalf("Sign(%q): domain %q", in, sig.Domain)
 		}
 	})
-}
-
-func TestParseKey(t *testing.T) {
-	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8 := func(key any) []byte {
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
-	}
-	encode := func(kind string, der []byte) []byte {
-		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-	}
-	for _, tc := range []struct {
-		name string
-		in   []byte
-		want crypto.PublicKey
-		err  string
-	}{
-		{"PKCS #1", encode("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey())), rsaKey().Public(), ""},
-		{"PKCS #8 RSA", encode("PRIVATE KEY", pkcs8(rsaKey())), rsaKey().Public(), ""},
-		{"PKCS #8 Ed25519", encode("PRIVATE KEY", pkcs8(edKey())), edKey().Public(), ""},
-		{"elliptic curve", encode("PRIVATE KEY", pkcs8(ec)), nil, "neither RSA nor Ed25519"},
-		{"public key", encode("PUBLIC KEY", []byte("x")), nil, "not a private key"},
-		{"broken RSA", encode("RSA PRIVATE KEY", []byte("x")), nil, "read RSA key"},
-		{"broken PKCS #8", encode("PRIVATE KEY", []byte("x")), nil, "read private key"},
-		{"no PEM", []byte("hello"), nil, "not a PEM file"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			key, err := ParseKey(tc.in)
-			if tc.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.err) {
-					t.Errorf("error %v, want one with %q", err, tc.err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if public, ok := tc.want.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
-				t.Error("another key came out")
-			}
-		})
-	}
 }
 
 func TestNewRefuses(t *testing.T) {

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
 
 	"carom/schemas/provider"
 	"carom/sender/config"
@@ -23,7 +26,7 @@ func (e *UnknownVMTAError) Error() string {
 
 // SelectVMTA returns the name of the virtual MTA for a message: the one that it asks for by
 // header, else the source's default-virtual-mta, else {default}. The local address is the one
-// that the feeder connected to (by-smtp-source-ip).
+// that the feeder connected to (by-smtp-source-ip). The error is an *UnknownVMTAError.
 func SelectVMTA(c *config.Config, source config.Source, asked string, local netip.Addr) (string, error) {
 	name := asked
 	if name == "" {
@@ -41,9 +44,10 @@ func SelectVMTA(c *config.Config, source config.Source, asked string, local neti
 
 // byLocalAddress returns the first virtual MTA with the address as smtp-source-host, or "".
 func byLocalAddress(c *config.Config, local netip.Addr) string {
+	local = local.Unmap().WithZone("")
 	for _, vmta := range c.VMTAs() {
 		for _, host := range vmta.SourceHosts {
-			if addr, single := host.Addr(); single && addr == local.Unmap() {
+			if addr, single := host.Addr(); single && addr == local {
 				return vmta.Name
 			}
 		}
@@ -51,9 +55,25 @@ func byLocalAddress(c *config.Config, local netip.Addr) string {
 	return ""
 }
 
-// Domain returns the domain of an address in lower case, as queues are named by it.
+// Domain returns the domain of an address as queues are named by it: in lower case, as A-labels
+// where it is an internationalised one (RFC 5891), without the root's dot; "" if the address has
+// none.
 func Domain(address string) string {
-	return strings.ToLower(strings.TrimSuffix(address[strings.LastIndexByte(address, '@')+1:], "."))
+	at := strings.LastIndexByte(address, '@')
+	if at < 0 {
+		return ""
+	}
+	domain := strings.TrimSuffix(address[at+1:], ".")
+	for i := range len(domain) {
+		if domain[i] < utf8.RuneSelf {
+			continue
+		}
+		if ascii, err := idna.Lookup.ToASCII(domain); err == nil {
+			domain = ascii
+		}
+		break
+	}
+	return strings.ToLower(domain)
 }
 
 // Provider returns who decides about mail to a domain: the configured provider, else the one

@@ -46,7 +46,7 @@ func newChild(s *Supervisor, p Process) *child {
 
 // keep runs the process again and again. The thread stays with this goroutine because the kernel
 // sends the parent-death signal when the thread that started a process ends, not the process.
-func (c *child) keep() {
+func (c *child) keep(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(c.ended)
@@ -55,7 +55,7 @@ func (c *child) keep() {
 	first := true
 	for {
 		began := time.Now()
-		err := c.start()
+		err := c.start(ctx)
 		if errors.Is(err, errStopping) {
 			return
 		}
@@ -98,9 +98,9 @@ func (c *child) keep() {
 
 var errStopping = errors.New("stopping")
 
-func (c *child) start() error {
-	// The context of a caller must not end the process: stop does, in its order.
-	cmd := exec.CommandContext(context.Background(), c.p.Path, c.p.Args...)
+func (c *child) start(ctx context.Context) error {
+	// The context must not end the process: stop does, in its order.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), c.p.Path, c.p.Args...)
 	cmd.SysProcAttr = processAttributes()
 	cmd.WaitDelay = leftoverPipes
 	lines := &lineWriter{line: c.line}

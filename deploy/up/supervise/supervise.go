@@ -127,7 +127,7 @@ func (s *Supervisor) Start(ctx context.Context, p Process) error {
 	s.mu.Lock()
 	s.children = append(s.children, c)
 	s.mu.Unlock()
-	go c.keep()
+	go c.keep(ctx)
 	select {
 	case <-c.running:
 	case <-s.failed:
@@ -175,7 +175,7 @@ func (s *Supervisor) Do(ctx context.Context, p Process) error {
 	}
 	c := newChild(s, p)
 	c.task = true
-	go c.keep()
+	go c.keep(ctx)
 	select {
 	case <-c.ended:
 		return c.result

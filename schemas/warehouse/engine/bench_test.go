@@ -21,11 +21,11 @@ func BenchmarkInsert(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		response, text := fetchAll(b, request)
-		if response.StatusCode != http.StatusOK {
-			b.Fatalf("%s: %s", query, text)
+		got := fetchAll(b, request)
+		if got.status != http.StatusOK {
+			b.Fatalf("%s: %s", query, got.body)
 		}
-		return text
+		return got.body
 	}
 	const columns = `number AS seq, now64(6) AS at, toLowCardinality(concat('provider', toString(number % 50))) AS provider,
 		toLowCardinality('queue/vmta') AS queue, concat('user', toString(number), '@example.com') AS recipient, 'example.com' AS domain,

@@ -34,12 +34,11 @@ func send(t *testing.T, method, target string, body io.Reader, header ...string)
 	for i := 0; i < len(header); i += 2 {
 		request.Header.Set(header[i], header[i+1])
 	}
-	response, text := fetchAll(t, request)
-	return answer{response.StatusCode, response.Header, text}
+	return fetchAll(t, request)
 }
 
 // fetchAll sends request and reads the whole response.
-func fetchAll(tb testing.TB, request *http.Request) (*http.Response, string) {
+func fetchAll(tb testing.TB, request *http.Request) answer {
 	tb.Helper()
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
@@ -52,7 +51,7 @@ func fetchAll(tb testing.TB, request *http.Request) (*http.Response, string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return response, string(text)
+	return answer{response.StatusCode, response.Header, string(text)}
 }
 
 // post returns the exception code of the answer, 0 for none, and its body.
