@@ -76,6 +76,11 @@ func run(ctx context.Context, args []string, stdio service.IO) error {
 			return c.run(ctx, args[len(words):], stdio)
 		}
 	}
+	for _, c := range commands {
+		if strings.HasPrefix(c.name, args[0]+" ") {
+			return service.Configf("carom %s: which? there is %q (see carom help)", args[0], "carom "+c.name)
+		}
+	}
 	return service.Configf("unknown subcommand %q (see carom help)", args[0])
 }
 

@@ -14,6 +14,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -136,12 +137,24 @@ func lineOf(data []byte, word string) int {
 	return 1
 }
 
+// What the decoder says in words of Go, and what an operator should read instead.
+var (
+	unknownField = regexp.MustCompile(`field (\S+) not found in type .+`)
+	wrongType    = regexp.MustCompile(`cannot unmarshal !!\w+ (.+) into .+`)
+)
+
 // explain makes one line of the errors of the decoder, which name their lines.
 func explain(err error) error {
-	if e, ok := errors.AsType[*yaml.TypeError](err); ok {
-		return errors.New(strings.Join(e.Errors, "; "))
+	e, ok := errors.AsType[*yaml.TypeError](err)
+	if !ok {
+		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
-	return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	lines := make([]string, len(e.Errors))
+	for i, line := range e.Errors {
+		line = unknownField.ReplaceAllString(line, `unknown word "$1"`)
+		lines[i] = wrongType.ReplaceAllString(line, "$1 does not belong here; want mode, providers and thresholds, each with values of its own kind")
+	}
+	return errors.New(strings.Join(lines, "; "))
 }
 
 func hash(data []byte) uint64 {

@@ -58,8 +58,8 @@ thresholds:
 
 func TestParseRefuses(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
-		{"an unknown word", "mode: active\ncolour: red\n", "line 2: field colour"},
-		{"an unknown threshold", "thresholds:\n  decrease:\n    bellow: 1\n", "line 3: field bellow"},
+		{"an unknown word", "mode: active\ncolour: red\n", `line 2: unknown word "colour"`},
+		{"an unknown threshold", "thresholds:\n  decrease:\n    bellow: 1\n", `line 3: unknown word "bellow"`},
 		{"an unknown mode", "\nmode: brave\n", `line 2: mode is "brave"`},
 		{"an unknown mode of a provider", "mode: active\nproviders:\n  google: {mode: on}\n", "line 3: mode of google"},
 		{"another type", "thresholds:\n  step: fast\n", "line 2"},

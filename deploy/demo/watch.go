@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"carom/schemas/limits"
 	"carom/sender/admin"
 )
@@ -24,7 +26,7 @@ func (d *demo) watch(ctx context.Context) (done func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() {
-		live := isTerminal(d.out)
+		columns, live := terminal(d.out)
 		period := plainPeriod
 		if live {
 			period = livePeriod
@@ -44,7 +46,7 @@ func (d *demo) watch(ctx context.Context) (done func()) {
 			switch {
 			case line == "": // something is being restarted
 			case live:
-				_, _ = fmt.Fprintf(d.out, "\r%s\x1b[K", line)
+				_, _ = fmt.Fprintf(d.out, "\r%.*s\x1b[K", columns, line)
 			default:
 				d.say("%s", line)
 			}
@@ -56,13 +58,20 @@ func (d *demo) watch(ctx context.Context) (done func()) {
 	}
 }
 
-func isTerminal(w io.Writer) bool {
+// terminal returns how many columns of a line w shows, and false if it is no terminal.
+func terminal(w io.Writer) (columns int, ok bool) {
 	f, ok := w.(*os.File)
 	if !ok {
-		return false
+		return 0, false
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, false
+	}
+	if size.Col == 0 { // it does not know
+		return 80, true
+	}
+	return int(size.Col) - 1, true
 }
 
 // progressLine says how things stand, or nothing while a part does not answer.
@@ -80,7 +89,7 @@ func (d *demo) progressLine(ctx context.Context) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%4.0f s  accepted %d  delivered %d  queued %d  deferred %.0f %%  limits",
+	fmt.Fprintf(&b, "%4.0f s  accepted %d  delivered %d  queued %d  deferred %.0f %% ",
 		stats.Now, p.handedOver, p.delivered, status.LiveRecipients, 100*float64(p.lastDeferrals)/float64(max(1, p.lastAttempts)))
 	for _, limit := range d.limitsNow() {
 		fmt.Fprintf(&b, " %s", limit)

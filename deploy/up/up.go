@@ -51,8 +51,8 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 	flags.StringVar(&o.PolicyFile, "policy", "", "policy `file` of the control loop (default: DIR/policy.yaml, written if there is none)")
 	flags.StringVar(&o.EngineLib, "engine-lib", "", "the engine library, a `file`")
 	flags.StringVar(&o.LogLevel, "log-level", "info", "`level` of the logs: debug, info, warn or error")
-	listen := flags.String("listen", "", "`address` of ClickHouse's HTTP interface in a configuration that is written now (default "+defaultHTTP+")")
-	smtp := flags.String("smtp", "", "`address` for mail in a configuration that is written now (default "+defaultSMTP+")")
+	listen := flags.String("listen", "", "`address` of ClickHouse's HTTP interface for the first configuration (default "+defaultHTTP+")")
+	smtp := flags.String("smtp", "", "`address` that takes mail for the first configuration (default "+defaultSMTP+")")
 	logFiles := flags.Bool("log-files", false, "write the lines of each process to DIR/log/NAME.log instead of standard error")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -69,8 +69,6 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 		if err := writeFirst(o.Dir, o.ConfigFile, *listen, *smtp); err != nil {
 			return err
 		}
-	} else if *listen != "" || *smtp != "" {
-		return service.Configf("carom up: --listen and --smtp are for a configuration that carom writes; %s says its addresses itself", o.ConfigFile)
 	}
 	if o.PolicyFile == "" {
 		o.PolicyFile = filepath.Join(o.Dir, "policy.yaml")
@@ -80,6 +78,9 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 	}
 	system, err := Open(o)
 	if err != nil {
+		return err
+	}
+	if err := system.hasAddresses(*listen, *smtp); err != nil {
 		return err
 	}
 	line := supervise.Prefixed(stdio.Err)
@@ -162,11 +163,19 @@ var Queries = []string{
 	"SELECT ts, provider, source, kind, rate_old, rate_new, reason_text FROM limit_log ORDER BY ts FORMAT Vertical",
 }
 
+// hasAddresses returns a ConfigError if the flags ask for other addresses than the configuration has.
+func (y *System) hasAddresses(listen, smtp string) error {
+	if has := y.Config.EventStream.URL.Host; listen != "" && listen != has {
+		return service.Configf("carom up: --listen %s: %s has <event-stream> at %s; change it there", listen, y.ConfigFile, has)
+	}
+	if has, _ := y.Config.Listeners[0].Address(); smtp != "" && smtp != has {
+		return service.Configf("carom up: --smtp %s: %s has smtp-listener %s; change it there", smtp, y.ConfigFile, has)
+	}
+	return nil
+}
+
 // smtpAddress returns where mail is taken, or "" if the first listener is a range.
 func (y *System) smtpAddress() string {
-	if len(y.Config.Listeners) == 0 {
-		return ""
-	}
 	address, ok := y.Config.Listeners[0].Address()
 	if !ok {
 		return ""

@@ -28,6 +28,7 @@ const (
 	suppressionsPeriod = 2 * time.Second
 	alivePeriod        = 10 * time.Second
 	callTimeout        = 30 * time.Second // of one look
+	repeatWarning      = time.Minute      // of an error that lasts
 )
 
 // Options of an agent.
@@ -80,8 +81,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }() // what was not confirmed is sent again
+	c := &contact{conn: conn, options: o, log: log}
 	shipper, err := ship.New(ship.Options{
-		Dir: o.EventLog, Node: o.Node, Conn: conn, Log: log, BatchRows: o.BatchRows, BatchAge: o.BatchAge, Once: o.Once,
+		Dir: o.EventLog, Node: o.Node, Conn: conn, Log: log, BatchRows: o.BatchRows, BatchAge: o.BatchAge, Once: o.Once, Reachable: c.reachable,
 	})
 	if errors.Is(err, seglog.ErrLocked) {
 		return fmt.Errorf("another agent is at work here: %w", err)
@@ -121,7 +123,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	g.Go(func() error { return shipper.Run(gctx) })
 	for _, t := range tasks {
 		g.Go(func() error {
-			every(gctx, t.period, log.With("task", t.what), t.run)
+			every(gctx, t.period, c, log.With("task", t.what), t.run)
 			return nil
 		})
 	}
@@ -131,9 +133,8 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 }
 
 // every calls task now and then each period until ctx ends. It logs an error that lasts once a
-// minute, and its end.
-func every(ctx context.Context, period time.Duration, log *slog.Logger, task func(context.Context) error) {
-	const repeat = time.Minute
+// minute, and its end; that ClickHouse does not answer is said by c.
+func every(ctx context.Context, period time.Duration, c *contact, log *slog.Logger, task func(context.Context) error) {
 	var warned time.Time
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
@@ -147,7 +148,7 @@ func every(ctx context.Context, period time.Duration, log *slog.Logger, task fun
 		case err == nil && !warned.IsZero():
 			log.Info("works again")
 			warned = time.Time{}
-		case err != nil && time.Since(warned) >= repeat:
+		case err != nil && time.Since(warned) >= repeatWarning && c.reachable(ctx):
 			log.Warn("does not work, trying again", "error", err)
 			warned = time.Now()
 		}

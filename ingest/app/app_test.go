@@ -248,24 +248,24 @@ func TestFilesStayWhileClickHouseIsDown(t *testing.T) {
 	if err := suppression.Save(filepath.Join(dir, suppression.FileName), 1, time.Now(), []suppression.Entry{{Key: key(1)}}); err != nil {
 		t.Fatal(err)
 	}
-	failed := make(chan struct{}, 100)
+	failed := make(chan string, 100)
 	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) {
-		if strings.Contains(string(p), "trying again") {
-			select {
-			case failed <- struct{}{}:
-			default:
-			}
+		if strings.Contains(string(p), "level=WARN") {
+			failed <- string(p)
 		}
 	}), nil))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, o, log) }()
-	for range 2 { // limits and suppressions
-		<-failed
+	if line := <-failed; !strings.Contains(line, "127.0.0.1:1 refuses the connection") {
+		t.Errorf("the warning does not say what is wrong: %s", line)
 	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v, want nil", err)
+	}
+	if len(failed) > 0 {
+		t.Errorf("one outage, another warning: %s", <-failed)
 	}
 	if d, err := limits.Load(filepath.Join(dir, limits.FileName)); err != nil || d.Generation != 5 {
 		t.Errorf("limits = %+v, %v", d, err)

@@ -69,6 +69,10 @@ type Options struct {
 	BatchBytes int
 	BatchAge   time.Duration
 
+	// Reachable is asked, if it is set, before an error of the warehouse is logged: where it says
+	// false, it has said itself that ClickHouse does not answer.
+	Reachable func(context.Context) bool
+
 	// Once makes Run return when all that the log holds is stored, instead of waiting for more.
 	Once bool
 
@@ -86,6 +90,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.BatchAge <= 0 {
 		o.BatchAge = DefaultBatchAge
+	}
+	if o.Reachable == nil {
+		o.Reachable = func(context.Context) bool { return true }
 	}
 	if o.fault == nil {
 		o.fault = func(string, string) error { return nil }

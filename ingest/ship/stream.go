@@ -345,7 +345,7 @@ func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repe
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(warned) >= repeatWarning {
+		if time.Since(warned) >= repeatWarning && s.shipper.opt.Reachable(ctx) {
 			warned = time.Now()
 			s.log().Warn("batch is not stored yet, trying again", "from", part.from, "to", part.to, "error", err)
 		}

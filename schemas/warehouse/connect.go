@@ -83,13 +83,14 @@ func Open(ctx context.Context, rawURL string, o Options) (driver.Conn, error) {
 	}
 	if err := conn.Ping(ctx); err != nil {
 		_ = conn.Close() // nothing was sent
-		return nil, explain(rawURL, o, err)
+		return nil, Explain(rawURL, o, err)
 	}
 	return conn, nil
 }
 
-// explain makes one clear line of the error of a first contact.
-func explain(rawURL string, o Options, cause error) error {
+// Explain makes one clear line of the error of a first contact, which names the address and, where
+// there is one, the way out.
+func Explain(rawURL string, o Options, cause error) error {
 	opt, err := parse(rawURL, o)
 	if err != nil {
 		return err

@@ -62,7 +62,7 @@ func Apply(ctx context.Context, rawURL string, o Options, by string) ([]Migratio
 			return nil, err
 		}
 	} else if err != nil {
-		return nil, explain(rawURL, o, err)
+		return nil, Explain(rawURL, o, err)
 	}
 	if err := conn.Exec(ctx, bootstrap); err != nil {
 		return nil, fmt.Errorf("create schema_migrations: %w", err)
@@ -113,7 +113,7 @@ func createDatabase(ctx context.Context, rawURL string, o Options) error {
 	}
 	defer func() { _ = conn.Close() }() // every statement was answered
 	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+database+"`"); err != nil {
-		return explain(rawURL, o, err)
+		return Explain(rawURL, o, err)
 	}
 	return nil
 }

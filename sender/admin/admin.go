@@ -5,6 +5,10 @@
 //	GET /v1/queues   the queues with what waits in them
 //
 // It asks a Node and changes nothing. Try it with curl --unix-socket PATH http://node/v1/status.
+//
+// The socket is made under another name, closed to other users, and put in its place when it is
+// ready; so it never stands open, and the place never stands empty while a dead process's socket is
+// replaced. Errors are returned by Run, which blocks.
 package admin
 
 import (
@@ -17,6 +21,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -43,52 +48,96 @@ type Queue struct {
 	OldestArrival time.Time `json:"oldest_arrival,omitzero"`
 }
 
-// Node is what can be asked. Its methods are safe for concurrent use.
+// Node is what can be asked. Its methods are safe for concurrent use and answer at once.
 type Node interface {
 	Status() Status
 	Queues() []Queue
 }
 
-// Run serves the socket at path until ctx is done. A socket that a dead process left is replaced;
-// one that answers is an error.
+// Run serves the socket at path, which it removes at the end, until ctx is done. A socket that a
+// dead process left is replaced. It is an error if another process answers there, or if path is
+// anything but a socket.
 func Run(ctx context.Context, path string, n Node, logger *slog.Logger) error {
 	listener, err := listen(ctx, path)
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
+	defer func() { _ = os.Remove(path) }()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.Status(), logger) })
-	mux.HandleFunc("GET /v1/queues", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.Queues(), logger) })
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stopped()
+	mux.HandleFunc("GET /v1/queues", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, append([]Queue{}, n.Queues()...), logger) // none is [] and not null
+	})
+	server := &http.Server{
+		Handler: mux, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: timeout,
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin socket: %w", err)
 	}
 	return nil
 }
 
+// maxPath is the longest name of a socket, in octets, with the NUL behind it: 108 by Linux's unix(7),
+// 104 on macOS.
+const maxPath = 103
+
+// timeout bounds each step of an exchange; the client is on the same machine.
+const timeout = 10 * time.Second
+
 func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	var dialer net.Dialer
-	if conn, err := dialer.DialContext(ctx, "unix", path); err == nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("%s is in use by another process", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := vacant(ctx, path); err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "unix", path)
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".") // which only we can enter
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	defer func() { _ = os.RemoveAll(dir) }()
+	made := filepath.Join(dir, "s")
+	if longest := max(len(made), len(path)); longest > maxPath {
+		return nil, fmt.Errorf("%s is too long for a socket by %d characters", path, longest-maxPath)
+	}
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "unix", made)
+	if err != nil {
+		return nil, err
+	}
+	if unix, ok := listener.(*net.UnixListener); ok {
+		unix.SetUnlinkOnClose(false) // its name is about to change
+	}
+	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil
+}
+
+// vacant returns an error unless there is nothing at path, or a socket on which nobody answers.
+func vacant(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is there and is no socket", path)
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "unix", path)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	if err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("%s is in use by another process", path)
+	}
+	return err
 }
 
 func answer(w http.ResponseWriter, v any, logger *slog.Logger) {

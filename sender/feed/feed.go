@@ -1,14 +1,15 @@
 // Package feed watches the folder in which the node's agent leaves what analytics decided: the
 // limits document and the suppression snapshot.
 //
-// A file that is missing, unreadable or older than what is in force changes nothing: the node goes
-// on with what it has. Files are replaced as a whole, so a changed modification time or size is
-// all that has to be watched.
+// A file that is missing, unreadable, damaged or older than what is in force changes nothing: the
+// node goes on with what it has, and the log says why, once for each file. Files are replaced as a
+// whole, so it is enough to watch which file has the name, with its modification time and size.
 package feed
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -34,8 +35,8 @@ type Watcher struct {
 
 // file is what a file looked like when it was last read.
 type file struct {
-	modified time.Time
-	size     int64
+	info      fs.FileInfo // nil before the first
+	complaint string      // what was last logged about it
 }
 
 // New returns a watcher of dir that looks every interval and calls back from the goroutine of Run.
@@ -45,12 +46,35 @@ func New(dir string, interval time.Duration, onLimits func(*limits.Document), on
 
 // Poll looks once. Call it before mail flows, so that a restart does not forget a limit.
 func (w *Watcher) Poll() {
-	if name := filepath.Join(w.dir, limits.FileName); w.limitsFile.changed(name, w.logger) {
-		w.readLimits(name)
+	w.look(&w.limitsFile, limits.FileName, w.readLimits)
+	w.look(&w.listFile, suppression.FileName, w.readList)
+}
+
+// look reads a file if it has changed. What could not be read at all is tried again.
+func (w *Watcher) look(f *file, name string, read func(name string) error) {
+	name = filepath.Join(w.dir, name)
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && f.same(info) {
+		return
 	}
-	if name := filepath.Join(w.dir, suppression.FileName); w.listFile.changed(name, w.logger) {
-		w.readList(name)
+	if err == nil {
+		err = read(name)
 	}
+	if _, unread := errors.AsType[*fs.PathError](err); !unread {
+		f.info = info
+	}
+	complaint := ""
+	if err != nil {
+		complaint = err.Error()
+	}
+	if complaint != "" && complaint != f.complaint {
+		w.logger.Error("feed refused, what is in force stays", "error", err)
+	}
+	f.complaint = complaint
+}
+
+func (f *file) same(info fs.FileInfo) bool {
+	return f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size()
 }
 
 // Run looks every interval until ctx is done.
@@ -67,48 +91,34 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-func (f *file) changed(name string, logger *slog.Logger) bool {
-	info, err := os.Stat(name)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			logger.Warn("feed not readable", "error", err)
-		}
-		return false
-	}
-	seen := file{info.ModTime(), info.Size()}
-	if seen == *f {
-		return false
-	}
-	*f = seen
-	return true
-}
-
-func (w *Watcher) readLimits(name string) {
+func (w *Watcher) readLimits(name string) error {
 	next, err := limits.Load(name)
-	if err == nil {
-		next, err = limits.Advance(w.document, next)
-	}
-	if errors.Is(err, limits.ErrStale) {
-		return
-	}
 	if err != nil {
-		w.logger.Error("limits document refused, the old one stays", "error", err)
-		return
+		return err
+	}
+	if w.document != nil && next.Generation == w.document.Generation {
+		return nil // the same once more
+	}
+	if next, err = limits.Advance(w.document, next); err != nil {
+		return err
 	}
 	w.document = next
 	w.onLimits(next)
+	return nil
 }
 
-func (w *Watcher) readList(name string) {
+func (w *Watcher) readList(name string) error {
 	next, err := suppression.Load(name)
 	if err != nil {
-		w.logger.Error("suppression snapshot refused, the old one stays", "error", err)
-		return
+		return err
 	}
 	if w.list != nil && next.Generation() < w.list.Generation() {
-		w.logger.Warn("suppression snapshot is older than the one in force", "generation", next.Generation(), "in_force", w.list.Generation())
-		return
+		return fmt.Errorf("suppression snapshot is older than the one in force: generation %d after %d", next.Generation(), w.list.Generation())
+	}
+	if w.list != nil && next.Generation() == w.list.Generation() {
+		return nil
 	}
 	w.list = next
 	w.onList(next)
+	return nil
 }

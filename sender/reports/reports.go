@@ -8,11 +8,12 @@
 // complaint or says that the address is dead; every other one is written down with what it claims
 // and moves nothing. Mail that is no report gives ErrNotAReport.
 //
-// What a stranger can make a node write is bounded: events by maxEvents, each text by maxText. A
+// What a stranger can make a node write is bounded: events by maxEvents, texts by maxText. A
 // Processor keeps no state and is safe for concurrent use.
 package reports
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	netmail "net/mail"
@@ -40,9 +41,11 @@ const (
 	// maxEvents bounds the events of one report. RFC 5321 section 4.5.3.1.8 lets a transaction have
 	// 100 recipients; sites that allow more report on each apart.
 	maxEvents = 1000
-	// maxText bounds a diagnostic, in octets, maxWord what stands in a dictionary of the warehouse.
-	maxText = 2048
-	maxWord = 255
+	// The bounds of a diagnostic, of an address and of what stands in a dictionary of the warehouse,
+	// in octets.
+	maxText    = 2048
+	maxAddress = 320
+	maxWord    = 255
 )
 
 // Mail is what arrived at a processor's address.
@@ -95,7 +98,7 @@ func (p *Processor) Process(m Mail) (Finding, error) {
 // its address, it says nothing of the others.
 func (p *Processor) matches(evidence correlate.Evidence, recipients [][]string, now time.Time) []correlate.Match {
 	found := make([]correlate.Match, len(recipients))
-	proven := map[correlateRef]bool{}
+	proven := map[ref]bool{}
 	for i, addresses := range recipients {
 		evidence.Addresses = addresses
 		found[i] = p.keys.Match(evidence, now)
@@ -111,12 +114,12 @@ func (p *Processor) matches(evidence correlate.Evidence, recipients [][]string, 
 	return found
 }
 
-type correlateRef struct {
+type ref struct {
 	message event.ID
 	index   uint32
 }
 
-func refOf(m correlate.Match) correlateRef { return correlateRef{m.Ref.MessageID, m.Ref.Index} }
+func refOf(m correlate.Match) ref { return ref{m.Ref.MessageID, m.Ref.Index} }
 
 // references returns what a report quotes that may hold a token: carom's own field, and the return
 // path in the header that it returns or in a field of its own.
@@ -129,7 +132,7 @@ func (p *Processor) base(m Mail, kind event.Kind, index int, match correlate.Mat
 	if match.Address != "" {
 		recipient = match.Address
 	}
-	recipient = cut(recipient, maxWord)
+	recipient = cut(recipient, maxAddress)
 	e := &event.Event{
 		Time: m.Arrived, Kind: kind, MessageID: m.ID, RecipientIdx: uint32(index), //nolint:gosec // bounded by maxEvents
 		Recipient: recipient, RecipientDomain: route.Domain(recipient),
@@ -161,16 +164,13 @@ func (p *Processor) notification(m Mail, report *dsn.Report) Finding {
 		if r.Action == dsn.Failed || r.Action == "" && answer.Permanent() {
 			kind = event.RemoteBounce
 		}
-		e := p.base(m, kind, i, matches[i], r.Final)
-		if e.Recipient == "" {
-			e.Recipient = cut(r.Original, maxWord)
-		}
+		e := p.base(m, kind, i, matches[i], cmp.Or(r.Final, r.Original))
 		e.FeedbackType, e.ReportingMTA, e.MXHost = string(r.Action), cut(report.ReportingMTA, maxWord), cut(r.RemoteMTA, maxWord)
 		e.MailFrom = returnPath(m)
 		e.MailFromDomain = route.Domain(e.MailFrom)
 		e.EnvID = envelopeID(report.OriginalEnvelopeID)
 		if r.Original != "" {
-			e.Headers = map[string]string{"ORCPT": cut(r.Original, maxWord)}
+			e.Headers = map[string]string{"ORCPT": cut(r.Original, maxAddress)}
 		}
 		e.SetReply(answer)
 		if kind == event.RemoteBounce {
@@ -252,7 +252,7 @@ func (p *Processor) feedback(m Mail, report *arf.Report) Finding {
 		if matches[i].Method != correlate.None { // else anybody could hang complaints on a source
 			e.Source = event.SourceKey(report.SourceIP)
 		}
-		e.MailFrom = cut(report.OriginalMailFrom, maxWord)
+		e.MailFrom = cut(report.OriginalMailFrom, maxAddress)
 		e.MailFromDomain = route.Domain(e.MailFrom)
 		e.FromDomain = fromDomain(report.Original)
 		e.EnvID = envelopeID(report.OriginalEnvelopeID)
