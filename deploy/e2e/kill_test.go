@@ -73,14 +73,15 @@ func TestKill(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("finds the processes of carom up in /proc, which only Linux has")
 	}
-	y := startSystem(t, killScenario)
+	y := startSystem(t, killScenario, unlimited)
 	loaded := make(chan loadResult, 1)
-	go func() { loaded <- y.load(t.Context()) }()
+	go func() { loaded <- y.load(t.Context(), killMessages) }()
 
-	var deaths []death
+	victims := []string{victimEngine, victimAgent, victimAnalytics, victimSender, victimUp, victimSender, victimEngine}
+	deaths := make([]death, 0, len(victims))
 	sent := 0
-	for _, victim := range []string{victimEngine, victimAgent, victimAnalytics, victimSender, victimUp} {
-		sent = y.awaitFlow(t, sent+killMessages/12)
+	for _, victim := range victims {
+		sent = y.awaitFlow(t, sent+killMessages/10)
 		select {
 		case r := <-loaded:
 			t.Fatalf("the load ended (%+v, %v) before %s was killed: it is too short to say anything", r.summary, r.err, victim)
@@ -89,9 +90,7 @@ func TestKill(t *testing.T) {
 		deaths = append(deaths, y.kill(t, victim))
 	}
 	result := <-loaded
-	if s := result.summary; result.err != nil || s.Accepted != killMessages {
-		t.Fatalf("carom load: %+v, %v; want %d accepted", s, result.err, killMessages)
-	}
+	result.check(t, killMessages)
 	y.awaitJob(t, deaths)
 	y.awaitGauges(t)
 	y.awaitRest(t, 30*time.Second)
@@ -115,17 +114,25 @@ type loadResult struct {
 	err     error
 }
 
+// check fails the test unless all messages got a 250.
+func (r loadResult) check(t *testing.T, messages int) {
+	t.Helper()
+	if r.err != nil || r.summary.Accepted != messages {
+		t.Fatalf("carom load: %+v, %v; want %d accepted", r.summary, r.err, messages)
+	}
+}
+
 func (y *system) acceptLog() string { return filepath.Join(y.dir, "handed-over.ndjson") }
 
-// load hands over all messages, each to a recipient of its own.
-func (y *system) load(ctx context.Context) loadResult {
+// load hands over messages, each to a recipient of its own.
+func (y *system) load(ctx context.Context, messages int) loadResult {
 	var out strings.Builder
 	var r loadResult
 	r.err = y.supervisor.Do(ctx, supervise.Process{
 		Name: "load", Path: carom, Stdout: &out,
 		Args: []string{
 			"load", "mail", "--to", y.smtp, "--scenario", filepath.Join(y.dir, "scenario.json"), "--json", "--give-up", "20s",
-			"--messages", strconv.Itoa(killMessages), "--rate", strconv.Itoa(killRate) + "/s", "--size", "2000",
+			"--messages", strconv.Itoa(messages), "--rate", strconv.Itoa(killRate) + "/s", "--size", "2000",
 			"--job", job, "--from-domain", fromDomain, "--accept-log", y.acceptLog(),
 		},
 	})
@@ -181,10 +188,8 @@ func (y *system) kill(t *testing.T, victim string) death {
 func (y *system) processes(t *testing.T) map[string]int {
 	t.Helper()
 	found := map[string]int{}
-	for _, s := range y.supervisor.States() {
-		if s.Name == victimUp && s.PID != 0 {
-			found[victimUp] = s.PID
-		}
+	if pid := y.upPID(); pid != 0 {
+		found[victimUp] = pid
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -227,7 +232,8 @@ func parent(pid int) int {
 func (y *system) awaitJob(t *testing.T, deaths []death) {
 	t.Helper()
 	last := deaths[len(deaths)-1].at
-	await(t, 20*time.Second, "a run of throttle after the last death", func(ctx context.Context) error {
+	// A run that died keeps its turn for 15 s, and the next begins up to 10 s later.
+	await(t, 30*time.Second, "a run of throttle after the last death", func(ctx context.Context) error {
 		var n uint64
 		err := y.conn.QueryRow(ctx, "SELECT count() FROM job_runs FINAL WHERE job = 'throttle' AND status = 'ok' AND started_at > fromUnixTimestamp64Micro(?)",
 			last.UnixMicro()).Scan(&n)
@@ -315,7 +321,7 @@ func (y *system) referenceKeys(t *testing.T) *correlate.Keys {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list []correlate.Key
+	list := make([]correlate.Key, 0, len(c.ReferenceKeys))
 	for _, k := range c.ReferenceKeys {
 		list = append(list, correlate.Key{ID: k.ID, Secret: []byte(k.Key.Reveal())})
 	}
@@ -339,18 +345,10 @@ func (w *whole) checkNothingLost(t *testing.T) {
 			known[e.address] = true
 		}
 	}
-	n := 0
 	for _, r := range w.handedOver {
-		if r.Status != load.Accepted {
-			continue
-		}
-		n++
-		if !known[r.Recipient] {
+		if r.Status == load.Accepted && !known[r.Recipient] {
 			t.Errorf("%s to %s got %q and is lost", r.MessageID, r.Recipient, r.Reply)
 		}
-	}
-	if n != killMessages {
-		t.Errorf("the load's log has %d accepted messages, want %d", n, killMessages)
 	}
 }
 
@@ -358,6 +356,15 @@ func (w *whole) checkNothingLost(t *testing.T) {
 // means that the receivers have it.
 func (w *whole) checkOneEnd(t *testing.T, s load.Summary) {
 	t.Helper()
+	accepted := 0
+	for _, r := range w.handedOver {
+		if r.Status == load.Accepted {
+			accepted++
+		}
+	}
+	if accepted != s.Accepted {
+		t.Errorf("the load counts %d accepted messages and has %d in its log", s.Accepted, accepted)
+	}
 	if n := len(w.events); n < s.Accepted || n > s.Accepted+s.InDoubt {
 		t.Errorf("the node took %d recipients; the load counts %d with a 250 and %d without an answer", n, s.Accepted, s.InDoubt)
 	}
@@ -382,35 +389,30 @@ func (w *whole) checkOneEnd(t *testing.T, s load.Summary) {
 // had got from it before.
 const reportedLate = 2 * time.Second
 
-// checkDuplicates allows what the receivers got twice only if a sender died in between, and not
-// more than it had sessions: each has one message in flight.
+// checkDuplicates allows what the receivers got twice only if a sender died in between, and for
+// each such death not more than the node had sessions: each has one message in flight.
 func (w *whole) checkDuplicates(t *testing.T, deaths []death) {
 	t.Helper()
-	first := map[recipient]receivers.Accepted{}
-	byDeath := make([]int, len(deaths))
+	senders := slices.DeleteFunc(slices.Clone(deaths), func(d death) bool { return d.victim != victimSender && d.victim != victimUp })
+	last := map[recipient]receivers.Accepted{}
+	duplicates := 0
 	for i, r := range w.refs {
 		a := w.received[i]
-		earlier, again := first[r]
+		earlier, again := last[r]
+		last[r] = a
 		if !again {
-			first[r] = a
 			continue
 		}
-		cause := slices.IndexFunc(deaths, func(d death) bool {
-			return (d.victim == victimSender || d.victim == victimUp) && earlier.Time.Before(d.at.Add(reportedLate)) && a.Time.After(d.at)
-		})
-		if cause < 0 {
+		duplicates++
+		if !slices.ContainsFunc(senders, func(d death) bool { return earlier.Time.Before(d.at.Add(reportedLate)) && a.Time.After(d.at) }) {
 			t.Errorf("%s for %s was taken at %s and again at %s, and no sender died in between", r.message, a.Recipient,
 				earlier.Time.Format(time.StampMilli), a.Time.Format(time.StampMilli))
-			continue
 		}
-		byDeath[cause]++
 	}
-	for i, n := range byDeath {
-		if n > killDomains*sessionsPerDomain {
-			t.Errorf("the death of %s made %d duplicates, more than it had sessions (%d)", deaths[i].victim, n, killDomains*sessionsPerDomain)
-		}
-		t.Logf("the death of %s made %d duplicates", deaths[i].victim, n)
+	if most := len(senders) * killDomains * sessionsPerDomain; duplicates > most {
+		t.Errorf("receivers got %d duplicates; %d deaths of a sender with %d sessions allow %d", duplicates, len(senders), killDomains*sessionsPerDomain, most)
 	}
+	t.Logf("%d duplicates after %d deaths of a sender", duplicates, len(senders))
 }
 
 // stream is a row of the view completeness.
@@ -451,8 +453,8 @@ func (y *system) checkIdentity(t *testing.T) {
 	t.Helper()
 	accepted := y.count(t, "SELECT countIf(kind = 'received') + countIf(kind = 'expanded') FROM events")
 	ended := y.count(t, "SELECT countIf(kind IN "+finalKinds+" OR kind = 'report-consumed') FROM events")
-	if accepted != ended || accepted < killMessages {
-		t.Errorf("%d recipients were accepted, %d came to an end; want the same, and at least %d", accepted, ended, killMessages)
+	if accepted != ended || accepted == 0 {
+		t.Errorf("%d recipients were accepted, %d came to an end; want the same", accepted, ended)
 	}
 	if n := y.count(t, "SELECT uniqExact(message_id, recipient_index) FROM events WHERE kind = 'received'"); n != accepted {
 		t.Errorf("%d received events speak of %d recipients: some were written twice", accepted, n)
@@ -487,14 +489,23 @@ func (y *system) checkReports(t *testing.T) {
 
 // dimensionColumns are the columns of k10s by the events' dimension.
 var dimensionColumns = []struct{ column, dimension string }{
-	{"ok", "ok"}, {"usr", "user"}, {"rate", "rate"}, {"conn", "connections"}, {"msgc", "messages"}, {"block", "block"},
-	{"grey", "greylist"}, {"unav", "unavailable"}, {"content", "content"}, {"auth", "auth"}, {"other", "other"},
+	{"ok", "ok"},
+	{"usr", "user"},
+	{"rate", "rate"},
+	{"conn", "connections"},
+	{"msgc", "messages"},
+	{"block", "block"},
+	{"grey", "greylist"},
+	{"unav", "unavailable"},
+	{"content", "content"},
+	{"auth", "auth"},
+	{"other", "other"},
 }
 
 // checkRollup counts the events of each key, epoch and ten seconds again.
 func (y *system) checkRollup(t *testing.T) {
 	t.Helper()
-	var sums, counts []string
+	sums, counts := make([]string, 0, len(dimensionColumns)), make([]string, 0, len(dimensionColumns))
 	for _, d := range dimensionColumns {
 		sums = append(sums, "toUInt64(sum("+d.column+"))")
 		counts = append(counts, "toUInt64(countIf(dimension = '"+d.dimension+"'))")
@@ -505,8 +516,8 @@ func (y *system) checkRollup(t *testing.T) {
 WHERE kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred') AND provider != '' AND source != ''
     AND scope NOT IN ('domain', 'url') AND (scope != 'recipient' OR dimension = 'user')
 GROUP BY provider, source, limit_epoch, bucket`
-	if n := y.count(t, "SELECT sum(arraySum(n)) FROM ("+rollup+")"); n < killMessages {
-		t.Errorf("k10s holds %d attempts, want at least %d", n, killMessages)
+	if n := y.count(t, "SELECT sum(arraySum(n)) FROM ("+rollup+")"); n == 0 {
+		t.Error("k10s holds no attempts")
 	}
 	if n := y.count(t, "SELECT count() FROM ("+rollup+" EXCEPT "+events+")"); n != 0 {
 		t.Errorf("%d rows of k10s are not what the events give", n)

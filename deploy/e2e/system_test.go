@@ -1,7 +1,8 @@
 // Package e2e tests carom as a whole: the real binary in processes of its own, on loopback
 // addresses and free ports, one file a scenario.
 //
-// TestMain builds the binary once. What a scenario needs of ClickHouse is the embedded engine;
+// TestMain builds the binary once, with the race detector if the tests have it: a race in any of
+// the processes fails the test. What a scenario needs of ClickHouse is the embedded engine;
 // without its library those tests are skipped and say so, or fail with CAROM_REQUIRE_ENGINE=1.
 // Nothing waits by sleeping: conditions are polled, with a deadline. Processes end with the test
 // that started them, also when it is killed.
@@ -54,7 +55,11 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	carom = filepath.Join(dir, "carom")
-	if output, err := exec.Command("go", "build", "-o", carom, "carom").CombinedOutput(); err != nil {
+	args := []string{"build", "-o", carom}
+	if withRace {
+		args = append(args, "-race")
+	}
+	if output, err := exec.Command("go", append(args, "carom")...).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build carom: %v\n%s", err, output)
 		return 1
 	}
@@ -72,6 +77,12 @@ const (
 	// sessionsPerDomain is max-smtp-out: the attempts that a domain has in flight at most.
 	sessionsPerDomain = 6
 )
+
+// configData is what a configuration depends on.
+type configData struct {
+	SMTP, DNS, HTTP          string // addresses
+	SMTPPort, Sessions, Rate int
+}
 
 // configText is a node that sends to the simulated receivers as fast as they take mail.
 var configText = template.Must(template.New("node").Parse(`host-name ` + nodeName + `
@@ -133,13 +144,15 @@ type system struct {
 }
 
 // startSystem starts the receivers with a scenario, in which {{reports}} stands for where reports
-// go, then carom up, and returns when all answers.
-func startSystem(t *testing.T, scenario string) *system {
+// go, then carom up with a limit for each domain in messages a second, and returns when all
+// answers.
+func startSystem(t *testing.T, scenario string, rate int) *system {
 	t.Helper()
 	y := &system{dir: t.TempDir(), smtp: freeAddress(t), http: freeAddress(t), supervisor: newSupervisor(t)}
 	library := engineLibrary(t)
 	y.startReceivers(t, scenario)
-	y.writeConfig(t)
+	writeConfig(t, y.dir, configData{SMTP: y.smtp, HTTP: y.http, DNS: y.receivers.DNS, SMTPPort: y.receivers.SMTPPort, Rate: rate})
+	write(t, filepath.Join(y.dir, "policy.yaml"), "mode: active\n")
 	y.admin = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(y.dir, "admin.sock"))
 	}}}
@@ -157,14 +170,17 @@ func startSystem(t *testing.T, scenario string) *system {
 	return y
 }
 
-// newSupervisor returns a supervisor for the processes of a test. Their lines are shown if the
-// test fails.
+// newSupervisor returns a supervisor for the processes of a test. Their last lines are shown if
+// the test fails, which a data race in one of them makes it do.
 func newSupervisor(t *testing.T) *supervise.Supervisor {
 	t.Helper()
 	log := new(tail)
 	s := supervise.New(supervise.Options{Log: slog.New(slog.DiscardHandler), Line: log.line})
 	t.Cleanup(func() {
 		s.Stop()
+		if log.race {
+			t.Error("a process has a data race")
+		}
 		if t.Failed() {
 			t.Logf("last lines of the processes:\n%s", log)
 		}
@@ -210,23 +226,20 @@ func (y *system) startReceivers(t *testing.T, scenario string) {
 // unlimited is a rate that no receiver here reaches.
 const unlimited = 1000
 
-func (y *system) writeConfig(t *testing.T) {
+// writeConfig writes a configuration and its keys into dir.
+func writeConfig(t *testing.T, dir string, data configData) {
 	t.Helper()
 	for _, key := range []string{"reference.key", "suppression.key"} {
-		if err := up.WriteKey(filepath.Join(y.dir, "keys", key)); err != nil {
+		if err := up.WriteKey(filepath.Join(dir, "keys", key)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	data.Sessions = sessionsPerDomain
 	var text bytes.Buffer
-	err := configText.Execute(&text, map[string]any{
-		"SMTP": y.smtp, "HTTP": y.http, "DNS": y.receivers.DNS, "SMTPPort": y.receivers.SMTPPort,
-		"Sessions": sessionsPerDomain, "Rate": unlimited,
-	})
-	if err != nil {
+	if err := configText.Execute(&text, data); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(y.dir, "carom.conf"), text.String())
-	write(t, filepath.Join(y.dir, "policy.yaml"), "mode: active\n")
+	write(t, filepath.Join(dir, "carom.conf"), text.String())
 }
 
 // status returns the counts of the node.
@@ -435,6 +448,7 @@ func getJSON(ctx context.Context, client *http.Client, url string, v any) error 
 type tail struct {
 	mu    sync.Mutex
 	lines []string
+	race  bool // the race detector spoke; from there on all lines are kept
 }
 
 const tailLines = 150
@@ -442,7 +456,8 @@ const tailLines = 150
 func (l *tail) line(process, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.lines) >= tailLines {
+	l.race = l.race || strings.Contains(text, "WARNING: DATA RACE")
+	if len(l.lines) >= tailLines && !l.race {
 		l.lines = append(l.lines[:0], l.lines[1:]...)
 	}
 	l.lines = append(l.lines, process+" | "+text)

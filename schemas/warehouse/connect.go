@@ -151,7 +151,7 @@ func parse(rawURL string, o Options) (*clickhouse.Options, error) {
 	}
 	for name, values := range u.Query() {
 		if name != "secure" || u.Scheme != "clickhouse" || values[0] != "true" && values[0] != "false" {
-			return nil, service.Configf("ClickHouse URL %q: unknown parameter %q", shown, name)
+			return nil, service.Configf("ClickHouse URL %q: unknown parameter %q; the user and the password go into --user and --password-file", shown, name)
 		}
 	}
 	if u.Port() != "" {
@@ -193,5 +193,6 @@ func withoutPassword(rawURL string) string {
 	if err != nil {
 		return "(unreadable)"
 	}
+	u.RawQuery = "" // people put a password there too
 	return u.Redacted()
 }

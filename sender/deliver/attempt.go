@@ -239,12 +239,12 @@ func kindOf(r smtpc.RcptResult, v classify.Verdict) event.Kind {
 // front. It returns the domains that signed.
 func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []string, error) {
 	t := smtpc.Transaction{
-		From: m.envelope.From, EnvID: m.envelope.EnvID,
+		From: m.envelope.From, EnvID: m.envelope.EnvID, Ret: m.envelope.Ret,
 		Needs8Bit: has8Bit(m.content), Recipients: make([]smtpc.Rcpt, len(item.Recipients)),
 	}
 	for i, index := range item.Recipients {
 		r := m.envelope.Recipients[index]
-		t.Recipients[i] = smtpc.Rcpt{Address: r.Address, ORcpt: r.ORcpt}
+		t.Recipients[i] = smtpc.Rcpt{Address: r.Address, ORcpt: r.ORcpt, Notify: notify(r.Notify)}
 		t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(r.Address)
 	}
 	t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(t.From)
@@ -273,6 +273,25 @@ func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []s
 	}
 	t.Body = buffers(body)
 	return t, domains, nil
+}
+
+// notify reads the value of NOTIFY (RFC 3461 section 4.1) as the spool keeps it; words that are
+// none do not count.
+func notify(value string) smtpc.Notify {
+	var n smtpc.Notify
+	for word := range strings.SplitSeq(value, ",") {
+		switch strings.ToUpper(strings.TrimSpace(word)) {
+		case "NEVER":
+			return smtpc.NotifyNever
+		case "SUCCESS":
+			n |= smtpc.NotifySuccess
+		case "FAILURE":
+			n |= smtpc.NotifyFailure
+		case "DELAY":
+			n |= smtpc.NotifyDelay
+		}
+	}
+	return n
 }
 
 // buffers is a body in parts. Unlike net.Buffers it can be written again.
@@ -329,6 +348,9 @@ func FillEnvelope(e *event.Event, envelope *spool.Envelope, index uint32, suppre
 	e.VMTA, e.Pool, e.Job, e.EnvID, e.Tenant, e.SMTPUser = envelope.VMTA, envelope.Pool, envelope.Job, envelope.EnvID, envelope.Tenant, envelope.SMTPUser
 	e.Listener, e.ClientIP, e.ClientMTA = envelope.Attrs[AttrListener], envelope.ClientIP, envelope.ClientHost
 	e.Size = uint64(max(0, envelope.Size)) //nolint:gosec // not negative
+	if r.ORcpt != "" {
+		e.Headers = map[string]string{"ORCPT": r.ORcpt}
+	}
 }
 
 func mailFromDomain(from string) string {
@@ -375,5 +397,8 @@ func (s *session) connection(e *event.Event, conn *smtpc.Conn, r smtpc.Result, p
 	}
 	e.LimitEpoch, e.LimitActor, e.LimitReason = permit.Epoch, string(permit.Actor), permit.ReasonID
 	e.LimitingScope, e.Canary = permit.LimitingScope, permit.Canary
-	e.Headers = map[string]string{"ESMTP": strings.Join(conn.Extensions().Keywords, ",")}
+	if e.Headers == nil {
+		e.Headers = map[string]string{}
+	}
+	e.Headers["ESMTP"] = strings.Join(conn.Extensions().Keywords, ",")
 }

@@ -241,6 +241,14 @@ func TestReferenceAndSignature(t *testing.T) {
 	}
 }
 
+func TestNotify(t *testing.T) {
+	for value, want := range map[string]string{"": "", "never": "NEVER", "SUCCESS,failure": "SUCCESS,FAILURE", "DELAY": "DELAY", "x": ""} {
+		if got := notify(value).String(); got != want {
+			t.Errorf("notify(%q) = %q, want %q", value, got, want)
+		}
+	}
+}
+
 func TestMessagesPerConnection(t *testing.T) {
 	p := newPeer(t, always(nil))
 	b := newBench(t, to(p)+"<domain *>\nmax-msg-per-connection 2\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})

@@ -144,6 +144,12 @@ func (c *conn) receive(begins bool) {
 	}
 }
 
+func (c *conn) isReceiving() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.receiving
+}
+
 func (c *conn) isInterrupted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -295,16 +295,8 @@ func TestDialogue(t *testing.T) {
 				S:`,
 		},
 		{
-			name: "CHUNKING, and a RSET in the middle", conf: open, dialogue: `
+			name: "CHUNKING", conf: open, dialogue: `
 				EHLO feeder.test
-				S: 250
-				MAIL FROM:<a@feeder.test>
-				S: 250
-				RCPT TO:<a@away.test>
-				S: 250
-				BDAT 0
-				S: 250
-				RSET
 				S: 250
 				MAIL FROM:<a@feeder.test>
 				S: 250
@@ -316,8 +308,25 @@ func TestDialogue(t *testing.T) {
 				BDAT 8 LAST
 
 				body
+				S: 250
+				MAIL FROM:<a@feeder.test>
 				S: 250`,
 			accepted: 1,
+		},
+		{
+			name: "RSET between two chunks", conf: open, dialogue: `
+				EHLO feeder.test
+				S: 250
+				MAIL FROM:<a@feeder.test>
+				S: 250
+				RCPT TO:<a@away.test>
+				S: 250
+				BDAT 6
+				a: b
+				S: 250
+				RSET
+				S: 250
+				S:`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

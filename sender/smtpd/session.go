@@ -64,7 +64,12 @@ type session struct {
 var _ smtp.Session = (*session)(nil)
 
 // Reset is part of smtp.Session.
-func (s *session) Reset() { s.begin(nil) }
+func (s *session) Reset() {
+	s.begin(nil)
+	if s.wire.isReceiving() { // by BDAT, which go-smtp would mix up with the next
+		s.wire.hangUp()
+	}
+}
 
 // Logout is part of smtp.Session.
 func (s *session) Logout() error { return nil }
@@ -83,6 +88,9 @@ func (s *session) current() *Message {
 
 // Mail is part of smtp.Session.
 func (s *session) Mail(from string, options *smtp.MailOptions) error {
+	if s.wire.isOver() {
+		return (&RefusalError{421, [3]int{4, 3, 0}, "closing connection"}).smtp()
+	}
 	if s.current() != nil { // go-smtp would go on with the recipients of the message before
 		return (&RefusalError{503, [3]int{5, 5, 1}, "a transaction is in progress"}).smtp() // RFC 5321 section 4.1.4
 	}
@@ -96,6 +104,7 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	if from != "" {
 		address, ok := mailbox(from)
 		if !ok {
+			m.From = printable(from, maxAddress)
 			return s.refuse(m, "", &RefusalError{501, [3]int{5, 1, 7}, "bad sender address"})
 		}
 		m.From = address
@@ -111,11 +120,11 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 func (s *session) maxBytes() int64 {
 	switch configured := int64(s.source.MaxMessageSize); {
 	case configured > 0:
-		return min(configured, maxMessageBytes)
+		return min(configured, s.server.maxBytes)
 	case s.source.AlwaysAllowRelaying:
-		return maxMessageBytes
+		return s.server.maxBytes
 	default:
-		return maxStrangerBytes
+		return s.server.strangerBytes
 	}
 }
 
@@ -173,7 +182,12 @@ func (s *session) tenantAtRcpt() string {
 // refuse tells the intake of a refusal that is final, and ends sessions of strangers who only
 // collect them.
 func (s *session) refuse(m *Message, recipient string, r *RefusalError) error {
-	if r.Code >= 500 {
+	switch {
+	case r == errSuppressed && recipient == "": // allSuppressed
+		for _, each := range m.Recipients {
+			s.server.intake.Refused(m, each.Address, r)
+		}
+	case r.Code >= 500:
 		s.server.intake.Refused(m, recipient, r)
 	}
 	s.mu.Lock()

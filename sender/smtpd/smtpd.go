@@ -22,7 +22,8 @@
 //
 // Guarded against here: CR CR LF "." CR LF, which it does not take for the end of data; a
 // connection that ends inside the last BDAT, which it does; a second MAIL, which leaves it with the
-// recipients of the first; a message that runs into its deadline, whose rest it would take for
+// recipients of the first; a RSET between two BDAT, after which it may give the next message the
+// answer of this one (the session ends instead); a message that runs into its deadline, whose rest it would take for
 // commands; Close after Shutdown, which does nothing.
 //
 // CHUNKING is offered always, and SIZE with the bound of all sources. It takes no <Postmaster>
@@ -141,7 +142,9 @@ type Server struct {
 	logger *slog.Logger
 	host   string
 
-	timeout, grace time.Duration // commandTimeout and stopGrace but in tests
+	// commandTimeout, stopGrace, maxMessageBytes and maxStrangerBytes but in tests
+	timeout, grace          time.Duration
+	maxBytes, strangerBytes int64
 
 	mu    sync.Mutex
 	conns map[*conn]bool
@@ -152,7 +155,8 @@ type Server struct {
 func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Server {
 	return &Server{
 		config: c, intake: intake, logger: logger, host: host,
-		timeout: commandTimeout, grace: stopGrace, conns: map[*conn]bool{},
+		timeout: commandTimeout, grace: stopGrace, maxBytes: maxMessageBytes, strangerBytes: maxStrangerBytes,
+		conns: map[*conn]bool{},
 	}
 }
 
@@ -197,7 +201,7 @@ func (s *Server) Run(ctx context.Context, listeners []Listener) error {
 func (s *Server) serverFor(ctx context.Context, source string) *smtp.Server {
 	server := smtp.NewServer(&backend{server: s, source: source, ctx: context.WithoutCancel(ctx)})
 	server.Domain = s.host
-	server.MaxMessageBytes, server.MaxRecipients, server.MaxLineLength = maxMessageBytes, maxRecipients, maxLineBytes
+	server.MaxMessageBytes, server.MaxRecipients, server.MaxLineLength = s.maxBytes, maxRecipients, maxLineBytes
 	server.ReadTimeout, server.WriteTimeout = s.timeout, s.timeout
 	server.EnableSMTPUTF8, server.EnableDSN = true, true
 	server.ErrorLog = errorLog{s.logger}
