@@ -120,6 +120,9 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 		return err
 	}
 	defer func() { _ = conn.Close() }() // nothing is buffered
+	if err := warehouse.Check(ctx, conn); err != nil {
+		return err
+	}
 	all := o.jobs(conn, p, log, version)
 	for _, want := range names {
 		j := all[slices.IndexFunc(all, func(j job) bool { return j.name == want })]

@@ -59,6 +59,9 @@ func LimitsCommand(ctx context.Context, args []string, stdio service.IO) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }() // only read
+	if err := warehouse.Check(ctx, conn); err != nil {
+		return err
+	}
 	if verb == "list" {
 		all, err := readLimits(ctx, conn)
 		if err != nil {

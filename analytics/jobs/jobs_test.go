@@ -169,7 +169,7 @@ func TestThrottleClosesTheLoop(t *testing.T) {
 	w.scan(t, `SELECT n_by_class, p, wilson_lo, accepted_rate, rate_old, rate_new, window_from, window_to, rule_id, reason_text, id, sample_replies,
 		epoch, epoch_from, evidence FROM limit_log WHERE kind = 'change'`,
 		&n, &p, &low, &a, &rateOld, &rateNew, &from, &to, &rule, &text, &id, &samples, &epoch, &epochFrom, &evidence)
-	if rule != "BACKOFF" || epoch != 1 || epochFrom != 0 || rateOld != 110 || rateNew >= 25 || rateNew < 15 {
+	if rule != "BACKOFF" || epoch != 1 || epochFrom != 0 || rateOld != 110 || rateNew >= 25 || rateNew < 5 {
 		t.Errorf("%s in epoch %d (from %d): %v -> %v: %s", rule, epoch, epochFrom, rateOld, rateNew, text)
 	}
 	if len(samples) != 1 || !strings.HasPrefix(samples[0], "421 4.7.28") {

@@ -197,7 +197,7 @@ func TestAgentWaits(t *testing.T) {
 	cmd := exec.CommandContext(ctx, carom, "ingest", "agent", "--node", nodeName, "--event-log", "events", "--feed", "feed", "--url", "http://"+nobody+"/carom")
 	cmd.Dir = dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -70,7 +70,7 @@ type Options struct {
 	BatchAge   time.Duration
 
 	// Reachable is asked, if it is set, before an error of the warehouse is logged: where it says
-	// false, it has said itself that ClickHouse does not answer.
+	// false, it has said itself what keeps ClickHouse from taking anything.
 	Reachable func(context.Context) bool
 
 	// Once makes Run return when all that the log holds is stored, instead of waiting for more.

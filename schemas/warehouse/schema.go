@@ -9,6 +9,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"carom/schemas/service"
 )
 
 // bootstrap makes the table that remembers what was applied. It is not a migration itself,
@@ -158,7 +160,7 @@ func Status(ctx context.Context, conn driver.Conn) ([]Migration, error) {
 	return states, nil
 }
 
-// Check returns an error that wraps ErrSchemaBehind if the database lacks a migration of this
+// Check returns a service.ConfigError that wraps ErrSchemaBehind if the database lacks a migration of this
 // binary. A database that is ahead is fine for reading and inserting: migrations only add.
 func Check(ctx context.Context, conn driver.Conn) error {
 	states, err := Status(ctx, conn)
@@ -167,7 +169,7 @@ func Check(ctx context.Context, conn driver.Conn) error {
 	}
 	for _, s := range states {
 		if s.AppliedAt == nil {
-			return fmt.Errorf("migration %d %s is missing: %w", s.Version, s.Name, ErrSchemaBehind)
+			return service.Configf("migration %d %s is missing: %w", s.Version, s.Name, ErrSchemaBehind)
 		}
 	}
 	return nil

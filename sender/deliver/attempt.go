@@ -133,7 +133,9 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool 
 		return true
 	}
 	conn := s.conn
-	result := conn.Send(ctx, transaction)
+	sending, done := outlast(ctx)
+	result := conn.Send(sending, transaction)
+	done()
 	if !result.Usable {
 		s.conn = nil
 	}
@@ -168,6 +170,21 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool 
 	}
 	s.comeBack(item, retry)
 	return true
+}
+
+// stopGrace is how long a transaction may go on after the node was told to stop. A connection that
+// is cut in the middle makes a duplicate of a message that the peer has just taken; supervisors
+// kill what does not stop in 10 s or more.
+const stopGrace = 8 * time.Second
+
+// outlast returns a context that ends stopGrace after ctx does, or with done.
+func outlast(ctx context.Context) (longer context.Context, done func()) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
+	return longer, func() {
+		stop()
+		cancel()
+	}
 }
 
 // comeBack puts the recipients that were deferred into retry.
