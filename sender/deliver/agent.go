@@ -87,7 +87,7 @@ type Options struct {
 type Agent struct {
 	Options
 
-	routes sync.Map // queue.Name → *way
+	vmtas map[string]*exit // by the name of the virtual MTA
 
 	mu     sync.Mutex
 	silent map[limits.Key]int // messages after which the peer closed last without a word
@@ -97,46 +97,53 @@ var _ queue.Runner = (*Agent)(nil)
 
 // New returns an agent.
 func New(o Options) (*Agent, error) {
-	a := &Agent{Options: o, silent: map[limits.Key]int{}}
+	a := &Agent{Options: o, vmtas: map[string]*exit{}, silent: map[limits.Key]int{}}
 	for _, vmta := range o.Config.VMTAs() {
-		if _, err := sources(vmta); err != nil {
+		list, err := sources(vmta)
+		if err != nil {
 			return nil, err
+		}
+		a.vmtas[vmta.Name] = &exit{
+			vmta: vmta, sources: list,
+			caps: throttle.VMTALimits{RatePerSecond: perSecond(vmta.MaxSMTPMsgRate), Connections: vmta.MaxSMTPOut},
 		}
 	}
 	return a, nil
 }
 
-// way is what the configuration says about one queue, worked out once.
-type way struct {
-	settings config.Settings
-	vmta     *config.VMTA
-	sources  []source
-	signer   signer
-	limits   throttle.QueueLimits
-	vmtaCaps throttle.VMTALimits
-	turn     atomic.Uint32 // of the sources
+// exit is a virtual MTA with the sources that take turns.
+type exit struct {
+	vmta    *config.VMTA
+	sources []source
+	caps    throttle.VMTALimits
+	turn    atomic.Uint32
 }
 
-func (a *Agent) way(name queue.Name) (*way, error) {
-	if w, ok := a.routes.Load(name); ok {
-		return w.(*way), nil //nolint:errcheck // the map holds nothing else
+// way is what the configuration says about one queue, worked out once in the queue's life.
+type way struct {
+	*exit
+	settings config.Settings
+	signer   signer
+	limits   throttle.QueueLimits
+}
+
+func (a *Agent) way(q *queue.Queue) (*way, error) {
+	if w, ok := q.Memo.Load().(*way); ok {
+		return w, nil
 	}
+	name := q.Name()
 	vmta, ok := a.Config.VMTA(name.VMTA)
 	if !ok {
 		return nil, fmt.Errorf("virtual MTA %q does not exist any more", name.VMTA)
 	}
-	list, err := sources(vmta)
+	settings := a.Config.Domain(name.Domain, name.VMTA)
+	s, err := newSigner(vmta, settings)
 	if err != nil {
 		return nil, err
 	}
-	settings := a.Config.Domain(name.Domain, name.VMTA)
-	w := &way{settings: settings, vmta: vmta, sources: list, limits: queueLimits(settings)}
-	if w.signer, err = newSigner(vmta, settings); err != nil {
-		return nil, err
-	}
-	w.vmtaCaps = throttle.VMTALimits{RatePerSecond: perSecond(vmta.MaxSMTPMsgRate), Connections: vmta.MaxSMTPOut}
-	actual, _ := a.routes.LoadOrStore(name, w)
-	return actual.(*way), nil //nolint:errcheck // the map holds nothing else
+	w := &way{exit: a.vmtas[vmta.Name], settings: settings, signer: s, limits: queueLimits(settings)}
+	q.Memo.Store(w)
+	return w, nil
 }
 
 func queueLimits(s config.Settings) throttle.QueueLimits {
@@ -161,8 +168,8 @@ func perSecond(r interface {
 
 // MaxSessions is part of queue.Runner: max-smtp-out, or the adaptive ceiling above it, which the
 // throttle then holds to the lease.
-func (a *Agent) MaxSessions(name queue.Name) int {
-	w, err := a.way(name)
+func (a *Agent) MaxSessions(q *queue.Queue) int {
+	w, err := a.way(q)
 	if err != nil {
 		return 1 // the session says what is wrong
 	}
@@ -181,7 +188,7 @@ const slotWait = 250 * time.Millisecond
 
 // Run is part of queue.Runner.
 func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
-	w, err := a.way(q.Name())
+	w, err := a.way(q)
 	if err != nil {
 		a.Logger.Error("queue cannot be delivered", "queue", q.Name().String(), "error", err)
 		q.Defer(time.Now().Add(time.Minute))

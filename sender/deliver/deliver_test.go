@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -20,7 +21,6 @@ import (
 	"carom/schemas/event"
 	"carom/schemas/taxonomy"
 	"carom/sender/config"
-	"carom/sender/queue"
 	"carom/sender/resolve"
 )
 
@@ -316,6 +316,31 @@ func TestSilentCloseIsALimit(t *testing.T) {
 	}
 }
 
+// TestStopLetsATransactionEnd: the node is told to stop while the peer thinks about the final dot.
+// The message is delivered, once.
+func TestStopLetsATransactionEnd(t *testing.T) {
+	atDot, goOn := make(chan struct{}), make(chan struct{})
+	p := newPeer(t, func(command string) string {
+		if command == "DOT" {
+			close(atDot)
+			<-goOn
+		}
+		return ""
+	})
+	b := newBench(t, to(p), names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = b.manager.Run(ctx) }()
+	<-atDot
+	stop()
+	close(goOn)
+	<-done
+	if e := b.events(1)[0]; e.Kind != event.Delivered {
+		t.Errorf("%s: %s, want delivered", e.Kind, e.Reply)
+	}
+}
+
 func TestRangesStandForLocalAddresses(t *testing.T) {
 	c, _, err := config.Parse("test", []byte("host-name node.test\n<virtual-mta v>\nsmtp-source-host 203.0.113.0/24 out.test\n</virtual-mta>\n"))
 	if err != nil {
@@ -328,10 +353,7 @@ func TestRangesStandForLocalAddresses(t *testing.T) {
 
 func TestSourcesTakeTurns(t *testing.T) {
 	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
-	w, err := b.agent.way(queue.Name{Domain: "a.test", VMTA: "v"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := b.agent.vmtas["v"]
 	destination := netip.MustParseAddrPort("127.0.0.9:25")
 	if a, b, c := w.source(destination), w.source(destination), w.source(destination); a.key == b.key || a != c {
 		t.Errorf("sources %v, %v, %v", a, b, c)

@@ -220,7 +220,7 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 	s.targets = targets
 	s.source = s.way.source(targets[0].addr)
 	s.path = throttle.Path{
-		Queue: name.String(), QueueLimits: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.vmtaCaps,
+		Queue: name.String(), QueueLimits: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.caps,
 		Key: limits.Key{Provider: route.Provider(s.way.settings, name.Domain, preferred), Source: s.source.key},
 	}
 	return true

@@ -58,11 +58,11 @@ func newSource(addr netip.Addr, ehlo string, vmta *config.VMTA) source {
 
 // source returns the next source in turn. Without a configured one it is the address that the
 // system would choose towards the destination.
-func (w *way) source(to netip.AddrPort) source {
-	if len(w.sources) > 0 {
-		return w.sources[int(w.turn.Add(1)-1)%len(w.sources)]
+func (e *exit) source(to netip.AddrPort) source {
+	if len(e.sources) > 0 {
+		return e.sources[int(e.turn.Add(1)-1)%len(e.sources)]
 	}
-	chosen := newSource(localTowards(to), w.vmta.HostName, w.vmta)
+	chosen := newSource(localTowards(to), e.vmta.HostName, e.vmta)
 	chosen.bind = netip.Addr{}
 	return chosen
 }

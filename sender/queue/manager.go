@@ -14,7 +14,7 @@ import (
 type Runner interface {
 	Run(ctx context.Context, q *Queue)
 	// MaxSessions returns how many sessions the queue may have at once (max-smtp-out).
-	MaxSessions(name Name) int
+	MaxSessions(q *Queue) int
 }
 
 // Manager owns the queues and starts their sessions.
@@ -86,7 +86,7 @@ func (m *Manager) round(ctx context.Context, sessions *sync.WaitGroup) time.Time
 	m.mu.Unlock()
 
 	for _, q := range todo {
-		start, again := q.plan(now, m.runner.MaxSessions(q.name))
+		start, again := q.plan(now, m.runner.MaxSessions(q))
 		for range start {
 			sessions.Go(func() { m.session(ctx, q) })
 		}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"carom/schemas/event"
@@ -43,6 +44,10 @@ type Item struct {
 type Queue struct {
 	name    Name
 	manager *Manager
+
+	// Memo is for the Runner: what it worked out about the queue. It lives as long as the queue and
+	// is not touched here.
+	Memo atomic.Value
 
 	mu            sync.Mutex
 	fresh         []*Item // new mail in order of arrival; fresh[0] is next

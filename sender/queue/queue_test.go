@@ -24,7 +24,7 @@ type recorder struct {
 	most    int
 }
 
-func (r *recorder) MaxSessions(Name) int { return r.limit }
+func (r *recorder) MaxSessions(*Queue) int { return r.limit }
 
 func (r *recorder) Run(_ context.Context, q *Queue) {
 	r.mu.Lock()

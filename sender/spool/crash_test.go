@@ -164,7 +164,9 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 		case !ok && slices.ContainsFunc(w.stored, func(e *Envelope) bool { return e.ID == id }):
 			t.Fatalf("seed %d: a finished message came back", seed)
 		case !ok && w.tried[id]: // stored, but not acknowledged
+			w.mu.Lock() // the disk's hook counts them
 			w.stored = append(w.stored, m.Envelope)
+			w.mu.Unlock()
 		case got != text:
 			t.Fatalf("seed %d: message is %s, want %s", seed, got, text)
 		}

@@ -54,6 +54,11 @@ func (b *bucket) delay(n float64) time.Duration {
 	return max(time.Microsecond, time.Duration(min(missing/b.rate, 3600)*float64(time.Second)))
 }
 
+// full reports whether the bucket holds all it can at now.
+func (b *bucket) full(now time.Duration) bool {
+	return b.rate == 0 || b.tokens+b.rate*(now-b.updated).Seconds() >= b.depth
+}
+
 // take removes n messages; the bucket may owe some.
 func (b *bucket) take(n float64) {
 	if b.rate > 0 {

@@ -102,6 +102,7 @@ type keyState struct {
 	adaptive    limits.Limit
 	connections uint32
 
+	used    time.Duration // when a session last asked
 	waiting int           // messages that wait for a rate
 	since   time.Duration // when waiting became positive
 	bound   time.Duration // time with waiting > 0 since the last gauge
@@ -180,6 +181,7 @@ func (t *Throttle) Connect(p Path) bool {
 	defer t.mu.Unlock()
 	v, k := t.vmta(p.VMTA), t.key(p.Key)
 	k.addQueue(p.Queue, p.QueueLimits)
+	k.used = t.now()
 	if t.maxConnections > 0 && t.connections >= t.maxConnections ||
 		p.VMTALimits.Connections > 0 && v.connections >= p.VMTALimits.Connections ||
 		k.connections >= t.keyConnections(p.Key, k) {
@@ -250,12 +252,15 @@ func (t *Throttle) MessagesPerConnection(p Path) uint32 {
 // Acquire waits until a message with the given number of recipients may be attempted on path, and
 // takes it off every limit at once. It returns early only with the error of ctx.
 func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int) (Permit, error) {
-	waited := map[string]time.Duration{}
+	var waited map[string]time.Duration
 	for {
 		permit, wait, scope, changed := t.try(p, float64(recipients))
 		if wait == 0 {
 			permit.LimitingScope = longest(waited)
 			return permit, nil
+		}
+		if waited == nil {
+			waited = map[string]time.Duration{}
 		}
 		waited[scope] += wait
 		if err := t.wait(ctx, p.Key, wait, changed); err != nil {
@@ -298,6 +303,7 @@ func (t *Throttle) try(p Path, n float64) (permit Permit, wait time.Duration, sc
 	defer t.mu.Unlock()
 	now := t.now()
 	k := t.key(p.Key)
+	k.used = now
 	effective := t.effective(now, p.Key, k)
 	permit = Permit{Epoch: effective.Epoch, Actor: effective.Actor, ReasonID: effective.ReasonID, Canary: effective.Canary}
 
@@ -308,7 +314,9 @@ func (t *Throttle) try(p Path, n float64) (permit Permit, wait time.Duration, sc
 	q := t.queues[p.Queue]
 	if q == nil {
 		q = &bucket{}
-		t.queues[p.Queue] = q
+		if own > 0 {
+			t.queues[p.Queue] = q
+		}
 	}
 	v := t.vmta(p.VMTA)
 
@@ -365,6 +373,7 @@ func (t *Throttle) Gauges(backlog func(queue string) int) []event.Gauge {
 	defer t.mu.Unlock()
 	now := t.now()
 	gauges := make([]event.Gauge, 0, len(t.keys))
+	t.forget(now)
 	for key, k := range t.keys {
 		if k.waiting > 0 {
 			k.bound += now - max(k.since, k.gauged)
@@ -388,6 +397,25 @@ func (t *Throttle) Gauges(backlog func(queue string) int) []event.Gauge {
 		gauges = append(gauges, g)
 	}
 	return gauges
+}
+
+// idleTime is how long a key or a queue is remembered that nobody sends to.
+const idleTime = 10 * time.Minute
+
+// forget drops what is idle and would come back the same: keys that are under no lease and that
+// the guard leaves alone, buckets that are full. The caller holds t.mu.
+func (t *Throttle) forget(now time.Duration) {
+	for name, b := range t.queues {
+		if now-b.updated > idleTime && b.full(now) {
+			delete(t.queues, name)
+		}
+	}
+	for key, k := range t.keys {
+		_, leased := t.leases[key]
+		if now-k.used > idleTime && k.connections == 0 && k.waiting == 0 && !leased && k.guard.Factor(now) == 1 {
+			delete(t.keys, key)
+		}
+	}
 }
 
 func share(part, whole time.Duration) float32 {

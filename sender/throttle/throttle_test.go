@@ -166,6 +166,33 @@ func TestGuardCutsWithoutALease(t *testing.T) {
 	})
 }
 
+func TestIdleKeysAreForgottenAndLimitsAreNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th, hourly, quick := New(0), path("hourly/v", 1.0/3600), path("quick/v", 10)
+		quick.Key.Provider = "other"
+		for _, p := range []Path{hourly, quick} {
+			if !th.Connect(p) {
+				t.Fatal("no connection")
+			}
+			if _, err := th.Acquire(t.Context(), p, 1); err != nil {
+				t.Fatal(err)
+			}
+			th.Disconnect(p)
+		}
+		time.Sleep(20 * time.Minute)
+		if gauges := th.Gauges(func(string) int { return 0 }); len(gauges) != 0 {
+			t.Errorf("%d idle keys have gauges", len(gauges))
+		}
+		if len(th.queues) != 1 {
+			t.Errorf("%d buckets are kept, want that of one message an hour alone", len(th.queues))
+		}
+		start := time.Now()
+		if _, err := th.Acquire(t.Context(), hourly, 1); err != nil || time.Since(start) < 39*time.Minute {
+			t.Errorf("the second message of an hour went out after %v (%v)", 20*time.Minute+time.Since(start), err)
+		}
+	})
+}
+
 func TestConnectionsOfNodeAndVMTA(t *testing.T) {
 	p := path("a/v", 0)
 	p.VMTALimits.Connections = 2
