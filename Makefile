@@ -12,7 +12,7 @@ PACKAGES := ./...
 .PHONY: help build engine test race lint fmt fuzz bench e2e demo tools clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
 
 build: ## build ./build/carom
 	go build -trimpath -o build/carom .
@@ -35,7 +35,7 @@ fmt: bin/gofumpt ## format all Go code
 	bin/gofumpt -w $$(git ls-files '*.go')
 
 FUZZTIME ?= 20s
-fuzz: ## run every fuzzer for FUZZTIME (default 20s)
+fuzz: ## run every fuzzer for 20 seconds (FUZZTIME=2m: longer)
 	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
 	    echo "$$package $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$package; done; done
@@ -46,7 +46,7 @@ bench: ## run the benchmarks that stand beside the code
 e2e: engine ## run the whole-system tests alone
 	CAROM_REQUIRE_ENGINE=1 go test -count=1 -v ./deploy/e2e/...
 
-demo: build engine ## mail in, mail out, a limit that comes back: the whole loop in about two minutes
+demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)
 
 tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin

@@ -46,7 +46,7 @@ var commands = []command{
 	{"check config", "check a configuration file", config.CheckCommand},
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
-	{"load", "generate load: load mail", load.Command},
+	{"load mail", "hand test mail to a node and count every answer", load.Command},
 }
 
 func main() {
@@ -54,9 +54,19 @@ func main() {
 	err := run(ctx, os.Args[1:], service.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "carom:", err)
+		fmt.Fprintln(os.Stderr, complaint(err))
 	}
 	os.Exit(service.ExitStatus(err))
+}
+
+// complaint is the line that says why carom ends. What a subcommand says of itself begins with its
+// name, everything else with carom's.
+func complaint(err error) string {
+	line := err.Error()
+	if !strings.HasPrefix(line, "carom ") {
+		line = "carom: " + line
+	}
+	return line
 }
 
 func run(ctx context.Context, args []string, stdio service.IO) error {
@@ -65,23 +75,39 @@ func run(ctx context.Context, args []string, stdio service.IO) error {
 	}
 	switch args[0] {
 	case "help", "-h", "--help":
-		return usage(stdio.Out)
+		if len(args) == 1 {
+			return usage(stdio.Out)
+		}
+		c, _, err := find(args[1:])
+		if err != nil {
+			return err
+		}
+		return c.run(ctx, []string{"--help"}, stdio)
 	case "version", "--version":
 		_, err := fmt.Fprintln(stdio.Out, "carom", version)
 		return err
 	}
+	c, rest, err := find(args)
+	if err != nil {
+		return err
+	}
+	return c.run(ctx, rest, stdio)
+}
+
+// find returns the subcommand that args begin with, and its arguments.
+func find(args []string) (command, []string, error) {
 	for _, c := range commands {
 		words := strings.Fields(c.name)
 		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == c.name {
-			return c.run(ctx, args[len(words):], stdio)
+			return c, args[len(words):], nil
 		}
 	}
 	for _, c := range commands {
 		if strings.HasPrefix(c.name, args[0]+" ") {
-			return service.Configf("carom %s: which? there is %q (see carom help)", args[0], "carom "+c.name)
+			return command{}, nil, service.Configf("carom %s: which? there is %q (see carom help)", args[0], "carom "+c.name)
 		}
 	}
-	return service.Configf("unknown subcommand %q (see carom help)", args[0])
+	return command{}, nil, service.Configf("unknown subcommand %q (see carom help)", args[0])
 }
 
 func usage(w io.Writer) error {
@@ -91,6 +117,7 @@ func usage(w io.Writer) error {
 		fmt.Fprintf(&b, "  %-14s %s\n", c.name, c.about)
 	}
 	fmt.Fprintf(&b, "  %-14s %s\n", "version", "print the version")
+	b.WriteString("\nStart with: carom up --dir ./carom-data\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -99,30 +126,27 @@ func withVersion(f func(context.Context, []string, service.IO, string) error) fu
 	return func(ctx context.Context, args []string, stdio service.IO) error { return f(ctx, args, stdio, version) }
 }
 
-// ingestAgent runs the agent with its own flags, or with -c FILE as the sender's configuration
-// says: the agent itself must not know the sender's language.
 func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
-	if len(args) != 2 || args[0] != "-c" {
-		return agent.Command(ctx, args, stdio, version)
-	}
-	c, _, err := config.Load(args[1])
+	return agent.Command(ctx, args, stdio, version, agentOptions)
+}
+
+// agentOptions reads what the sender's configuration says for the agent, which itself must not
+// know the sender's language.
+func agentOptions(file string) (agent.Options, error) {
+	c, _, err := config.Load(file)
 	if err != nil {
-		return err
+		return agent.Options{}, err
 	}
 	if c.EventLog == nil || c.Feed == nil || c.EventStream == nil {
-		return service.Configf("%s: the agent needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", args[1])
-	}
-	logger, err := service.Logger(stdio.Err, "info", false)
-	if err != nil {
-		return err
+		return agent.Options{}, service.Configf("%s: the agent needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", file)
 	}
 	url := *c.EventStream.URL
 	if strings.Trim(url.Path, "/") == "" {
 		url.Path = "/" + c.EventStream.Database
 	}
-	return agent.Run(ctx, agent.Options{
-		EventLog: c.EventLog.Dir, Feed: c.Feed.Dir, Node: c.HostName(), URL: url.String(), Version: version,
+	return agent.Options{
+		EventLog: c.EventLog.Dir, Feed: c.Feed.Dir, Node: c.HostName(), URL: url.String(),
 		Warehouse: warehouse.Options{User: c.EventStream.User, Password: c.EventStream.Password.Reveal()},
 		BatchRows: c.EventStream.BatchSize, BatchAge: c.EventStream.BatchInterval,
-	}, logger)
+	}, nil
 }

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -41,6 +44,9 @@ func LimitsCommand(ctx context.Context, args []string, stdio service.IO) error {
 	plain, err := parseMixed(flags, args)
 	if err != nil {
 		return err
+	}
+	if *last == 0 || *last > math.MaxUint32 {
+		return service.Configf("carom limits: --last is %d, want 1 or more", *last)
 	}
 	var key limits.Key
 	switch {
@@ -164,19 +170,35 @@ func listText(w io.Writer, all []limitInForce) error {
 		if l.LastKind == "would_change" {
 			rule += " (advised)"
 		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", l.Key, l.Mode, orConfigured(l.RatePerSecond), orConfigured(float64(l.Connections)),
-			orConfigured(float64(l.MessagesPerConnection)), orWord(l.Capacity, "unknown"), l.Epoch, l.UpdatedAt.Format(time.DateTime), rule)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", l.Key, l.Mode, orWord(l.RatePerSecond, "configured"), orWord(float64(l.Connections), "configured"),
+			orWord(float64(l.MessagesPerConnection), "configured"), orWord(l.Capacity, "unknown"), l.Epoch, l.UpdatedAt.Format(time.DateTime), rule)
 	}
 	return table.Flush()
 }
-
-func orConfigured(x float64) string { return orWord(x, "configured") }
 
 func orWord(x float64, zero string) string {
 	if x == 0 {
 		return zero
 	}
-	return fmt.Sprintf("%.4g", x)
+	return number(x)
+}
+
+// number writes x with four digits, and never with an exponent above the point.
+func number(x float64) string {
+	if math.Abs(x) >= 1000 {
+		return strconv.FormatFloat(x, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(x, 'g', 4, 64)
+}
+
+// printable makes one line of text that a receiver wrote: it could hold commands to the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(text, "\uFFFD"))
 }
 
 // change is one row of limit_log as explain tells it. A rate or number of 0 is unlimited.
@@ -210,9 +232,12 @@ type change struct {
 	Suggestion     string            `json:"suggestion"`
 }
 
+// parameter escapes a text for a query parameter, which ClickHouse reads as a field of TSV.
+var parameter = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`, "\r", `\r`, "\x00", `\0`)
+
 func readChanges(ctx context.Context, conn driver.Conn, key limits.Key, last uint) ([]change, error) {
 	ctx = clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{
-		"provider": key.Provider, "source": key.Source, "last": fmt.Sprint(last),
+		"provider": parameter.Replace(key.Provider), "source": parameter.Replace(key.Source), "last": fmt.Sprint(last),
 	}))
 	rows, err := conn.Query(ctx, `
 SELECT id, ts, toString(kind), actor, rule_id, reason_text, epoch_from, epoch, mode_from, mode_to, rate_old, rate_new,
@@ -282,11 +307,11 @@ func explainText(w io.Writer, key limits.Key, changes []change) error {
 			orWord(float64(c.ConnectionsOld), "unlimited"), orWord(float64(c.ConnectionsNew), "unlimited"),
 			orWord(float64(c.MessagesOld), "unlimited"), orWord(float64(c.MessagesNew), "unlimited"), c.ModeFrom, c.ModeTo)
 		if c.To.After(c.From) {
-			fmt.Fprintf(&b, "  evidence under epoch %d, %s to %s: %s; refused %.1f %% (at least %.1f %%), accepted %.4g/s\n", c.EpochFrom,
-				c.From.Format(time.TimeOnly), c.To.Format(time.TimeOnly), countsText(c.Counts), 100*c.RefusedShare, 100*c.WilsonLow, c.AcceptedRate)
+			fmt.Fprintf(&b, "  evidence under epoch %d, %s to %s: %s; refused %.1f %% (at least %.1f %%), accepted %s/s\n", c.EpochFrom,
+				c.From.Format(time.TimeOnly), c.To.Format(time.TimeOnly), countsText(c.Counts), 100*c.RefusedShare, 100*c.WilsonLow, number(c.AcceptedRate))
 		}
 		for _, sample := range c.Samples {
-			fmt.Fprintf(&b, "  reply: %s\n", sample)
+			fmt.Fprintf(&b, "  reply: %s\n", printable(sample))
 		}
 		fmt.Fprintf(&b, "  epoch %d, id %s", c.Epoch, c.ID)
 		if c.ExpiresAt.Unix() > 0 {

@@ -10,9 +10,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"carom/analytics/policy"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
@@ -33,7 +35,7 @@ type server struct {
 	changes *prometheus.CounterVec
 
 	mu     sync.Mutex
-	health map[string]*health // by job
+	health map[string]*health // by job; the keys do not change once the jobs run
 }
 
 type health struct {
@@ -79,6 +81,11 @@ func serve(ctx context.Context, stdio service.IO, o options, every time.Duration
 	registry := prometheus.NewRegistry()
 	s := newServer(log.With("component", "analytics"), registry)
 
+	schedule := o.schedule(conn, p, log, every, version)
+	for _, j := range schedule { // before anything looks at it
+		s.health[j.name] = &health{deadline: unhealthyAfter * j.period, good: time.Now()}
+	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup
@@ -91,17 +98,32 @@ func serve(ctx context.Context, stdio service.IO, o options, every time.Duration
 		}
 		defer stop()
 	}
-	for _, j := range o.jobs(conn, p, log, version) {
-		period, offset := every, time.Duration(0)
-		if j.name == "throttle" {
-			period, offset = *o.period, min(afterBucket, *o.period/4)
-		}
-		s.health[j.name] = &health{deadline: unhealthyAfter * period, good: time.Now()}
-		running.Go(func() { s.repeat(ctx, j, period, offset) })
+	for _, j := range schedule {
+		running.Go(func() { s.repeat(ctx, j.job, j.period, j.offset) })
 	}
 	s.log.InfoContext(ctx, "serving", "policy", *o.policyFile, "period", *o.period)
 	<-ctx.Done()
 	return nil
+}
+
+// scheduled is a job with its times.
+type scheduled struct {
+	job
+	period, offset time.Duration
+}
+
+// schedule returns every job with its times.
+func (o *options) schedule(conn driver.Conn, p *policy.Policy, log *slog.Logger, every time.Duration, version string) []scheduled {
+	all := o.jobs(conn, p, log, version)
+	out := make([]scheduled, 0, len(all))
+	for _, j := range all {
+		one := scheduled{job: j, period: every}
+		if j.name == "throttle" {
+			one.period, one.offset = *o.period, min(afterBucket, *o.period/4)
+		}
+		out = append(out, one)
+	}
+	return out
 }
 
 // repeat runs j at each multiple of period plus offset until ctx ends. A run that takes longer

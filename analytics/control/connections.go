@@ -68,7 +68,7 @@ func (d *decision) refusedAt() uint32 {
 	var open uint32
 	for i := range d.w.Buckets {
 		b := &d.w.Buckets[i]
-		inside := b.Epoch == d.before.Epoch && b.Start >= d.w.To-d.p.Connections.Window && b.Start+d.p.Step <= d.w.To
+		inside := b.Epoch == d.before.Epoch && b.Start >= d.w.end()-d.p.Connections.Window && b.Start+d.p.Step <= d.w.end()
 		if inside && b.Connections > 0 {
 			open = max(open, b.MaxOpen)
 		}

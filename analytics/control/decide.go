@@ -85,8 +85,9 @@ func (d *decision) whole(rate float64) Evidence {
 // last returns the evidence of the limit in force in the last span. What the configuration's epoch
 // holds from before the loop let go of the key is left out.
 func (d *decision) last(span time.Duration) Evidence {
-	from := max(d.w.To-span, d.before.Since.Truncate(d.p.Step))
-	return d.p.evidence(d.w.Buckets, d.before.Epoch, from, d.w.To)
+	to := d.w.end()
+	from := max(to-span, d.before.Since.Truncate(d.p.Step))
+	return d.p.evidence(d.w.Buckets, d.before.Epoch, from, to)
 }
 
 func (d *decision) because(rule Rule, text string, e Evidence) {

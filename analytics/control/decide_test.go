@@ -3,6 +3,7 @@ package control_test
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,6 +163,48 @@ func TestCooldownAfterRefusalsThatGoOn(t *testing.T) {
 	near(t, "rate", after.RatePerSecond, 1.5*state.RatePerSecond)
 }
 
+// What has not been shipped yet is not a time in which nothing was accepted.
+func TestDecreaseMeasuresWhereThereIsData(t *testing.T) {
+	counts := append(times(6, control.Counts{OK: 1000}), times(3, control.Counts{OK: 250, Rate: 750})...)
+	w := window(limits.Static(100, 0, 0), 0, counts...)
+	_, _, want := decide(t, control.State{}, w)
+	only(t, want, control.RuleBackoff)
+	for i := range w.Buckets { // the agent is two minutes behind
+		w.Buckets[i].Start -= 2 * time.Minute
+	}
+	w.Newest -= 2 * time.Minute
+	_, _, got := decide(t, control.State{}, w)
+	near(t, "rate", only(t, got, control.RuleBackoff).New.RatePerSecond, want[0].New.RatePerSecond)
+	near(t, "accepted rate", got[0].Evidence.AcceptedRate, want[0].Evidence.AcceptedRate)
+	if got[0].Evidence.To != w.Newest {
+		t.Errorf("evidence ends at %s, want where the data ends, %s", got[0].Evidence.To, w.Newest)
+	}
+}
+
+// A break in the mail is not a time in which nothing was accepted either.
+func TestDecreaseLeavesBreaksOut(t *testing.T) {
+	state := control.State{Mode: control.Cruise, Epoch: 2, LastEpoch: 2, RatePerSecond: 20, Cap: 25}
+	burst := times(4, control.Counts{OK: 190, Rate: 10})
+	w := window(limits.Static(100, 0, 0), 2, slices.Concat(burst, times(30, control.Counts{}), burst[:1])...)
+	e := only(t, func() []control.Reason { _, _, r := decide(t, state, w); return r }(), control.RuleBackoff).Evidence
+	if e.Idle != 5*time.Minute {
+		t.Errorf("idle for %s, want the break of 5 minutes", e.Idle)
+	}
+	near(t, "accepted rate", e.AcceptedRate, (4*190+4)/(4*10+5.0/20))
+}
+
+// The row of a decrease holds the rate that it started from, where none is configured too.
+func TestDecreaseFromUnlimitedSaysFromWhere(t *testing.T) {
+	w := window(limits.None(), 0, append(times(6, control.Counts{OK: 100_000}), times(3, control.Counts{OK: 25_000, Rate: 75_000})...)...)
+	_, _, reasons := decide(t, control.State{}, w)
+	e := only(t, reasons, control.RuleBackoff).Evidence
+	if text := reasons[0].Text; !strings.Contains(text, "no limit -> ") || strings.Contains(text, "e+") {
+		t.Errorf("text is %q", text)
+	}
+	near(t, "accepted rate", e.AcceptedRate, (float64(e.AcceptedSince)+4)/((e.To-e.FirstRefusal).Seconds()+5/e.FromRate))
+	near(t, "rate before", e.FromRate, 10_000)
+}
+
 func TestIncreases(t *testing.T) {
 	static := limits.Static(100, 0, 0)
 	base := control.State{Mode: control.Backoff, Epoch: 2, LastEpoch: 2, RatePerSecond: 20, Cap: 25, ProbeStep: 0.06, LongTerm: 90}
@@ -184,6 +227,9 @@ func TestIncreases(t *testing.T) {
 		{"up to the ceiling", func(s *control.State, w *control.Windows) { s.Cap, w.Static = 60, limits.Static(22, 0, 0) }, full(20), control.RuleRecover, 22},
 		{"an unused limit", nil, full(15), "", 0},
 		{"one refusal too many", nil, times(4, control.Counts{OK: 197, Rate: 3}), "", 0},
+		{"bursts that the limit binds", nil, slices.Concat(full(20), times(30, control.Counts{}), full(20)), control.RuleRecover, 24},
+		{"a burst that the limit does not bind", nil, slices.Concat(full(20), times(30, control.Counts{}), full(15)), "", 0},
+		{"bursts with refusals before", nil, slices.Concat(times(4, control.Counts{OK: 194, Rate: 6}), times(30, control.Counts{}), full(20)), "", 0},
 		{"too short", nil, full(20)[:2], "", 0},
 		{"stale data", func(_ *control.State, w *control.Windows) { w.Newest = now - time.Minute }, full(20), "", 0},
 		{"a bad list", func(_ *control.State, w *control.Windows) { w.Hour.User = 500 }, full(20), "", 0},

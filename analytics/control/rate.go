@@ -27,9 +27,10 @@ func (d *decision) decrease() bool {
 			return false
 		}
 	}
-	since := (e.To - e.FirstRefusal).Seconds()
+	e.Idle = d.idle(&e, limited)
+	since := (e.To - e.FirstRefusal - e.Idle).Seconds()
 	a := (float64(e.AcceptedSince) + pseudoAccepted) / (since + pseudoMessages/limited)
-	e.AcceptedRate = a
+	e.AcceptedRate, e.FromRate = a, limited
 
 	next := d.State
 	next.Chain++
@@ -110,6 +111,25 @@ func (d *decision) refusing(e *Evidence) bool {
 	return e.To-e.FirstRefusal >= wait
 }
 
+// idle adds up the breaks after the first refusal of e, in which mail did not wait for the limit:
+// nothing was accepted then because nothing was sent. limited is the rate in force.
+func (d *decision) idle(e *Evidence, limited float64) time.Duration {
+	pause := max(d.p.RecentWindow, seconds(pseudoMessages/limited))
+	var sum time.Duration
+	last := e.FirstRefusal
+	for i := range d.w.Buckets {
+		b := &d.w.Buckets[i]
+		if b.Epoch != d.before.Epoch || b.Start < last || b.Start+d.p.Step > e.To || b.all() == 0 {
+			continue
+		}
+		if b.Start-last > pause {
+			sum += b.Start - last
+		}
+		last = b.Start + d.p.Step
+	}
+	return sum
+}
+
 // refusals counts the refusals in c as e counts them.
 func (d *decision) refusals(c *Counts, e *Evidence) uint64 {
 	if e.Unclassified {
@@ -124,7 +144,7 @@ func (d *decision) peak() float64 {
 	var most uint64
 	for i := range d.w.Buckets {
 		b := &d.w.Buckets[i]
-		if b.Epoch == d.before.Epoch && b.Start >= d.w.To-d.p.WindowMin && b.Start+d.p.Step <= d.w.To {
+		if b.Epoch == d.before.Epoch && b.Start >= d.w.end()-d.p.WindowMin && b.Start+d.p.Step <= d.w.end() {
 			most = max(most, b.attempts())
 		}
 	}
@@ -179,6 +199,12 @@ func (d *decision) increase() {
 	old := d.rate()
 	p := &d.p.Increase
 	e := d.whole(old)
+	if !d.clean(&e) {
+		return
+	}
+	if e.AttemptRate < p.Binding*old {
+		e = d.last(d.p.RecentWindow) // mail that comes in bursts waits in each of them
+	}
 	enough := float64(p.MinReplies)
 	if old < 0.5*d.Goal {
 		enough = max(3, min(enough, 60*old))
@@ -268,6 +294,8 @@ func perSecond(rate float64) string {
 		return "no limit"
 	case rate < 0.1:
 		return fmt.Sprintf("%.3g/min", 60*rate)
+	case rate >= 100:
+		return fmt.Sprintf("%.0f/s", rate)
 	default:
 		return fmt.Sprintf("%.3g/s", rate)
 	}

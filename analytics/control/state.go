@@ -109,9 +109,13 @@ type Evidence struct {
 	AcceptedRate float64 // a: accepted a second, at overload for a decrease
 
 	// FirstRefusal is the end of the first bucket that holds a refusal; AcceptedSince counts
-	// what was accepted after it. Of a decrease only.
+	// what was accepted after it; FromRate is the rate that the decrease started from: that in
+	// force, or the largest that was tried where there is no limit; Idle is the part of the time
+	// after it in which nothing was sent. Of a decrease only.
 	FirstRefusal  time.Duration
+	Idle          time.Duration
 	AcceptedSince uint64
+	FromRate      float64
 
 	MaxOpen     uint32 // connections of the key that one node had open
 	MinMessages uint32 // smallest message number that was refused, NoMessages for none

@@ -96,6 +96,15 @@ type Windows struct {
 // stale reports whether the newest data is too old to speed up on (design/control.md 5.4).
 func (w *Windows) stale(now time.Duration) bool { return now-w.Newest > 2*w.Delay }
 
+// end returns where the evidence ends: with the last complete bucket, or with the last data before
+// it. What was not shipped yet is not a time in which nothing was accepted.
+func (w *Windows) end() time.Duration {
+	if w.Newest > 0 {
+		return min(w.To, w.Newest)
+	}
+	return w.To
+}
+
 // WilsonLow returns the lower end of Wilson's interval for k of n at z standard deviations.
 func WilsonLow(k, n uint64, z float64) float64 {
 	if n == 0 {

@@ -25,6 +25,14 @@ const (
 	turn = 15 * time.Second
 	// runTime bounds a run: it must be over when its turn is.
 	runTime = 12 * time.Second
+	// recent is how far back a run looks at the runs before it, so that the cost of asking for the
+	// turn does not grow with the time that the jobs have run.
+	recent = time.Hour
+	// ever is longer than job_runs keeps its rows.
+	ever = 365 * 24 * time.Hour
+	// lostTurn is how long after the last run its successor's row counts as lost: a server that
+	// dies may know the token of a row that it never stored. It is longer than the periods of jobs.
+	lostTurn = 150 * time.Second
 )
 
 // Result is what became of a run.
@@ -51,44 +59,56 @@ type run struct {
 
 // claim gives the turn to this run, or returns nil if another run has it.
 //
-// The generation is one more than the last, and of throttle at least the seconds since 1970: nodes
-// that obeyed a warehouse which is lost must not take a new one for an old one. Two runs that ask
-// for the same generation insert under the same token, of which ClickHouse stores one: who reads
-// its own id back has the turn.
+// The generation is one more than the last, and at least the seconds since 1970: nodes that obeyed
+// a warehouse which is lost must not take a new one for an old one. Two runs that saw the same last
+// generation insert under the same token, of which ClickHouse stores one: who finds its own row
+// stored has the turn. The token does not follow the clock while the jobs run, because two runs that
+// ask at the end of a second would both be served.
 func claim(ctx context.Context, conn driver.Conn, job, version string) (*run, error) {
 	r := &run{job: job, id: uuid.New(), version: version}
-	var last uint64
-	var busy uint64
-	err := conn.QueryRow(with(ctx, clickhouse.Parameters{"job": job, "turn": strconv.FormatInt(turn.Milliseconds(), 10)}), `
-SELECT now64(6, 'UTC'), max(generation), countIf(status = 'running' AND started_at > now64(6, 'UTC') - toIntervalMillisecond({turn:UInt32}))
+	var last, busy uint64
+	var before time.Time
+	for _, span := range []time.Duration{recent, ever} {
+		err := conn.QueryRow(with(ctx, clickhouse.Parameters{
+			"job": job, "turn": strconv.FormatInt(turn.Milliseconds(), 10), "span": strconv.FormatInt(span.Milliseconds(), 10),
+		}), `
+SELECT now64(6, 'UTC'), max(generation), max(started_at), countIf(status = 'running' AND started_at > now64(6, 'UTC') - toIntervalMillisecond({turn:Int64}))
 FROM job_runs FINAL
-WHERE job = {job:String}`).Scan(&r.started, &last, &busy)
-	if err != nil {
-		return nil, fmt.Errorf("ask for the turn of job %s: %w", job, err)
+WHERE job = {job:String} AND started_at > now64(6, 'UTC') - toIntervalMillisecond({span:Int64})`).Scan(&r.started, &last, &before, &busy)
+		if err != nil {
+			return nil, fmt.Errorf("ask for the turn of job %s: %w", job, err)
+		}
+		if last > 0 {
+			break // else the jobs stood still, or never ran
+		}
 	}
 	if busy > 0 {
 		return nil, nil //nolint:nilnil // no turn is no error
 	}
+	token := fmt.Sprintf("analytics/%s/after/%d/%d", job, last, max(0, r.started.Sub(before))/lostTurn)
 	if job == throttleJob {
-		// Rows of job_runs end after months; what the nodes have seen must not come again.
+		// The rows of job_runs that are read end; what the nodes have seen must not come again.
 		var issued uint64
 		if err := conn.QueryRow(ctx, `
 SELECT greatest((SELECT max(generation) FROM leases), (SELECT max(generation) FROM limit_state))`).Scan(&issued); err != nil {
 			return nil, fmt.Errorf("read the last generation: %w", err)
 		}
-		last = max(last, issued, uint64(r.started.Unix())) //nolint:gosec // after 1970
+		last = max(last, issued)
 	}
-	r.generation = last + 1
-	if err := r.write(ctx, conn, r.started, "running", Result{}, nil); err != nil {
+	r.generation = max(last, uint64(r.started.Unix())) + 1 //nolint:gosec // after 1970
+	if err := r.write(ctx, conn, token, r.started, "running", Result{}, nil); err != nil {
 		return nil, err
 	}
-	var winner uuid.UUID
-	err = conn.QueryRow(with(ctx, clickhouse.Parameters{"job": job, "generation": strconv.FormatUint(r.generation, 10)}), `
-SELECT any(run_id) FROM job_runs WHERE job = {job:String} AND generation = {generation:UInt64}`).Scan(&winner)
+	var stored uint64
+	err := conn.QueryRow(with(ctx, clickhouse.Parameters{
+		"job": job, "run": r.id.String(), "recent": strconv.FormatInt(recent.Milliseconds(), 10),
+	}), `
+SELECT count() FROM job_runs
+WHERE job = {job:String} AND started_at > now64(6, 'UTC') - toIntervalMillisecond({recent:UInt32}) AND run_id = {run:UUID}`).Scan(&stored)
 	if err != nil {
 		return nil, fmt.Errorf("read who has the turn of job %s: %w", job, err)
 	}
-	if winner != r.id {
+	if stored == 0 {
 		return nil, nil //nolint:nilnil // no turn is no error
 	}
 	return r, nil
@@ -103,10 +123,10 @@ func (r *run) end(ctx context.Context, conn driver.Conn, result Result, cause er
 	if cause != nil {
 		status = "failed"
 	}
-	return r.write(ctx, conn, r.started.Add(result.Took), status, result, cause)
+	return r.write(ctx, conn, r.token("job_runs."+status), r.started.Add(result.Took), status, result, cause)
 }
 
-func (r *run) write(ctx context.Context, conn driver.Conn, at time.Time, status string, result Result, cause error) error {
+func (r *run) write(ctx context.Context, conn driver.Conn, token string, at time.Time, status string, result Result, cause error) error {
 	finished, text := time.Unix(0, 0).UTC(), ""
 	if status != "running" {
 		finished = at
@@ -114,7 +134,7 @@ func (r *run) write(ctx context.Context, conn driver.Conn, at time.Time, status 
 	if cause != nil {
 		text = cause.Error()
 	}
-	return insert(ctx, conn, r.token("job_runs."+status), "job_runs", []string{
+	return insert(ctx, conn, token, "job_runs", []string{
 		"job", "started_at", "run_id", "updated_at", "finished_at", "status", "generation", "instance", "version",
 		"data_to", "keys", "changes", "error",
 	}, [][]any{{

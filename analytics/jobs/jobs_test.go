@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -246,6 +247,26 @@ func TestThrottleAdvises(t *testing.T) {
 	}
 }
 
+// A server that dies may remember the token of a row that it never stored: the job goes on all the
+// same.
+func TestTurnWhoseRowWasLost(t *testing.T) {
+	w := newWorld(t)
+	last := w.now.Add(-5 * time.Minute)
+	insert := func(ctx context.Context, at time.Time) {
+		t.Helper()
+		if err := w.conn.Exec(ctx, fmt.Sprintf(`INSERT INTO job_runs (job, started_at, run_id, updated_at, status, generation)
+			SELECT 'throttle', fromUnixTimestamp64Micro(%d, 'UTC'), generateUUIDv4(), now64(6), 'ok', 77`, at.UnixMicro())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert(clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{
+		"insert_deduplicate": 1, "insert_deduplication_token": "analytics/throttle/after/77/0",
+	})), last)
+	if result := mustRun(t, w.throttle(t, limits.Active).Run); result.Skipped {
+		t.Errorf("nobody had the turn, and the run was skipped: %+v", result)
+	}
+}
+
 // Without a gauge nobody knows what is configured, and no node would obey.
 func TestThrottleNeedsALiveNode(t *testing.T) {
 	w := newWorld(t)
@@ -418,6 +439,11 @@ func TestSuppression(t *testing.T) {
 		}
 		return e
 	}
+	refused := func(n int, kind event.Kind, d taxonomy.Dimension) event.Event {
+		e := one(n, kind, taxonomy.Hard, 1)
+		e.Dimension = d
+		return e
+	}
 	suppressed := one(9, event.Bounced, taxonomy.Hard, 0)
 	suppressed.Category = taxonomy.Suppressed
 	events := []event.Event{
@@ -430,6 +456,11 @@ func TestSuppression(t *testing.T) {
 		one(7, event.Complaint, taxonomy.None, 0), // forged
 		one(8, event.Delivered, taxonomy.None, 0),
 		suppressed,
+		refused(20, event.Bounced, taxonomy.Block), // aimed at us, whatever the class says
+		refused(21, event.Bounced, taxonomy.Auth),
+		refused(22, event.Bounced, taxonomy.Content),
+		refused(23, event.Bounced, taxonomy.Other),
+		refused(24, event.RemoteBounce, taxonomy.Block),
 		{Time: at, Kind: event.Bounced, Class: taxonomy.Hard, Category: taxonomy.BadMailbox}, // no key
 	}
 	w.store(t, events)
@@ -473,5 +504,99 @@ func TestSuppression(t *testing.T) {
 	}
 	if third := mustRun(t, job.Run); third.Changes != 1 {
 		t.Errorf("a late event added %d, want 1", third.Changes)
+	}
+}
+
+// The first run over an empty warehouse leaves out nothing that comes after it.
+func TestSuppressionBeginsEmpty(t *testing.T) {
+	w := newWorld(t)
+	job := &jobs.Suppression{Conn: w.conn, Version: "test"}
+	if first := mustRun(t, job.Run); first.Changes != 0 || first.DataTo.Before(w.now) {
+		t.Errorf("the first run is %+v, want nothing added up to now", first)
+	}
+	bounce := event.Event{
+		Time: w.now.Add(-2 * time.Second), Kind: event.Bounced, Class: taxonomy.Hard, Dimension: taxonomy.User, Category: taxonomy.BadMailbox,
+		MessageID: event.NewID(), RecipientKey: strings.Repeat("a", 32),
+	}
+	w.store(t, []event.Event{bounce})
+	added := 0
+	for range 2 {
+		added += mustRun(t, job.Run).Changes
+	}
+	if added != 1 {
+		t.Errorf("%d suppressions after a bounce, want 1", added)
+	}
+}
+
+// After days without a run the job catches up in pieces, and leaves nothing out.
+func TestSuppressionCatchesUp(t *testing.T) {
+	w := newWorld(t)
+	events := make([]event.Event, 4)
+	for i := range events {
+		events[i] = event.Event{
+			Time: w.now.Add(-time.Duration(i)*5*time.Hour - time.Minute), Kind: event.Bounced, Class: taxonomy.Hard, Category: taxonomy.BadMailbox,
+			MessageID: event.NewID(), RecipientKey: fmt.Sprintf("%032x", i),
+		}
+	}
+	w.store(t, events)
+	job := &jobs.Suppression{Conn: w.conn, Version: "test"}
+	first := mustRun(t, job.Run)
+	if first.Changes != 2 || !first.DataTo.Before(w.now.Add(-8*time.Hour)) {
+		t.Errorf("the first run added %d up to %s, want the first six hours: 2", first.Changes, first.DataTo)
+	}
+	added := first.Changes
+	for range 5 {
+		added += mustRun(t, job.Run).Changes
+	}
+	if added != len(events) {
+		t.Errorf("%d suppressions in the end, want %d", added, len(events))
+	}
+}
+
+// gate holds the first row that a run writes back until it is opened.
+type gate struct {
+	driver.Conn
+	once  sync.Once
+	asked chan struct{}
+	open  chan struct{}
+}
+
+func (g *gate) PrepareBatch(ctx context.Context, query string, options ...driver.PrepareBatchOption) (driver.Batch, error) {
+	g.once.Do(func() {
+		close(g.asked)
+		<-g.open
+	})
+	return g.Conn.PrepareBatch(ctx, query, options...)
+}
+
+// Two runs that ask for the turn in different seconds, before either has written that it has it,
+// are not both served.
+func TestOneRunHasTheTurnAtTheEndOfASecond(t *testing.T) {
+	w := newWorld(t)
+	open := make(chan struct{})
+	results := make(chan jobs.Result, 2)
+	second := func() (s uint64) {
+		w.scan(t, "SELECT toUInt64(toUnixTimestamp(now()))", &s)
+		return s
+	}
+	for range 2 {
+		g := &gate{Conn: w.conn, asked: make(chan struct{}), open: open}
+		job := w.throttle(t, limits.Active)
+		job.Conn = g
+		go func() {
+			result, err := job.Run(context.WithoutCancel(t.Context()))
+			if err != nil {
+				t.Error(err)
+			}
+			results <- result
+		}()
+		<-g.asked
+		for now := second(); second() == now; {
+			continue // the warehouse's next second
+		}
+	}
+	close(open)
+	if a, b := <-results, <-results; a.Skipped == b.Skipped {
+		t.Errorf("results are %+v and %+v, want one run with the turn", a, b)
 	}
 }

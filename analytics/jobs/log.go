@@ -59,7 +59,7 @@ func (r *run) logRow(e *entry, policyHash uint64) ([]any, error) {
 	ev, w := &e.reason.Evidence, e.window
 	more := logged{
 		After: e.after, Replies: ev.Replies, Refusals: ev.Refusals, Unclassified: ev.Unclassified, AttemptRate: ev.AttemptRate,
-		AcceptedSince: ev.AcceptedSince, MaxOpen: ev.MaxOpen, ConfiguredRPS: finite(w.Static.RatePerSecond),
+		AcceptedSince: ev.AcceptedSince, Idle: ev.Idle, FromRate: ev.FromRate, MaxOpen: ev.MaxOpen, ConfiguredRPS: finite(w.Static.RatePerSecond),
 		CeilingRPS: finite(limits.Ceiling(w.Static, w.Adaptive).RatePerSecond),
 		Nodes:      w.Nodes, Waiting: w.Waiting, Delay: w.Delay, DataTo: windows.Time(w.To), Hour: byClass(w.Hour),
 	}

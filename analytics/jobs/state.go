@@ -33,6 +33,8 @@ type logged struct {
 	AttemptRate   float64           `json:"attempt_rate"`
 	FirstRefusal  *time.Time        `json:"first_refusal_bucket_end,omitempty"`
 	AcceptedSince uint64            `json:"accepted_since"`
+	Idle          time.Duration     `json:"idle_ns,omitempty"`   // after the first refusal
+	FromRate      float64           `json:"from_rate,omitempty"` // that a decrease started from
 	MaxOpen       uint32            `json:"max_open"`
 	MinMessages   uint32            `json:"min_messages,omitempty"`
 	ConfiguredRPS *float64          `json:"configured_rate"` // null for unlimited
@@ -69,13 +71,13 @@ func loadStates(ctx context.Context, conn driver.Conn) (map[limits.Key]remembere
 		return nil, nil, err
 	}
 
-	// A change is in limit_log before it is in limit_state. The join leaves what is ahead.
+	// A change is in limit_log before it is in limit_state, where a run writes all its keys at once:
+	// what is ahead has a generation above every state, which is found without reading evidence.
 	rows, err = conn.Query(ctx, `
-SELECT l.provider, l.source, argMax(l.evidence, (l.epoch, l.generation))
-FROM limit_log AS l
-LEFT JOIN (SELECT provider, source, generation FROM limit_state FINAL) AS s ON l.provider = s.provider AND l.source = s.source
-WHERE l.kind = 'change' AND l.ts > now64(6, 'UTC') - INTERVAL 1 DAY AND l.generation > s.generation
-GROUP BY l.provider, l.source`)
+SELECT provider, source, argMax(evidence, (epoch, generation))
+FROM limit_log
+WHERE kind = 'change' AND ts > now64(6, 'UTC') - INTERVAL 1 DAY AND generation > (SELECT max(generation) FROM limit_state)
+GROUP BY provider, source`)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read limit_log: %w", err)
 	}

@@ -106,13 +106,14 @@ func (s *Snapshot) key(k limits.Key) *Key {
 	return known
 }
 
-// gauges reads the last gauge of each key and node, and adds up conf(K).
+// gauges reads the last gauge of each key and node, and adds up conf(K). A gauge from the future,
+// of a clock that was wrong for a while, would pass for the last one until that time comes.
 func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
-	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-liveGauge))}, `
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-liveGauge)), "until": micros(now.Add(liveGauge))}, `
 SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt,
     static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
 FROM gauges
-WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND provider != '' AND source != ''
+WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') AND provider != '' AND source != ''
 ORDER BY time DESC
 LIMIT 1 BY provider, source, node`)
 	if err != nil {

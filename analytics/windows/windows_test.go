@@ -86,6 +86,7 @@ func TestRead(t *testing.T) {
 		gauge("a", 5*time.Second, func(g *event.Gauge) { g.Backlog, g.AdaptiveRate = 12, 30 }),
 		gauge("a", 15*time.Second, func(g *event.Gauge) { g.StaticRate = 999 }), // an older one
 		gauge("b", 8*time.Second, nil),
+		gauge("b", -time.Hour, func(g *event.Gauge) { g.StaticRate = 999 }),    // its clock was wrong
 		gauge("c", 5*time.Minute, func(g *event.Gauge) { g.StaticRate = 999 }), // gone
 	}
 	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {

@@ -35,6 +35,7 @@ limit from the refusals; every step of every message is a row in ClickHouse.
 The summary is computed by SQL, and every count is checked against what the receivers saw. The exit
 status is 0 only if the loop closed and everything adds up.
 
+Examples:
   carom demo                              two minutes, 20,000 messages
   carom demo --fast                       a smaller one in about a minute and a half
   carom demo --keep --dir ./demo-data     leaves everything running until Ctrl-C, to look around`

@@ -43,7 +43,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "unknown flag", args: "sender --frob",
-			status: exitConfig, lines: []string{`^carom: carom sender: .*-frob \(see carom sender --help\)$`},
+			status: exitConfig, lines: []string{`^carom sender: .*-frob \(see carom sender --help\)$`},
 		},
 		{
 			name: "unknown directive", args: "sender -c bad.conf",
@@ -115,7 +115,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "no job that exists", args: "analytics run frob",
-			status: exitConfig, lines: []string{`^carom: .*"frob": want throttle or suppression`},
+			status: exitConfig, lines: []string{`^carom analytics run: .*"frob": want throttle or suppression`},
 		},
 		{
 			name: "policy that is none", args: "analytics run throttle --policy policy.yaml --url http://" + nobody + "/carom",
@@ -134,11 +134,11 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "load to a stranger", args: "load mail --to 192.0.2.1:25 --scenario demo",
-			status: exitConfig, lines: []string{`^carom: .*192\.0\.2\.1 is not on this machine`},
+			status: exitConfig, lines: []string{`^carom load mail: .*192\.0\.2\.1 is not on this machine`},
 		},
 		{
 			name: "demo too small to say anything", args: "demo --messages 5",
-			status: exitConfig, lines: []string{`^carom: carom demo: --messages 5: `},
+			status: exitConfig, lines: []string{`^carom demo: --messages 5: `},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

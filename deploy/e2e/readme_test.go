@@ -7,6 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"carom/schemas/warehouse/chtest"
 )
 
 var root = filepath.Join("..", "..")
@@ -38,6 +42,60 @@ func TestReadme(t *testing.T) {
 			t.Errorf("README.md points to %s: %v", link[1], err)
 		}
 	}
+}
+
+// TestDocumentsSQL runs each statement that README.md and the documents show, in sql blocks and
+// after curl, on tables as carom schema makes them.
+func TestDocumentsSQL(t *testing.T) {
+	server := chtest.Start(t)
+	if _, stderr, status := run(t, t.TempDir(), "schema", "apply", "--url", server.URL()+"/carom"); status != 0 {
+		t.Fatalf("carom schema apply: exit status %d\n%s", status, stderr)
+	}
+	conn := server.Conn(t, func(o *clickhouse.Options) { o.Auth.Database = "carom" })
+	documents, err := filepath.Glob(filepath.Join(root, "deploy", "docs", "*.md"))
+	if err != nil || len(documents) == 0 {
+		t.Fatalf("documents: %q, %v", documents, err)
+	}
+	count := 0
+	for _, file := range append(documents, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, statement := range statementsIn(string(text)) {
+			count++
+			rows, err := conn.Query(t.Context(), statement)
+			if err != nil {
+				t.Errorf("%s shows %q: %v", file, statement, err)
+				continue
+			}
+			_ = rows.Close()
+		}
+	}
+	if count < 5 {
+		t.Errorf("found only %d statements", count)
+	}
+}
+
+var (
+	sqlBlock = regexp.MustCompile("(?s)```sql\n(.*?)```")
+	curlBody = regexp.MustCompile(`curl .* (?:-d|--data) "([^"]+)"`)
+	format   = regexp.MustCompile(` FORMAT \w+$`) // the client asks for a format of its own
+)
+
+// statementsIn returns the SQL that a Markdown text shows.
+func statementsIn(text string) (list []string) {
+	for _, block := range sqlBlock.FindAllStringSubmatch(text, -1) {
+		for statement := range strings.SplitSeq(block[1], ";") {
+			if statement = strings.TrimSpace(statement); statement != "" {
+				list = append(list, statement)
+			}
+		}
+	}
+	for _, body := range curlBody.FindAllStringSubmatch(text, -1) {
+		list = append(list, format.ReplaceAllString(body[1], ""))
+	}
+	return list
 }
 
 func readText(t *testing.T, name string) string {
@@ -124,7 +182,7 @@ func checkCarom(t *testing.T, names []string, command string, words []string) {
 	for _, word := range words[len(name):] {
 		if flag, ok := strings.CutPrefix(word, "-"); ok {
 			flag, _, _ = strings.Cut(strings.TrimPrefix(flag, "-"), "=")
-			if !regexp.MustCompile(`(?m)^\s+-` + regexp.QuoteMeta(flag) + `\b`).MatchString(help) {
+			if !regexp.MustCompile(`(?m)^\s+--?` + regexp.QuoteMeta(flag) + `\b`).MatchString(help) {
 				t.Errorf("README.md shows %q: carom %s has no flag %s", command, strings.Join(args, " "), word)
 			}
 		}

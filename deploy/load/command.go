@@ -17,56 +17,39 @@ import (
 	"carom/schemas/service"
 )
 
-const aboutMail = `
+const about = `
 carom load mail hands the mail of a scenario to a node over SMTP and says exactly what became of it.
 Recipients, rates and tenants come from the scenario's "load" ("demo" comes with carom); a message is
 accepted once the server said 250 to it. 4xx is tried again later, a lost connection is opened again,
 and a message that was sent but not answered is in doubt: it goes again with the same Message-ID.
 
+Example:
   carom load mail --to 127.0.0.1:2600 --scenario demo --messages 1000 --rate 200/s
 
 Only loopback addresses are written to, unless --allow-remote is given: a load generator pointed at
 somebody else's server is an attack. The exit status is 0 only if everything was accepted.`
 
-const about = `
-carom load makes load:
-  carom load mail    mail over SMTP (carom load mail --help)`
-
-// Command runs `carom load KIND`.
-func Command(ctx context.Context, args []string, stdio service.IO) error {
-	if len(args) > 0 && args[0] == "mail" {
-		return mailCommand(ctx, args[1:], stdio)
-	}
-	flags := service.NewFlags("load", about, stdio)
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if err := flags.NoArgs(); err != nil {
-		return err
-	}
-	return service.Configf("carom load: say what: mail (see carom load --help)")
-}
-
-func mailCommand(ctx context.Context, args []string, stdio service.IO) (err error) {
-	flags := service.NewFlags("load mail", aboutMail, stdio)
-	to := flags.String("to", "", "`HOST:PORT` of the SMTP server")
-	name := flags.String("scenario", "", "scenario `file`, or the name of one that comes with carom")
+// Command runs `carom load mail`.
+func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
+	flags := service.NewFlags("load mail", about, stdio)
+	to := flags.String("to", "", "`HOST:PORT` of the SMTP server (required)")
+	name := flags.String("scenario", "", "scenario `file`, or the name of one that comes with carom (required)")
 	rate := flags.String("rate", "", "messages in all, as `N/s` or N/m, in place of the scenario's rates")
 	logName := flags.String("accept-log", "", "`file` to append a JSON line to for each accepted, refused or doubtful message")
 	progress := flags.Bool("progress", false, "show progress on standard error also when it is no terminal")
 	asJSON := flags.Bool("json", false, "print the summary as JSON")
 	remote := flags.Bool("allow-remote", false, "allow a server that is not on this machine")
 	var o Options
-	flags.IntVar(&o.Messages, "messages", 0, "how `many` messages (default: what the scenario has in its duration)")
-	flags.DurationVar(&o.Duration, "duration", 0, "scenario time in which messages become due (default: the scenario's)")
-	flags.IntVar(&o.TimeScale, "time-scale", 0, "seconds of scenario time in a second, usually 1 or 20 (default: the scenario's)")
-	flags.IntVar(&o.Connections, "connections", 16, "connections at a time")
+	flags.IntVar(&o.Messages, "messages", 0, "`number` of messages (default: what the scenario has in its duration)")
+	flags.DurationVar(&o.Duration, "duration", 0, "scenario time in which messages become due, a `duration` such as 90s (default: the scenario's)")
+	flags.IntVar(&o.TimeScale, "time-scale", 0, "`seconds` of scenario time in a second, usually 1 or 20 (default: the scenario's)")
+	flags.IntVar(&o.Connections, "connections", 16, "`number` of connections at a time")
 	flags.IntVar(&o.SizeBytes, "size", 4096, "size of a message in `octets`, about")
 	flags.StringVar(&o.FromDomain, "from-domain", "sender.test", "`domain` of the senders and Message-IDs")
 	flags.StringVar(&o.Job, "job", "", "`name` in X-Job and in the Message-IDs (default: load- and the time)")
 	flags.StringVar(&o.TenantName, "tenant-header", "X-Tenant", "`name` of the header with the tenant; empty for none")
-	flags.IntVar(&o.Recipients, "recipients", 0, "write to this `many` local parts over and over (default: to everyone once)")
-	flags.DurationVar(&o.GiveUp, "give-up", defaultGiveUp, "end when nothing was accepted for this long")
+	flags.IntVar(&o.Recipients, "recipients", 0, "write to this `number` of local parts over and over (default: to everyone once)")
+	flags.DurationVar(&o.GiveUp, "give-up", defaultGiveUp, "end when nothing was accepted for this long, a `duration`")
 	flags.Func("header", "a further header field, `\"Name: value\"`; may be repeated", func(line string) error {
 		o.Headers = append(o.Headers, line)
 		return nil
@@ -82,9 +65,9 @@ func mailCommand(ctx context.Context, args []string, stdio service.IO) (err erro
 	}
 	switch {
 	case *to == "":
-		return service.Configf("carom load mail: --to is missing")
+		return service.Configf("carom load mail: --to is missing (see carom load mail --help)")
 	case *name == "":
-		return service.Configf("carom load mail: --scenario is missing")
+		return service.Configf("carom load mail: --scenario is missing (see carom load mail --help)")
 	case o.Messages < 0 || o.Duration < 0 || o.TimeScale < 0 || o.Recipients < 0 || o.GiveUp <= 0 || o.Connections < 1 || o.Connections > 1000:
 		return service.Configf("carom load mail: a number is out of range (connections: 1 to 1000)")
 	}
@@ -218,6 +201,9 @@ func (b *bar) line(s Summary) {
 	text := fmt.Sprintf("[%s%s] %d of %d accepted, %.0f/s, %d deferrals, %d in doubt, %d reconnects",
 		strings.Repeat("#", done), strings.Repeat(".", barWidth-done),
 		s.Accepted, s.Planned, s.Rate, s.Deferrals, s.InDoubt, s.Reconnects)
+	if s.Accepted == 0 && s.LastError != "" {
+		text += "; " + s.LastError
+	}
 	if b.terminal {
 		text = "\r" + text + "\x1b[K"
 	} else {

@@ -134,15 +134,15 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	jobs, results := make(chan *message), make(chan result)
+	jobs, results, trouble := make(chan *message), make(chan result), make(chan error)
 	var wg sync.WaitGroup
 	for range o.Connections {
 		wg.Go(func() {
-			w := worker{addr: o.Addr, helo: o.FromDomain, content: content, results: results}
+			w := worker{addr: o.Addr, helo: o.FromDomain, content: content, results: results, trouble: trouble}
 			w.run(ctx, jobs)
 		})
 	}
-	err = r.dispatch(ctx, jobs, results)
+	err = r.dispatch(ctx, jobs, results, trouble)
 	close(jobs)
 	if err != nil {
 		cancel() // workers may be busy with what nobody waits for any more
@@ -191,7 +191,7 @@ func tenantField(name string) []string {
 }
 
 // dispatch gives out messages as they become due and takes results until all are final.
-func (r *run) dispatch(ctx context.Context, jobs chan<- *message, results <-chan result) error {
+func (r *run) dispatch(ctx context.Context, jobs chan<- *message, results <-chan result, trouble <-chan error) error {
 	r.start = time.Now()
 	r.progressed = r.start
 	timer := time.NewTimer(0)
@@ -218,6 +218,8 @@ func (r *run) dispatch(ctx context.Context, jobs chan<- *message, results <-chan
 			if err := r.take(res); err != nil {
 				return err
 			}
+		case err := <-trouble:
+			r.sum.LastError = err.Error()
 		case <-timer.C:
 		case now := <-progress.C:
 			if r.o.Progress != nil {

@@ -46,6 +46,7 @@ type worker struct {
 	helo    string
 	content *content
 	results chan<- result
+	trouble chan<- error // connections that failed, while their message is tried again
 
 	conn *connection // nil when there is none
 	lost bool        // the last connection, or the attempt to open one, failed
@@ -107,6 +108,10 @@ func (w *worker) deliver(ctx context.Context, m *message) (result, bool) {
 		w.lost, res.err = true, err
 		if res.kind == unanswered {
 			return res, true
+		}
+		select {
+		case w.trouble <- err:
+		case <-ctx.Done():
 		}
 		timer := time.NewTimer(pause)
 		select {

@@ -15,6 +15,7 @@ carom receivers plays the receiving side of the world: providers with hidden lim
 its own address 127.0.x.y at the SMTP port, with the DNS that leads there, and with complaints and
 bounces that come back by SMTP. A scenario file says what they do and when; "demo" comes with carom.
 
+Example:
   carom receivers --scenario demo --smtp 2525 --dns 127.0.0.1:5353 --http 127.0.0.1:8025 \
     --reports-to smtp://127.0.0.1:2600/fbl@sender.test --start-on-first-message
 
@@ -30,17 +31,17 @@ It runs until SIGINT or SIGTERM. With --out it then leaves result.json and trace
 // Command runs `carom receivers` until ctx ends.
 func Command(ctx context.Context, args []string, stdio service.IO) error {
 	flags := service.NewFlags("receivers", about, stdio)
-	name := flags.String("scenario", "", "scenario `file`, or the name of one that comes with carom")
+	name := flags.String("scenario", "", "scenario `file`, or the name of one that comes with carom (required)")
 	smtpPort := flags.Int("smtp", 0, "SMTP `port` on every MX address; 0 picks one")
 	dnsAddr := flags.String("dns", "127.0.0.1:0", "`address` of the DNS, UDP and TCP; port 0 picks one")
 	httpAddr := flags.String("http", "127.0.0.1:0", "`address` of the HTTP interface; port 0 picks one")
-	scale := flags.Int("time-scale", 0, "seconds of scenario time in a second, usually 1 or 20 (default: the scenario's)")
+	scale := flags.Int("time-scale", 0, "`seconds` of scenario time in a second, usually 1 or 20 (default: the scenario's)")
 	onFirst := flags.Bool("start-on-first-message", false, "begin scenario time with the first MAIL command, not with the process")
 	reportsTo := flags.String("reports-to", "", "send all complaints and bounces to this `smtp://HOST:PORT[/FBL-ADDRESS]`")
 	out := flags.String("out", "", "`folder` for result.json, trace.ndjson and accepted.ndjson")
 	acceptLog := flags.String("accept-log", "", "`file` to append a JSON line to for each accepted recipient")
 	readyFile := flags.String("ready-file", "", "`file` that appears, with the real addresses as JSON, once all listen")
-	logLevel := flags.String("log-level", "info", "debug, info, warn or error")
+	logLevel := flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	}
 	switch {
 	case *name == "":
-		return service.Configf("carom receivers: --scenario is missing")
+		return service.Configf("carom receivers: --scenario is missing (see carom receivers --help)")
 	case *scale < 0 || *scale > 100:
 		return service.Configf("carom receivers: --time-scale %d: want 1 to 100", *scale)
 	case *smtpPort < 0 || *smtpPort > 65535:

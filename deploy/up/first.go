@@ -36,7 +36,7 @@ func writeFirst(dir, file, listen, smtp string) error {
 	}
 	for flag, address := range map[string]string{"--listen": listen, "--smtp": smtp} {
 		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "0" || net.ParseIP(host) == nil {
-			return service.Configf("carom up: %s %q: want IP:PORT", flag, address)
+			return service.Configf("carom up: %s %q: want IP:PORT, such as 127.0.0.1:2525; the configuration keeps it, so port 0 will not do", flag, address)
 		}
 	}
 	for _, name := range []string{"reference.key", "suppression.key"} {

@@ -80,7 +80,11 @@ func Open(o Options) (*System, error) {
 // the caller stops what runs, by s.
 func (y *System) Start(ctx context.Context, s *supervise.Supervisor) error {
 	if y.embedded() {
-		if err := s.Start(ctx, y.engine()); err != nil {
+		engine, err := y.engine()
+		if err != nil {
+			return err
+		}
+		if err := s.Start(ctx, engine); err != nil {
 			return err
 		}
 	}
@@ -95,7 +99,7 @@ func (y *System) Start(ctx context.Context, s *supervise.Supervisor) error {
 	analytics := append([]string{"analytics", "serve", "--url", y.url, "--policy", y.PolicyFile, "--log-level", y.LogLevel}, y.login...)
 	for _, p := range []supervise.Process{
 		sender,
-		y.process("agent", "ingest", "agent", "-c", y.ConfigFile),
+		y.process("agent", "ingest", "agent", "-c", y.ConfigFile, "--log-level", y.LogLevel),
 		y.process("analytics", analytics...),
 	} {
 		if err := s.Start(ctx, p); err != nil {
@@ -120,21 +124,32 @@ func (y *System) embedded() bool {
 	return u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
 }
 
-func (y *System) engine() supervise.Process {
+// engine is ready when it wrote its port file and answers. The file tells it from a stranger that
+// answers at its address, which then must not get carom's tables.
+func (y *System) engine() (supervise.Process, error) {
 	u := y.Config.EventStream.URL
 	port := u.Port()
 	if port == "" {
 		port = "8123"
 	}
 	address := net.JoinHostPort(u.Hostname(), port)
+	ready, err := y.readyFile("engine.ready")
+	if err != nil {
+		return supervise.Process{}, err
+	}
 	p := y.process("engine", append([]string{
-		"clickhouse", "--path", filepath.Join(y.Dir, "clickhouse"), "--listen", address, "--log-level", y.LogLevel,
+		"clickhouse", "--path", filepath.Join(y.Dir, "clickhouse"), "--listen", address, "--port-file", ready, "--log-level", y.LogLevel,
 	}, y.login...)...)
 	if y.EngineLib != "" {
 		p.Args = append(p.Args, "--engine-lib", y.EngineLib)
 	}
-	p.Ready = func(ctx context.Context) error { return ping(ctx, "http://"+address+"/ping") }
-	return p
+	p.Ready = func(ctx context.Context) error {
+		if _, err := os.Stat(ready); err != nil {
+			return err
+		}
+		return ping(ctx, "http://"+address+"/ping")
+	}
+	return p, nil
 }
 
 func ping(ctx context.Context, url string) error {
@@ -157,9 +172,9 @@ func ping(ctx context.Context, url string) error {
 
 // sender is ready when it writes its ready file, which it does with open doors.
 func (y *System) sender() (supervise.Process, error) {
-	ready := filepath.Join(y.Dir, "sender.ready")
-	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return supervise.Process{}, fmt.Errorf("remove the last run's ready file: %w", err)
+	ready, err := y.readyFile("sender.ready")
+	if err != nil {
+		return supervise.Process{}, err
 	}
 	p := y.process("sender", "sender", "-c", y.ConfigFile, "--ready-file", ready, "--log-level", y.LogLevel)
 	p.Ready = func(context.Context) error {
@@ -168,6 +183,16 @@ func (y *System) sender() (supervise.Process, error) {
 	}
 	p.StartTimeout = time.Minute // it recovers its spool first
 	return p, nil
+}
+
+// readyFile returns the path of a file that a child writes when it is ready, and removes that of
+// the last run.
+func (y *System) readyFile(name string) (string, error) {
+	path := filepath.Join(y.Dir, name)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("remove the last run's ready file: %w", err)
+	}
+	return path, nil
 }
 
 // writeSecret writes a file that only its owner can read.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -56,6 +57,9 @@ func play(args []string) int {
 	case "schema":
 		return 0
 	case "clickhouse":
+		if err := os.WriteFile(after(args, "--port-file"), nil, 0o600); err != nil {
+			panic(err)
+		}
 		go http.ListenAndServe(after(args, "--listen"), http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	case "sender":
 		if err := os.WriteFile(after(args, "--ready-file"), nil, 0o600); err != nil {
@@ -295,6 +299,38 @@ func TestOpenKnowsWhoRunsClickHouse(t *testing.T) {
 	}
 }
 
+// TestStrangerAtTheEnginesAddressIsNotTheEngine: a ping there is answered by something else, which
+// must not get carom's tables.
+func TestStrangerAtTheEnginesAddressIsNotTheEngine(t *testing.T) {
+	dir := t.TempDir()
+	stranger := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer stranger.Close()
+	file := filepath.Join(dir, "carom.conf")
+	if err := writeFirst(dir, file, stranger.Listener.Addr().String(), "127.0.0.1:12525"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "engine.ready"), nil, 0o600); err != nil { // of an earlier run
+		t.Fatal(err)
+	}
+	y, err := Open(Options{Dir: dir, ConfigFile: file, PolicyFile: filepath.Join(dir, "policy.yaml")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := y.engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Ready(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("with a stranger at the address: %v, want that the port file is missing", err)
+	}
+	if err := os.WriteFile(after(engine.Args, "--port-file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Ready(t.Context()); err != nil {
+		t.Errorf("when the engine wrote its port file: %v", err)
+	}
+}
+
 func TestPasswordReachesTheChildrenByFile(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
@@ -309,7 +345,11 @@ func TestPasswordReachesTheChildrenByFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := y.engine().Args
+	engine, err := y.engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := engine.Args
 	if after(args, "--user") != "carom" {
 		t.Errorf("the engine's arguments %q lack the user", args)
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,22 +46,21 @@ type Options struct {
 }
 
 func (o Options) validate() error {
-	var errs []error
+	var missing []string
 	for _, field := range []struct{ flag, value string }{
 		{"--event-log", o.EventLog}, {"--feed", o.Feed}, {"--node", o.Node}, {"--url", o.URL},
 	} {
 		if field.value == "" {
-			errs = append(errs, fmt.Errorf("%s is missing", field.flag))
+			missing = append(missing, field.flag)
 		}
 	}
-	if o.BatchRows < 0 {
-		errs = append(errs, fmt.Errorf("--batch-rows %d is negative", o.BatchRows))
-	}
-	if o.BatchAge < 0 {
-		errs = append(errs, fmt.Errorf("--batch-age %v is negative", o.BatchAge))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return service.Configf("carom ingest agent: %w", err)
+	switch {
+	case len(missing) > 0:
+		return service.Configf("carom ingest agent: missing: %s (see carom ingest agent --help)", strings.Join(missing, ", "))
+	case o.BatchRows < 0:
+		return service.Configf("carom ingest agent: --batch-rows %d is negative", o.BatchRows)
+	case o.BatchAge < 0:
+		return service.Configf("carom ingest agent: --batch-age %v is negative", o.BatchAge)
 	}
 	return nil
 }

@@ -282,7 +282,8 @@ func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 func TestCommandMistakes(t *testing.T) {
 	var out bytes.Buffer
 	stdio := service.IO{Out: &out, Err: &out}
-	if err := Command(t.Context(), []string{"--help"}, stdio, "1.0"); service.ExitStatus(err) != 0 || !strings.Contains(out.String(), "--event-log") {
+	noFile := func(file string) (Options, error) { return Options{}, service.Configf("%s: no such file", file) }
+	if err := Command(t.Context(), []string{"--help"}, stdio, "1.0", noFile); service.ExitStatus(err) != 0 || !strings.Contains(out.String(), "--event-log") {
 		t.Errorf("--help: %v\n%s", err, out.String())
 	}
 	for _, tc := range []struct {
@@ -290,14 +291,17 @@ func TestCommandMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"nothing given", nil, "--event-log is missing"},
+		{"nothing given", nil, "missing: --event-log, --feed, --node (see"},
+		{"configuration that is not there", []string{"-c", "nowhere.conf"}, "nowhere.conf: no such file"},
+		{"configuration and what it says", []string{"-c", "nowhere.conf", "--node", "n"}, "--node and -c exclude each other"},
+		{"less than one", []string{"--event-log", "e", "--feed", "f", "--node", "n", "--batch-rows", "-1"}, "--batch-rows -1"},
 		{"unknown flag", []string{"--colour"}, "colour"},
 		{"bad URL", []string{"--event-log", t.TempDir(), "--feed", t.TempDir(), "--node", "n", "--url", "ftp://x"}, "ftp://x"},
 		{"an argument", []string{"now"}, `"now"`},
 		{"log level", []string{"--log-level", "loud"}, "loud"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := Command(t.Context(), tc.args, stdio, "1.0")
+			err := Command(t.Context(), tc.args, stdio, "1.0", noFile)
 			if service.ExitStatus(err) != 2 || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("Command(%q): %v, want exit status 2 and %q", tc.args, err, tc.want)
 			}

@@ -13,7 +13,7 @@ import (
 
 // Version is the version of the rules and of the steps around them. It goes up by one with every
 // change that can change a verdict.
-const Version uint32 = 1
+const Version uint32 = 2
 
 // Input is what is to be classified. Only what is known is set.
 type Input struct {

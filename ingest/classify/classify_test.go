@@ -27,6 +27,7 @@ func TestClassifyReply(t *testing.T) {
 	}{
 		{"250 2.0.0 Ok: queued", taxonomy.Delivered, taxonomy.None, taxonomy.OK},
 		{"451 4.7.1 Rate limit exceeded for [192.0.2.7], slow down", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Rate},
+		{"421-4.7.28 Our system has detected an unusual rate of unsolicited mail", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Rate},
 		{"421 4.7.0 Too many connections from [192.0.2.7]", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Connections},
 		{"421 4.7.0 Too many messages in this session", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Messages},
 		{"451 4.7.1 Mail from [192.0.2.7] is temporarily blocked due to poor reputation", taxonomy.SpamBlock, taxonomy.Soft, taxonomy.Block},

@@ -45,8 +45,8 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	flags := service.NewFlags("classify", about, stdio)
 	asJSON := flags.Bool("json", false, "print one JSON object a reply")
 	asTSV := flags.Bool("tsv", false, "print reply, category and class, with tabs between them")
-	provider := flags.String("provider", "", "the receiving provider, such as google")
-	phaseName := flags.String("phase", "", "where the attempt ended: connect, greeting, mail, rcpt, final-dot, ...")
+	provider := flags.String("provider", "", "the receiving `provider`, such as google")
+	phaseName := flags.String("phase", "", "where the attempt ended, a `phase`: connect, greeting, mail, rcpt, final-dot, ...")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func printText(w io.Writer, r result) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n  %s (%s), class %s, dimension %s", r.Reply, r.Category, r.Group, r.Class, r.Dimension)
 	if r.Scope != "" {
-		fmt.Fprintf(&b, ", scope %s %s", r.Scope, r.ScopeValue)
+		b.WriteString(strings.TrimSuffix(", scope "+r.Scope+" "+r.ScopeValue, " "))
 	}
 	fmt.Fprintf(&b, "\n  by rule %s, version %d", r.Rule, r.Version)
 	if r.Source != "" {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -143,5 +144,43 @@ func checkLinks(t *testing.T, p listed, forbidden []string) {
 				t.Errorf("%s links %s", p.ImportPath, dep)
 			}
 		}
+	}
+}
+
+// TestEveryDependencyHasItsLine holds the table in CONTRIBUTING.md to what go.mod requires directly.
+func TestEveryDependencyHasItsLine(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "mod", "edit", "-json")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go mod edit: %v", err)
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(out, &mod); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inTable := map[string]bool{}
+	for _, line := range regexp.MustCompile("(?m)^\\| `([a-z][^`@]*\\.[^`@]*/[^`@]*)`").FindAllStringSubmatch(string(text), -1) {
+		inTable[line[1]] = true
+	}
+	for _, r := range mod.Require {
+		if !r.Indirect && !inTable[r.Path] {
+			t.Errorf("CONTRIBUTING.md has no line for %s, which go.mod requires", r.Path)
+		}
+		if !r.Indirect {
+			delete(inTable, r.Path)
+		}
+	}
+	for path := range inTable {
+		t.Errorf("CONTRIBUTING.md has a line for %s, which go.mod does not require", path)
 	}
 }

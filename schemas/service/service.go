@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 )
@@ -73,9 +74,7 @@ func NewFlags(name, about string, stdio IO) *Flags {
 func (f *Flags) Parse(args []string) error {
 	err := f.FlagSet.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		f.SetOutput(f.out)
-		_, _ = fmt.Fprintf(f.out, "%s\n\nFlags:\n", strings.TrimSpace(f.about))
-		f.PrintDefaults()
+		f.help()
 		return flag.ErrHelp
 	}
 	if err != nil {
@@ -83,6 +82,25 @@ func (f *Flags) Parse(args []string) error {
 	}
 	return nil
 }
+
+// help prints what --help shows. A name of more than one letter stands with two dashes, as in all
+// that carom says; package flag prints one and takes both.
+func (f *Flags) help() {
+	var b strings.Builder
+	f.SetOutput(&b)
+	f.PrintDefaults()
+	f.SetOutput(io.Discard)
+	text := strings.TrimSpace(f.about)
+	if b.Len() > 0 {
+		text += "\n\nFlags:\n" + longFlag.ReplaceAllString(b.String(), "  --$1")
+	} else {
+		text += "\n"
+	}
+	_, _ = io.WriteString(f.out, text)
+}
+
+// longFlag is the start of a line of flag.PrintDefaults that names a flag of more than one letter.
+var longFlag = regexp.MustCompile(`(?m)^  -([a-z0-9][a-z0-9-])`)
 
 // NoArgs returns a ConfigError if Parse left arguments behind the flags.
 func (f *Flags) NoArgs() error {

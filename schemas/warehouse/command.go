@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"carom/schemas/service"
@@ -26,7 +27,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	}
 	flags := service.NewFlags("schema "+verb, about, stdio)
 	rawURL, options := Flags(flags)
-	asJSON := flags.Bool("json", false, "write the result as JSON")
+	asJSON := flags.Bool("json", false, "write the result of apply or status as JSON")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -52,9 +53,12 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 		}
 		return show(stdio, states, *asJSON, "")
 	case "print":
+		if *asJSON {
+			return service.Configf("carom schema print: it writes SQL, without --json")
+		}
 		return Print(stdio.Out)
 	default:
-		return service.Configf("carom schema %s: want apply, status or print (see carom schema --help)", verb)
+		return service.Configf("%s: want apply, status or print (see carom schema --help)", strings.TrimSpace("carom schema "+verb))
 	}
 }
 

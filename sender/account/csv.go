@@ -229,19 +229,21 @@ func (f *File) Close() error {
 	if f.file == nil {
 		return nil
 	}
-	var err error
+	var failed error
 	if f.buffer.Buffered() > 0 {
-		if err = f.buffer.Flush(); err != nil {
-			return f.giveUp(err)
+		if err := f.buffer.Flush(); err != nil {
+			failed = f.giveUp(err)
+		}
+		if f.file == nil {
+			return failed
 		}
 	}
 	name := f.file.Name()
-	err = f.file.Close()
-	f.file = nil
-	if err != nil {
-		return fmt.Errorf("close %s: %w", name, err)
+	if err := f.file.Close(); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("close %s: %w", name, err))
 	}
-	return f.move(name)
+	f.file = nil
+	return errors.Join(failed, f.move(name))
 }
 
 // name returns the path of a file.

@@ -405,3 +405,30 @@ func BenchmarkFile(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// TestCloseAfterAFailedFlush: the file is closed although what was left could not be written.
+func TestCloseAfterAFailedFlush(t *testing.T) {
+	f, err := OpenFile(FileOptions{Path: filepath.Join(t.TempDir(), "acct.csv"), Records: []string{"d"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := delivered()
+	if err := f.Write(&e, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(f.file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	f.buffer.Reset(reader) // takes no writes
+	if err := f.Write(&e, 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err == nil || f.file != nil {
+		t.Errorf("closed with error %v; the file is open: %v", err, f.file != nil)
+	}
+}

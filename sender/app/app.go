@@ -245,15 +245,21 @@ func (n *node) run(ctx context.Context, ready func([]string)) error {
 // serve recovers what is live and runs the parts until ctx is done or one of them fails.
 func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
 	live := 0
-	if err := n.spool.Recover(func(m spool.LiveMessage) error {
+	err := n.spool.Recover(func(m spool.LiveMessage) error {
 		n.received(m.Envelope, m.Received)
 		n.enqueue(m.Envelope, m.Recipients)
 		live += len(m.Recipients)
 		return ctx.Err()
-	}); err != nil {
+	})
+	select {
+	case <-ctx.Done():
+		return nil // told to stop; what is live is in the spool
+	default:
+	}
+	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	if err := n.annotate(ctx, "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
+	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)

@@ -270,6 +270,33 @@ func TestReceivedIsMadeUpFor(t *testing.T) {
 	}
 }
 
+// TestStopWhileMailIsRecovered: a node that is told to stop before it has read its spool stops
+// cleanly, and keeps the mail.
+func TestStopWhileMailIsRecovered(t *testing.T) {
+	p := newPlace(t, newSink(t))
+	n := &node{config: p.config, logger: slog.New(slog.DiscardHandler)}
+	if err := n.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := n.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	envelope := &spool.Envelope{ID: event.NewID(), Arrived: time.Now(), VMTA: config.DefaultVMTA, Recipients: []spool.Recipient{{Address: "ann@a.test"}}}
+	if err := n.spool.Put(t.Context(), envelope, []byte("Subject: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := n.serve(ctx, nil, nil, func([]string) { t.Error("a node that stops is ready") }); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	if live := n.spool.Stats().Recipients; live != 1 {
+		t.Errorf("%d recipients in the spool, want 1", live)
+	}
+}
+
 func TestWhatANodeNeeds(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"no spool", "host-name node.test\n", "<spool DIR>"},

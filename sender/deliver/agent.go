@@ -62,6 +62,7 @@ type Throttle interface {
 	Connections(key limits.Key) uint32
 	MessagesPerConnection(p throttle.Path) uint32
 	Acquire(ctx context.Context, p throttle.Path, recipients int) (throttle.Permit, error)
+	Refund(p throttle.Path, recipients int)
 	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
 

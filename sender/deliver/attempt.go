@@ -32,15 +32,10 @@ type mail struct {
 	content  []byte
 }
 
-// read reads the message of an item. If it cannot, the item comes back later and says so.
-func (s *session) read(item *queue.Item) (*mail, error) {
-	m, err := s.load(item.Message)
-	if err != nil {
-		s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
-		s.queue.Retry(item, time.Now().Add(time.Minute))
-		return nil, err
-	}
-	return m, nil
+// unreadable puts an item back whose message the spool does not give now.
+func (s *session) unreadable(item *queue.Item, err error) {
+	s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
+	s.queue.Retry(item, time.Now().Add(time.Minute))
 }
 
 func (s *session) load(id event.ID) (*mail, error) {
@@ -59,25 +54,35 @@ func (s *session) load(id event.ID) (*mail, error) {
 	return &mail{envelope, content}, nil
 }
 
-// attempt sends an item over the open connection. It reports whether the session may go on; the
-// item is dealt with either way.
+// attempt sends an item, in as many transactions as it takes. It reports whether the session may
+// go on; the item is dealt with either way.
 func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
-	m, err := s.read(item)
-	if err != nil {
-		return false
-	}
-	item, ok := s.dropSuppressed(ctx, m, item)
-	if !ok || len(item.Recipients) == 0 {
-		return ok
-	}
-	for _, part := range s.split(item) {
-		if !ok || s.conn == nil {
-			s.back(part)
-			continue
+	var m *mail
+	for len(item.Recipients) > 0 {
+		part, rest := s.cut(item)
+		permit, ok := s.ready(ctx, part)
+		if ok && m == nil { // not before: what has to wait needs no memory
+			var err error
+			if m, err = s.load(item.Message); err != nil {
+				s.Throttle.Refund(s.path, len(part.Recipients))
+				s.unreadable(item, err)
+				return false
+			}
 		}
-		ok = s.transact(ctx, m, part)
+		if !ok || !s.transact(ctx, m, part, permit) || s.done() {
+			if len(rest.Recipients) > 0 {
+				s.back(rest)
+			}
+			return false
+		}
+		item = rest
 	}
-	return ok
+	return true
+}
+
+// done reports whether the connection has done its share, or is one too many.
+func (s *session) done() bool {
+	return s.conn != nil && s.conn.Messages() >= int(s.Throttle.MessagesPerConnection(s.path)) || s.Throttle.Surplus(s.path)
 }
 
 // dropSuppressed finishes the recipients that were suppressed after they had been accepted, and
@@ -96,39 +101,38 @@ func (s *session) dropSuppressed(ctx context.Context, m *mail, item *queue.Item)
 	}
 	gone, rest := *item, *item
 	gone.Recipients, rest.Recipients = suppressed, others
-	return &rest, s.finish(ctx, &gone, event.Suppressed, classify.Suppressed)
+	return &rest, s.finishAll(ctx, m.envelope, &gone, event.Suppressed, classify.Suppressed)
 }
 
-// split cuts an item into transactions: one for each recipient where the return path carries a
-// token, else as many recipients as max-rcpt-per-message allows.
-func (s *session) split(item *queue.Item) []*queue.Item {
+// cut takes the next transaction off an item: one recipient where the return path carries a token,
+// else as many as max-rcpt-per-message allows.
+func (s *session) cut(item *queue.Item) (part, rest *queue.Item) {
 	most := s.way.settings.MaxRcptPerMessage
 	if s.way.settings.BounceDomain != "" && s.Keys != nil {
 		most = 1
 	}
-	if most == 0 || len(item.Recipients) <= most {
-		return []*queue.Item{item}
+	n := len(item.Recipients)
+	if most > 0 {
+		n = min(n, most)
 	}
-	var parts []*queue.Item
-	for rest := item.Recipients; len(rest) > 0; {
-		part := *item
-		part.Recipients = rest[:min(most, len(rest))]
-		rest = rest[len(part.Recipients):]
-		parts = append(parts, &part)
-	}
-	return parts
+	first, others := *item, *item
+	first.Recipients, others.Recipients = item.Recipients[:n:n], item.Recipients[n:]
+	return &first, &others
 }
 
-// transact runs one transaction and deals with each recipient.
-func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool {
-	permit, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients))
-	if err != nil {
-		s.back(item)
-		return false
+// transact runs one transaction and deals with each recipient. It reports whether the session may
+// go on.
+func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permit throttle.Permit) bool {
+	permitted := len(item.Recipients)
+	item, ok := s.dropSuppressed(ctx, m, item)
+	s.Throttle.Refund(s.path, permitted-len(item.Recipients))
+	if !ok || len(item.Recipients) == 0 {
+		return ok
 	}
 	transaction, signed, err := s.transaction(m, item)
 	if err != nil {
 		s.Logger.Error("message not sendable", "message_id", item.Message.String(), "error", err)
+		s.Throttle.Refund(s.path, len(item.Recipients))
 		s.queue.Retry(item, time.Now().Add(time.Minute))
 		return true
 	}
@@ -139,10 +143,16 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool 
 	if !result.Usable {
 		s.conn = nil
 	}
-	defer func() { s.fresh = false }()
-	if ctx.Err() != nil && untried(result) || result.ClosedSilently {
+	rested := time.Since(s.lastSent)
+	defer func() { s.fresh, s.lastSent = false, time.Now() }()
+	switch {
+	case ctx.Err() != nil && (untried(result) || result.ClosedSilently):
+		s.Throttle.Refund(s.path, len(item.Recipients))
 		s.back(item)
-		return ctx.Err() == nil && s.closedInSilence(ctx, item, result)
+		return false
+	case result.ClosedSilently:
+		s.Throttle.Refund(s.path, len(item.Recipients))
+		return s.closedInSilence(ctx, item, result.Message-1, rested)
 	}
 
 	events := make([]*event.Event, len(item.Recipients))
@@ -151,7 +161,7 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool 
 		r := result.Recipients[i]
 		decided := failure{phase: r.Phase, reply: r.Reply, err: r.Err}
 		verdicts[i] = s.judge(decided)
-		events[i] = s.outcome(m, item, index, kindOf(r, verdicts[i]), decided)
+		events[i] = s.outcome(m.envelope, item, index, kindOf(r, verdicts[i]), decided)
 		account.SetVerdict(events[i], verdicts[i])
 		s.connection(events[i], conn, result, permit)
 		events[i].DKIMDomains = signed
@@ -161,7 +171,8 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item) bool 
 		s.Throttle.Observe(s.path.Key, verdicts[i].Dimension, verdicts[i].Scope)
 		if e.Kind == event.Deferred {
 			retry = append(retry, item.Recipients[i])
-		} else {
+		}
+		if e.Kind == event.Delivered {
 			s.queue.Succeeded()
 		}
 	}
@@ -214,23 +225,30 @@ func untried(r smtpc.Result) bool {
 	return true
 }
 
-// closedInSilence deals with a peer that closed the connection before it answered the first
-// command: nothing was attempted. At the same number of messages twice in a row it is a limit of
-// the receiver, and is written down as one.
-func (s *session) closedInSilence(ctx context.Context, item *queue.Item, result smtpc.Result) bool {
-	sent := result.Message - 1
-	if sent < 1 {
-		s.queue.Defer(time.Now().Add(retryAfter(s.way.settings.RetryAfter, s.queue.Failed())))
+// longRest is a pause after which a peer that hangs up may do so because of the pause: impatient
+// receivers wait ten seconds, RFC 5321 section 4.5.3.2.7 asks for five minutes.
+const longRest = 5 * time.Second
+
+// closedInSilence deals with a peer that closed the connection, after so many messages, before it
+// answered the first command of the next: nothing was attempted. At the same number twice in a row
+// it is a limit of the receiver, and is written down as one; before the first message it is a
+// failure of the connection.
+func (s *session) closedInSilence(ctx context.Context, item *queue.Item, messages int, rested time.Duration) bool {
+	if messages < 1 {
+		s.refused(ctx, item, failure{phase: event.PhaseMail, err: errors.New("connection closed without a reply")})
 		return false
 	}
-	if !s.closedSilently(s.path.Key, sent) {
+	s.back(item)
+	if rested > longRest || !s.closedSilently(s.path.Key, messages) {
 		return true
 	}
 	e := s.event(nil, item, 0, event.QueueDeferred)
-	s.describe(e, failure{phase: event.PhaseMail, err: fmt.Errorf("connection closed without a reply after %d messages", sent)})
-	e.Category, e.Class, e.Dimension = taxonomy.RateLimited, taxonomy.Soft, taxonomy.Messages
-	e.PMTACategory = e.Category.PowerMTA()
-	e.MessageOnConn = uint32(sent) //nolint:gosec // at least 1
+	s.describe(e, failure{phase: event.PhaseMail, err: fmt.Errorf("connection closed without a reply after %d messages", messages)})
+	e.Recipients = uint32(len(item.Recipients)) //nolint:gosec // bounded by the envelope
+	e.MessageOnConn = uint32(messages) + 1      //nolint:gosec // the one that was refused, as where a reply refuses it
+	account.SetVerdict(e, classify.Classify(classify.Input{
+		Phase: event.PhaseMail, Provider: s.path.Key.Provider, Local: classify.ConnectionLost, MessagesOnConnection: uint32(messages), //nolint:gosec // at least 1
+	}))
 	return s.record(ctx, item, e)
 }
 
@@ -245,10 +263,21 @@ func kindOf(r smtpc.RcptResult, v classify.Verdict) event.Kind {
 			return event.Bounced
 		}
 		return event.Deferred
-	case r.Reply.Permanent() && v.Dimension != taxonomy.Rate && v.Dimension != taxonomy.Connections:
+	case r.Reply.Permanent() && !passing(v.Dimension):
 		return event.Bounced
 	default:
 		return event.Deferred
+	}
+}
+
+// passing reports whether a refusal is about how much comes how soon: it says nothing about the
+// recipient, whatever its code.
+func passing(d taxonomy.Dimension) bool {
+	switch d {
+	case taxonomy.Rate, taxonomy.Connections, taxonomy.Messages, taxonomy.Greylist:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -340,16 +369,16 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
 }
 
-// event returns an event of the queue, about a recipient if m is not nil.
-func (s *session) event(m *mail, item *queue.Item, index uint32, kind event.Kind) *event.Event {
+// event returns an event of the queue, about a recipient if envelope is not nil.
+func (s *session) event(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind) *event.Event {
 	e := &event.Event{
 		Time: time.Now().UTC(), Kind: kind, Queue: s.queue.Name().String(), VMTA: s.way.vmta.Name,
-		RecipientDomain: s.queue.Name().Domain, Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.bind, EHLO: s.source.ehlo,
+		RecipientDomain: s.queue.Name().Domain, Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.addr, EHLO: s.source.ehlo,
 	}
-	if m == nil {
+	if envelope == nil {
 		return e
 	}
-	FillEnvelope(e, m.envelope, index, s.Suppressions)
+	FillEnvelope(e, envelope, index, s.Suppressions)
 	e.Attempt = item.Attempts
 	e.Queued = e.Time.Sub(item.Arrived)
 	return e
@@ -378,8 +407,8 @@ func mailFromDomain(from string) string {
 }
 
 // outcome returns the event of one recipient's attempt.
-func (s *session) outcome(m *mail, item *queue.Item, index uint32, kind event.Kind, f failure) *event.Event {
-	e := s.event(m, item, index, kind)
+func (s *session) outcome(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind, f failure) *event.Event {
+	e := s.event(envelope, item, index, kind)
 	e.Attempt = item.Attempts + 1
 	s.describe(e, f)
 	return e

@@ -17,11 +17,16 @@ import (
 	"testing"
 	"time"
 
+	"carom/ingest/classify"
 	"carom/ingest/correlate"
 	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
 	"carom/sender/config"
 	"carom/sender/resolve"
+	"carom/sender/smtpc"
+	"carom/sender/spool"
 )
 
 func testLogger(t *testing.T) *slog.Logger {
@@ -77,6 +82,10 @@ func TestOutcomes(t *testing.T) {
 		{
 			name: "hung up at the greeting", answers: map[string]string{"CONNECT": "close"},
 			kind: event.QueueDeferred, phase: event.PhaseGreeting, category: taxonomy.Connection, dimension: taxonomy.Unavailable, held: true,
+		},
+		{
+			name: "hung up at the first MAIL", answers: map[string]string{"MAIL": "close"},
+			kind: event.QueueDeferred, phase: event.PhaseMail, category: taxonomy.Connection, dimension: taxonomy.Unavailable, held: true,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -267,6 +276,119 @@ func TestMessagesPerConnection(t *testing.T) {
 	p.mu.Unlock()
 }
 
+// TestMessagesPerConnectionOfOneMessage: transactions count, not items of the queue.
+func TestMessagesPerConnectionOfOneMessage(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\nbounce-domain bounce.test\nmax-msg-per-connection 2\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test", "bob@a.test", "cid@a.test", "dan@a.test", "eve@a.test")
+	b.start()
+	for _, e := range b.events(5) {
+		if e.Kind != event.Delivered || e.MessageOnConn < 1 || e.MessageOnConn > 2 {
+			t.Errorf("%s as message %d on its connection", e.Kind, e.MessageOnConn)
+		}
+	}
+	waitFor(t, func() bool { return b.spool.Stats().Messages == 0 })
+}
+
+// TestNoConnectionWithoutAPermit: what waits for max-msg-rate opens no connection.
+func TestNoConnectionWithoutAPermit(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\nmax-msg-rate 1/h\nconnection-idle-timeout 1m\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	b.put(time.Hour, "bob@a.test")
+	b.start()
+	b.events(1)
+	waitFor(t, func() bool {
+		return b.agent.Throttle.Connections(limits.Key{Provider: "a.test", Source: "127.0.0.1"}) == 2
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns != 1 {
+		t.Errorf("%d connections for one message an hour", p.conns)
+	}
+}
+
+// TestWaitingForARateExpires: bounce-after counts while a message waits for its turn.
+func TestWaitingForARateExpires(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\nmax-msg-rate 1/h\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	b.start()
+	b.events(1)
+	b.put(200*time.Millisecond, "bob@a.test")
+	if e := b.events(2)[1]; e.Kind != event.Expired || e.Recipient != "bob@a.test" {
+		t.Errorf("%s: %s, want bob expired", e.Recipient, e.Kind)
+	}
+}
+
+// faultyMail fails to give a body for the n-th time, counted from 0.
+type faultyMail struct {
+	Mail
+	n     int32
+	calls atomic.Int32
+}
+
+func (m *faultyMail) Body(id event.ID) (*spool.Body, error) {
+	if m.calls.Add(1) > m.n {
+		return nil, errors.New("bad sector")
+	}
+	return m.Mail.Body(id)
+}
+
+// TestSuppressedAndExpiredNeedNoBody: what ends without an attempt ends although the body cannot
+// be read, and takes no other recipient with it.
+func TestSuppressedAndExpiredNeedNoBody(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p), names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.agent.Mail = &faultyMail{Mail: b.spool, n: 1}
+	b.suppressed["ann@a.test"] = true
+	b.put(time.Hour, "ann@a.test", "bob@a.test")
+	b.put(-time.Second, "cid@b.test")
+	b.start()
+	got := map[string]event.Kind{}
+	for _, e := range b.events(3) {
+		got[e.Recipient] = e.Kind
+	}
+	if got["ann@a.test"] != event.Suppressed || got["bob@a.test"] != event.Delivered || got["cid@b.test"] != event.Expired {
+		t.Errorf("outcomes %v", got)
+	}
+}
+
+// hosts answers for some names and fails for others.
+type hosts map[string]error
+
+func (h hosts) Route(context.Context, string) (resolve.Route, error) { return resolve.Route{}, nil }
+
+func (h hosts) LookupHost(_ context.Context, name string) ([]netip.Addr, error) {
+	if err := h[name]; err != nil {
+		return nil, err
+	}
+	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+}
+
+func TestSMTPHosts(t *testing.T) {
+	down := &resolve.Error{Name: "x", Err: resolve.ErrUnavailable}
+	gone := &resolve.Error{Name: "y", Err: resolve.ErrNotFound}
+	b := newBench(t, "<domain a.test>\nsmtp-hosts h1.test,h2.test;h3.test\n</domain>\n", hosts{})
+	settings := b.agent.Config.Domain("a.test", config.DefaultVMTA)
+	first := map[string]bool{}
+	for range 100 {
+		s := &session{Agent: b.agent}
+		targets, _, err := s.find(t.Context(), settings, "a.test")
+		if err != nil || len(targets) != 3 || targets[2].name != "h3.test" {
+			t.Fatalf("targets %v, %v", targets, err)
+		}
+		first[targets[0].name] = true
+	}
+	if len(first) != 2 {
+		t.Errorf("hosts of one preference do not take turns: %v is always first", first)
+	}
+	b.agent.Resolver = hosts{"h1.test": down, "h2.test": gone, "h3.test": gone}
+	if _, _, err := (&session{Agent: b.agent}).find(t.Context(), settings, "a.test"); !errors.Is(err, resolve.ErrUnavailable) {
+		t.Errorf("one host may be found later, yet: %v", err)
+	}
+}
+
 // TestIdleConnectionIsKept: a second message goes out over the connection of the first.
 func TestIdleConnectionIsKept(t *testing.T) {
 	p := newPeer(t, always(nil))
@@ -300,19 +422,19 @@ func TestSilentCloseIsALimit(t *testing.T) {
 		b.put(time.Hour, "ann@a.test")
 	}
 	b.start()
-	delivered, limits := 0, 0
+	delivered, noted := 0, 0
 	for _, e := range b.events(7) {
 		switch {
 		case e.Kind == event.Delivered && e.Attempt == 1:
 			delivered++
-		case e.Kind == event.QueueDeferred && e.Dimension == taxonomy.Messages && e.MessageOnConn == 2:
-			limits++
+		case e.Kind == event.QueueDeferred && e.Dimension == taxonomy.Messages && e.MessageOnConn == 3: // the first that was refused
+			noted++
 		default:
 			t.Errorf("unexpected event %s: %s", e.Kind, e.Reply)
 		}
 	}
-	if delivered != 6 || limits != 1 {
-		t.Errorf("%d delivered, %d limits noted; want 6 and 1", delivered, limits)
+	if delivered != 6 || noted != 1 {
+		t.Errorf("%d delivered, %d limits noted; want 6 and 1", delivered, noted)
 	}
 }
 
@@ -354,9 +476,27 @@ func TestRangesStandForLocalAddresses(t *testing.T) {
 func TestSourcesTakeTurns(t *testing.T) {
 	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
 	w := b.agent.vmtas["v"]
-	destination := netip.MustParseAddrPort("127.0.0.9:25")
-	if a, b, c := w.source(destination), w.source(destination), w.source(destination); a.key == b.key || a != c {
-		t.Errorf("sources %v, %v, %v", a, b, c)
+	targets := []target{{"six", netip.MustParseAddrPort("[::1]:25")}, {"four", netip.MustParseAddrPort("127.0.0.9:25")}}
+	a, reached := w.source(targets)
+	b2, _ := w.source(targets)
+	c, _ := w.source(targets)
+	if a.key == b2.key || a != c {
+		t.Errorf("sources %v, %v, %v", a, b2, c)
+	}
+	if len(reached) != 1 || reached[0].name != "four" {
+		t.Errorf("an IPv4 source is to reach %v", reached)
+	}
+}
+
+func TestPermanentRepliesThatBounceNobody(t *testing.T) {
+	refused := smtpc.RcptResult{Phase: event.PhaseMail, Reply: smtpstatus.New(550, "5.7.1 no")}
+	for dimension, want := range map[taxonomy.Dimension]event.Kind{
+		taxonomy.Rate: event.Deferred, taxonomy.Connections: event.Deferred, taxonomy.Messages: event.Deferred, taxonomy.Greylist: event.Deferred,
+		taxonomy.User: event.Bounced, taxonomy.Block: event.Bounced, taxonomy.Content: event.Bounced,
+	} {
+		if got := kindOf(refused, classify.Verdict{Dimension: dimension}); got != want {
+			t.Errorf("550 of dimension %s: %s, want %s", dimension, got, want)
+		}
 	}
 }
 

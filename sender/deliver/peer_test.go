@@ -90,12 +90,12 @@ func (p *peer) serve(conn net.Conn) {
 			for lines.Scan() && lines.Text() != "." {
 				body.WriteString(lines.Text() + "\n")
 			}
+			p.mu.Lock() // before the answer, after which a test may look
+			p.messages = append(p.messages, envelope.String()+body.String())
+			p.mu.Unlock()
 			if !reply("DOT", "250 2.0.0 taken") {
 				return
 			}
-			p.mu.Lock()
-			p.messages = append(p.messages, envelope.String()+body.String())
-			p.mu.Unlock()
 			envelope.Reset()
 			continue
 		case "QUIT":

@@ -14,6 +14,7 @@ import (
 	"carom/sender/queue"
 	"carom/sender/route"
 	"carom/sender/smtpc"
+	"carom/sender/spool"
 	"carom/sender/throttle"
 )
 
@@ -30,11 +31,14 @@ type session struct {
 	path    throttle.Path
 	slot    bool // taken from the throttle
 	conn    *smtpc.Conn
-	fresh   bool          // nothing was sent over conn yet
-	idled   time.Duration // since the last message
+
+	fresh    bool          // nothing was sent over conn yet
+	lastSent time.Time     // when the last transaction over conn ended
+	idled    time.Duration // since the last message
 }
 
-// run delivers until nothing is due or the connection has done its share.
+// run delivers until nothing is due or the connection has done its share; the manager starts
+// another session for what is still due then.
 func (s *session) run(ctx context.Context) {
 	for {
 		item, ok := s.next(ctx)
@@ -50,20 +54,10 @@ func (s *session) run(ctx context.Context) {
 			}
 			continue
 		}
-		if s.conn == nil && !s.open(ctx, item) {
-			return
-		}
 		if !s.attempt(ctx, item) {
 			return
 		}
 		s.idled = 0
-		if s.conn == nil {
-			continue // the peer ended it; the next message opens another
-		}
-		if most := s.Throttle.MessagesPerConnection(s.path); s.conn.Messages() >= int(most) || s.Throttle.Surplus(s.path) {
-			s.close(ctx)
-			return // the manager starts another session for what is still due
-		}
 	}
 }
 
@@ -102,17 +96,22 @@ func (s *session) back(item *queue.Item) { s.queue.Retry(item, time.Time{}) }
 
 // finish ends all recipients of an item without an attempt, for a cause of our own.
 func (s *session) finish(ctx context.Context, item *queue.Item, kind event.Kind, cause classify.Local) bool {
-	m, err := s.read(item)
+	envelope, err := s.Mail.Envelope(item.Message)
 	if err != nil {
+		s.unreadable(item, err)
 		return false
 	}
+	return s.finishAll(ctx, envelope, item, kind, cause)
+}
+
+func (s *session) finishAll(ctx context.Context, envelope *spool.Envelope, item *queue.Item, kind event.Kind, cause classify.Local) bool {
 	verdict := classify.Verdict{Category: taxonomy.Delivered, Class: taxonomy.None, Dimension: taxonomy.OK} // discarded
 	if cause != "" {
 		verdict = classify.Classify(classify.Input{Local: cause})
 	}
 	events := make([]*event.Event, len(item.Recipients))
 	for i, index := range item.Recipients {
-		e := s.event(m, item, index, kind)
+		e := s.event(envelope, item, index, kind)
 		switch kind {
 		case event.Expired:
 			e.Enhanced, e.Reply = "4.4.7", "delivery time expired" // RFC 3463 section 3.5
@@ -127,7 +126,8 @@ func (s *session) finish(ctx context.Context, item *queue.Item, kind event.Kind,
 	return s.record(ctx, item, events...)
 }
 
-// record makes events durable. If it cannot, the item goes back: the node is stopping.
+// record makes events durable. If it cannot, the node is stopping, and the spool keeps the item
+// for the next start.
 func (s *session) record(ctx context.Context, item *queue.Item, events ...*event.Event) bool {
 	// What happened must be written even when the node is told to stop just now.
 	if err := s.Recorder.Record(context.WithoutCancel(ctx), events...); err != nil {
@@ -137,24 +137,65 @@ func (s *session) record(ctx context.Context, item *queue.Item, events ...*event
 	return true
 }
 
-// open resolves the way and opens a connection. If it returns false, the item is dealt with and
-// the session is over.
-func (s *session) open(ctx context.Context, item *queue.Item) bool {
-	if !s.resolve(ctx, item) {
-		return false
+// ready gets an item all that its transaction needs: a way, the throttle's permit, and a
+// connection. If it returns false, the item is dealt with and the session is over.
+//
+// The permit comes before the connection, so that nobody opens one to be silent on it, and while
+// it takes long the node's connections are for others.
+func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
+	if !s.resolve(ctx, item) || !s.takeSlot(item) {
+		return throttle.Permit{}, false
 	}
-	if !s.slot {
-		if s.slot = s.Throttle.Connect(s.path); !s.slot {
-			s.back(item)
-			s.queue.Defer(time.Now().Add(slotWait))
-			return false
-		}
+	permit, err := s.permit(ctx, item)
+	if err != nil {
+		s.back(item)
+		return permit, false
+	}
+	if s.conn == nil && !s.open(ctx, item) {
+		s.Throttle.Refund(s.path, len(item.Recipients))
+		return permit, false
+	}
+	return permit, true
+}
+
+// permit waits for the throttle until the item expires, for longer than longRest without connection
+// and slot.
+func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, error) {
+	ctx, cancel := context.WithDeadline(ctx, item.Expires)
+	defer cancel()
+	patient, stop := context.WithTimeout(ctx, longRest)
+	defer stop()
+	permit, err := s.Throttle.Acquire(patient, s.path, len(item.Recipients))
+	if err == nil || ctx.Err() != nil {
+		return permit, err
+	}
+	s.close(ctx)
+	return s.Throttle.Acquire(ctx, s.path, len(item.Recipients))
+}
+
+// takeSlot takes a connection from the throttle. If there is none, the item goes back.
+func (s *session) takeSlot(item *queue.Item) bool {
+	if s.slot {
+		return true
+	}
+	if s.slot = s.Throttle.Connect(s.path); !s.slot {
+		s.queue.Defer(time.Now().Add(slotWait)) // first, or the item starts another session
+		s.back(item)
+	}
+	return s.slot
+}
+
+// open opens a connection to the best target that there is. If it returns false, the item is dealt
+// with and the session is over.
+func (s *session) open(ctx context.Context, item *queue.Item) bool {
+	if !s.takeSlot(item) {
+		return false
 	}
 	var failed failure
 	for _, t := range s.targets {
 		conn, err := s.dial(ctx, t)
 		if err == nil {
-			s.conn, s.target, s.fresh = conn, t, true
+			s.conn, s.target, s.fresh, s.lastSent = conn, t, true, time.Now()
 			return true
 		}
 		if ctx.Err() != nil {
@@ -202,6 +243,7 @@ func (s *session) dial(ctx context.Context, t target) (*smtpc.Conn, error) {
 // resolve finds targets, source and key. Without targets the item is dealt with.
 func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 	if s.targets != nil {
+		s.dns = 0
 		return true
 	}
 	start := time.Now()
@@ -217,8 +259,7 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 		s.refused(ctx, item, failure{phase: event.PhaseResolve, err: err})
 		return false
 	}
-	s.targets = targets
-	s.source = s.way.source(targets[0].addr)
+	s.source, s.targets = s.way.source(targets)
 	s.path = throttle.Path{
 		Queue: name.String(), QueueLimits: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.caps,
 		Key: limits.Key{Provider: route.Provider(s.way.settings, name.Domain, preferred), Source: s.source.key},
@@ -231,13 +272,14 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 func (s *session) refused(ctx context.Context, item *queue.Item, failed failure) {
 	verdict := s.judge(failed)
 	if permanent(verdict, failed) {
-		m, err := s.read(item)
+		envelope, err := s.Mail.Envelope(item.Message)
 		if err != nil {
+			s.unreadable(item, err)
 			return
 		}
 		events := make([]*event.Event, len(item.Recipients))
 		for i, index := range item.Recipients {
-			events[i] = s.outcome(m, item, index, event.Bounced, failed)
+			events[i] = s.outcome(envelope, item, index, event.Bounced, failed)
 			account.SetVerdict(events[i], verdict)
 		}
 		s.record(ctx, item, events...)
@@ -259,27 +301,19 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 		s.queue.Defer(now.Add(connectionHold)) // the other connections go on
 		return
 	}
-	s.queue.Defer(now.Add(retryAfter(s.way.settings.RetryAfter, s.queue.Failed())))
+	s.queue.Failed(s.way.settings.RetryAfter)
 }
 
 // connectionHold is how long a queue opens no further connection after a receiver said that there
 // are too many, while others of it are at work.
 const connectionHold = 5 * time.Second
 
-// retryAfter returns the wait after the n-th failed attempt of a queue in a row: the list walks
-// forward and its last entry repeats (PowerMTA's retry-after).
-func retryAfter(list []time.Duration, n int) time.Duration {
-	return list[min(max(n, 1), len(list))-1]
-}
-
 // permanent reports whether an answer to the whole connection, or no way at all, bounces mail.
 // Refusals that speak of the source or of a passing state do not, whatever their code: the
 // recipient is not to blame.
 func permanent(v classify.Verdict, failed failure) bool {
-	switch v.Dimension {
-	case taxonomy.Rate, taxonomy.Connections, taxonomy.Messages, taxonomy.Block, taxonomy.Greylist:
+	if passing(v.Dimension) || v.Dimension == taxonomy.Block {
 		return false
-	default:
 	}
 	if failed.reply.IsZero() {
 		return failed.phase == event.PhaseResolve && !failed.temporary()

@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 
@@ -13,7 +14,8 @@ import (
 
 // source is where a connection comes from.
 type source struct {
-	bind netip.Addr // local address to bind; the zero Addr leaves it to the system
+	addr netip.Addr // local address of connections
+	bind netip.Addr // addr, or the zero Addr to leave it to the system
 	ehlo string
 	key  string // as receivers see it
 }
@@ -53,18 +55,40 @@ func newSource(addr netip.Addr, ehlo string, vmta *config.VMTA) source {
 	if vmta.SourcePublicIP.IsValid() {
 		seen = vmta.SourcePublicIP
 	}
-	return source{bind: addr, ehlo: ehlo, key: event.SourceKey(seen)}
+	return source{addr: addr, bind: addr, ehlo: ehlo, key: event.SourceKey(seen)}
 }
 
-// source returns the next source in turn. Without a configured one it is the address that the
-// system would choose towards the destination.
-func (e *exit) source(to netip.AddrPort) source {
-	if len(e.sources) > 0 {
-		return e.sources[int(e.turn.Add(1)-1)%len(e.sources)]
+// source returns the next source in turn that reaches any of the targets, and the targets that it
+// reaches: those of its address family. Without a configured one it is the address that the system
+// would choose. Where none fits, all targets are returned, and dialling says what is wrong.
+func (e *exit) source(targets []target) (source, []target) {
+	for range e.sources {
+		next := e.sources[int(e.turn.Add(1)-1)%len(e.sources)]
+		if reached := ofFamily(targets, next.addr); len(reached) > 0 {
+			return next, reached
+		}
 	}
-	chosen := newSource(localTowards(to), e.vmta.HostName, e.vmta)
-	chosen.bind = netip.Addr{}
-	return chosen
+	if len(e.sources) > 0 {
+		return e.sources[0], targets
+	}
+	for _, t := range targets {
+		if local := localTowards(t.addr); local.IsValid() {
+			chosen := newSource(local, e.vmta.HostName, e.vmta)
+			chosen.bind = netip.Addr{}
+			return chosen, ofFamily(targets, local)
+		}
+	}
+	return source{ehlo: e.vmta.HostName}, targets
+}
+
+func ofFamily(targets []target, local netip.Addr) []target {
+	var same []target
+	for _, t := range targets {
+		if t.addr.Addr().Is4() == local.Is4() {
+			same = append(same, t)
+		}
+	}
+	return same
 }
 
 // localTowards returns the local address of packets to the destination. Nothing is sent: binding
@@ -98,14 +122,15 @@ func (s *session) find(ctx context.Context, settings config.Settings, domain str
 		return s.byMX(ctx, domain, settings.DefaultSMTPPort)
 	}
 	for _, group := range settings.SMTPHosts {
-		for _, host := range group {
+		for _, i := range rand.Perm(len(group)) { // hosts of one preference share the load, as MX hosts do
+			host := group[i]
 			port := settings.DefaultSMTPPort
 			if host.Port != 0 {
 				port = host.Port
 			}
 			found, name, hostErr := s.lookUp(ctx, host, port)
-			if hostErr != nil {
-				err = hostErr
+			if err == nil || hostErr != nil && (failure{err: hostErr}).temporary() {
+				err = hostErr // what may change decides
 			}
 			targets = append(targets, found...)
 			if preferred == "" {
@@ -143,17 +168,10 @@ func (s *session) byMX(ctx context.Context, domain string, port uint16) ([]targe
 		return nil, "", err
 	}
 	var targets []target
-	var failed error
 	for _, host := range r.Hosts {
 		for _, addr := range host.Addrs {
 			targets = append(targets, target{host.Name, netip.AddrPortFrom(addr, port)})
 		}
-		if host.Err != nil {
-			failed = host.Err
-		}
-	}
-	if len(targets) == 0 {
-		return nil, "", failed
 	}
 	return targets[:min(len(targets), maxTargets)], mostPreferred(r), nil
 }

@@ -76,9 +76,9 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) round(ctx context.Context, sessions *sync.WaitGroup) time.Time {
 	now := time.Now()
 	m.mu.Lock()
-	for len(m.timers) > 0 && !m.timers[0].at.After(now) {
-		q := heap.Pop(&m.timers).(timerEntry).queue //nolint:errcheck // the heap holds nothing else
-		q.timer = time.Time{}
+	for len(m.timers) > 0 && !m.timers[0].timer.After(now) {
+		q := m.timers[0]
+		m.stop(q)
 		m.stale[q.name] = q
 	}
 	todo := m.stale
@@ -102,14 +102,16 @@ func (m *Manager) round(ctx context.Context, sessions *sync.WaitGroup) time.Time
 	if len(m.timers) == 0 {
 		return time.Time{}
 	}
-	return m.timers[0].at
+	return m.timers[0].timer
 }
 
 func (m *Manager) session(ctx context.Context, q *Queue) {
 	m.runner.Run(ctx, q)
 	m.mu.Lock()
 	if q.ended() {
+		m.stop(q) // or the timer would put it in the place of a new queue of the name
 		delete(m.queues, q.name)
+		delete(m.stale, q.name)
 	} else {
 		m.stale[q.name] = q
 	}
@@ -132,11 +134,23 @@ func (m *Manager) changed(q *Queue, at time.Time) {
 
 // wakeAt makes Run look at q at the given time or before. The caller holds m.mu.
 func (m *Manager) wakeAt(q *Queue, at time.Time) {
-	if !q.timer.IsZero() && !q.timer.After(at) {
-		return // it is looked at before, and then plan tells the next time
+	switch {
+	case q.timer.IsZero():
+		q.timer = at
+		heap.Push(&m.timers, q)
+	case at.Before(q.timer):
+		q.timer = at
+		heap.Fix(&m.timers, q.timerPlace)
+	default: // it is looked at before, and then plan tells the next time
 	}
-	q.timer = at
-	heap.Push(&m.timers, timerEntry{at, q})
+}
+
+// stop takes q out of the timers. The caller holds m.mu.
+func (m *Manager) stop(q *Queue) {
+	if !q.timer.IsZero() {
+		heap.Remove(&m.timers, q.timerPlace)
+		q.timer = time.Time{}
+	}
 }
 
 func (m *Manager) poke() {
@@ -163,26 +177,28 @@ func (m *Manager) Statuses() []Status {
 	return statuses
 }
 
-// timerEntry says when to look at a queue. An entry that was overtaken by an earlier one does no
-// harm: the queue is looked at once more.
-type timerEntry struct {
-	at    time.Time
-	queue *Queue
-}
-
-type timerHeap []timerEntry
+// timerHeap orders queues by the time at which to look at them; each is in it once.
+type timerHeap []*Queue
 
 func (h timerHeap) Len() int           { return len(h) }
-func (h timerHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-func (h timerHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h timerHeap) Less(i, j int) bool { return h[i].timer.Before(h[j].timer) }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].timerPlace, h[j].timerPlace = i, j
+}
 
 // Push adds x; part of heap.Interface.
-func (h *timerHeap) Push(x any) { *h = append(*h, x.(timerEntry)) } //nolint:errcheck // only entries are pushed
+func (h *timerHeap) Push(x any) {
+	q := x.(*Queue) //nolint:errcheck,forcetypeassert // only queues are pushed
+	q.timerPlace = len(*h)
+	*h = append(*h, q)
+}
 
-// Pop removes the last entry; part of heap.Interface.
+// Pop removes the last queue; part of heap.Interface.
 func (h *timerHeap) Pop() any {
 	old := *h
-	entry := old[len(old)-1]
+	q := old[len(old)-1]
+	old[len(old)-1] = nil
 	*h = old[:len(old)-1]
-	return entry
+	return q
 }

@@ -56,9 +56,12 @@ type Queue struct {
 	sessions      int
 	deferredUntil time.Time // no session starts before it
 	failures      int       // failed attempts of the whole queue in a row
+	retryAt       time.Time // when the wait for the last of them ends
 
-	wake  chan struct{} // closed when something is due while sessions are there; nil without a waiter
-	timer time.Time     // when the manager's timer looks at the queue; guarded by manager.mu
+	wake chan struct{} // closed when something is due while sessions are there; nil without a waiter
+
+	timer      time.Time // when the manager looks at the queue, zero for not; guarded by manager.mu
+	timerPlace int       // in manager.timers while timer is set; guarded by manager.mu
 }
 
 // Name returns the name of q.
@@ -95,25 +98,36 @@ func (q *Queue) Retry(item *Item, due time.Time) {
 	q.manager.changed(q, due)
 }
 
-// Defer keeps sessions from starting before until, after a failure that concerned the whole
-// queue.
+// Defer keeps sessions from starting before until, for a reason that concerns the whole queue. A
+// longer wait that is on already stays.
 func (q *Queue) Defer(until time.Time) {
 	q.mu.Lock()
+	if q.deferredUntil.After(until) {
+		until = q.deferredUntil
+	}
 	q.deferredUntil = until
 	q.mu.Unlock()
 	q.manager.changed(q, until)
 }
 
-// Failed counts one more failed attempt of the whole queue and returns how many there were in a
-// row; Succeeded sets the count back. PowerMTA's retry-after list walks by this count.
-func (q *Queue) Failed() int {
+// Failed notes a failed attempt of the whole queue and defers it: by the first of waits, after the
+// second failure in a row by the second, and so on; the last one repeats (PowerMTA's retry-after).
+// What fails while that wait is on, in sessions that were under way, is the same failure.
+func (q *Queue) Failed(waits []time.Duration) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	now := time.Now()
+	if q.retryAt.After(now) {
+		q.mu.Unlock()
+		return
+	}
 	q.failures++
-	return q.failures
+	q.retryAt = now.Add(waits[min(q.failures, len(waits))-1])
+	until := q.retryAt
+	q.mu.Unlock()
+	q.Defer(until)
 }
 
-// Succeeded notes that a message was delivered.
+// Succeeded notes that a message was delivered: the next failure is the first in a row again.
 func (q *Queue) Succeeded() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -134,9 +135,9 @@ func TestDeferHoldsAQueueBackAndNoOther(t *testing.T) {
 		took := map[string][]time.Duration{}
 		r := &recorder{limit: 1, take: func(q *Queue, item *Item) bool {
 			took[q.Name().Domain] = append(took[q.Name().Domain], time.Since(start))
-			if q.Name().Domain == "down.example" && q.Failed() < 3 {
+			if q.Name().Domain == "down.example" && len(took["down.example"]) < 3 {
+				q.Failed([]time.Duration{time.Minute})
 				q.Retry(item, time.Time{})
-				q.Defer(time.Now().Add(time.Minute))
 				return false
 			}
 			return true
@@ -152,5 +153,75 @@ func TestDeferHoldsAQueueBackAndNoOther(t *testing.T) {
 		if got := took["down.example"]; len(got) != 3 || got[1] != time.Minute || got[2] != 2*time.Minute {
 			t.Errorf("down.example attempted at %v, want 0, 1m, 2m", got)
 		}
+	})
+}
+
+func TestAFailureOfManySessionsIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		waits := []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
+		var took []time.Duration
+		r := &recorder{limit: 3, work: time.Second, take: func(q *Queue, item *Item) bool {
+			took = append(took, time.Since(start))
+			q.Retry(item, time.Time{})
+			q.Failed(waits)
+			q.Defer(time.Now().Add(time.Second)) // a session that got no connection does not shorten the wait
+			return false
+		}}
+		m := run(t, r)
+		for n := range 3 {
+			m.Add(Name{"down.example", "v"}, item(byte(n), time.Time{}))
+		}
+		time.Sleep(30 * time.Minute) // virtual time
+		synctest.Wait()
+		want := []time.Duration{0, 0, 0, time.Minute, time.Minute, time.Minute, 11 * time.Minute, 11 * time.Minute, 11 * time.Minute}
+		if !slices.Equal(took, want) {
+			t.Errorf("attempts at %v, want %v", took, want)
+		}
+	})
+}
+
+func TestAQueueIsInTheTimersOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := true
+		r := &recorder{limit: 2, take: func(q *Queue, item *Item) bool {
+			if first {
+				first = false
+				q.Retry(item, time.Now().Add(time.Hour))
+				return true
+			}
+			q.Retry(item, time.Time{})
+			q.Defer(time.Now().Add(time.Second))
+			return false
+		}}
+		m := run(t, r)
+		m.Add(Name{"a.example", "v"}, item(1, time.Time{}))
+		synctest.Wait()
+		m.Add(Name{"a.example", "v"}, item(2, time.Time{}))
+		time.Sleep(10 * time.Minute) // virtual time
+		synctest.Wait()
+		if m.mu.Lock(); len(m.timers) != 1 {
+			t.Errorf("%d timers of one queue", len(m.timers))
+		}
+		m.mu.Unlock()
+	})
+}
+
+// TestTimerOfAQueueThatIsGone: a queue that was deferred, and then emptied by a session that was
+// under way, is forgotten; its timer must not hide the queue that has its name by then.
+func TestTimerOfAQueueThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{limit: 1, take: func(q *Queue, _ *Item) bool {
+			q.Defer(time.Now().Add(time.Minute))
+			return true
+		}}
+		m := run(t, r)
+		m.Add(Name{"a.example", "v"}, item(1, time.Time{}))
+		synctest.Wait()
+		m.mu.Lock()
+		if len(m.queues) != 0 || len(m.timers) != 0 || len(m.stale) != 0 {
+			t.Errorf("%d queues, %d timers, %d to look at; want none", len(m.queues), len(m.timers), len(m.stale))
+		}
+		m.mu.Unlock()
 	})
 }

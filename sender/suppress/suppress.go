@@ -31,6 +31,7 @@ type Store struct {
 	snapshot *suppression.Snapshot // nil before the first
 	own      map[entry]bool
 	file     *os.File // open for appending
+	behind   bool     // the file lacks own entries, or has half a line: the next Add rewrites it
 }
 
 type entry struct{ tenant, key string }
@@ -72,7 +73,7 @@ func (s *Store) rewrite() error {
 		return fmt.Errorf("suppressions: %w", err)
 	}
 	old := s.file
-	s.file = file
+	s.file, s.behind = file, false
 	if old != nil {
 		return old.Close()
 	}
@@ -96,12 +97,16 @@ func (s *Store) Add(address string) error {
 	e := entry{suppression.Global, s.Key(address)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.own[e] {
+	if s.own[e] && !s.behind {
 		return nil
 	}
 	s.own[e] = true // in force even if the disk refuses
+	if s.behind {
+		return s.rewrite()
+	}
 	_, err := fmt.Fprintf(s.file, "%s\t%s\n", e.key, e.tenant)
 	if err = errors.Join(err, s.file.Sync()); err != nil {
+		s.behind = true
 		return fmt.Errorf("suppressions: %w", err)
 	}
 	return nil
@@ -123,6 +128,7 @@ func (s *Store) Apply(snapshot *suppression.Snapshot) {
 		return
 	}
 	if err := s.rewrite(); err != nil {
+		s.behind = true                                                // the open file may not be the one at path any more
 		s.logger.Error("own suppressions not rewritten", "error", err) // the old file holds more, which is safe
 	}
 }

@@ -84,3 +84,23 @@ func TestSnapshotTakesOver(t *testing.T) {
 		t.Error("the file does not hold what the snapshot lacks")
 	}
 }
+
+// TestWhatTheDiskRefusedIsNotPromised: an entry whose write failed is in force, and the next Add
+// of it writes it instead of taking it for known.
+func TestWhatTheDiskRefusedIsNotPromised(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "suppressed")
+	s := open(t, path)
+	if err := s.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add("ann@example.com"); err == nil || !s.Suppressed("shop", "ann@example.com") {
+		t.Errorf("a write to a closed file: %v; in force: %v", err, s.Suppressed("shop", "ann@example.com"))
+	}
+	s.file = nil // it is closed
+	if err := s.Add("ann@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if again := open(t, path); !again.Suppressed("shop", "ann@example.com") {
+		t.Error("an entry that Add promised is not in the file")
+	}
+}

@@ -41,13 +41,12 @@ func (b *bucket) set(now time.Duration, rate float64, depthOf depth) {
 	b.tokens = min(b.tokens, d)
 }
 
-// delay returns how long to wait until n messages may pass; 0 means now. More messages than the
-// bucket holds pass when it is full.
-func (b *bucket) delay(n float64) time.Duration {
+// delay returns how long to wait until a message may pass; 0 means now.
+func (b *bucket) delay() time.Duration {
 	if b.rate == 0 {
 		return 0
 	}
-	missing := min(n, b.depth) - b.tokens
+	missing := 1 - b.tokens
 	if missing <= 1e-9 { // rounding
 		return 0
 	}
@@ -57,6 +56,13 @@ func (b *bucket) delay(n float64) time.Duration {
 // full reports whether the bucket holds all it can at now.
 func (b *bucket) full(now time.Duration) bool {
 	return b.rate == 0 || b.tokens+b.rate*(now-b.updated).Seconds() >= b.depth
+}
+
+// give puts n messages back.
+func (b *bucket) give(n float64) {
+	if b.rate > 0 {
+		b.tokens = min(b.depth, b.tokens+n)
+	}
 }
 
 // take removes n messages; the bucket may owe some.

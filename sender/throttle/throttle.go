@@ -84,6 +84,7 @@ type Throttle struct {
 	connections int
 	vmtas       map[string]*vmtaState
 	queues      map[string]*bucket
+	open        map[string]uint32 // connections by queue
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
 	changed     chan struct{} // closed when leases change
@@ -114,7 +115,7 @@ type keyState struct {
 func New(maxConnections int) *Throttle {
 	return &Throttle{
 		maxConnections: maxConnections, start: time.Now(),
-		vmtas: map[string]*vmtaState{}, queues: map[string]*bucket{}, keys: map[limits.Key]*keyState{},
+		vmtas: map[string]*vmtaState{}, queues: map[string]*bucket{}, open: map[string]uint32{}, keys: map[limits.Key]*keyState{},
 		leases: map[limits.Key]limits.Glide{}, changed: make(chan struct{}),
 	}
 }
@@ -154,15 +155,24 @@ func (t *Throttle) key(key limits.Key) *keyState {
 
 // addQueue notes that the queue sends under the key. The caller holds the throttle's mutex.
 func (k *keyState) addQueue(name string, q QueueLimits) {
-	if old, known := k.queues[name]; known && old == q {
+	old, known := k.queues[name]
+	if known && old == q {
 		return
 	}
 	k.queues[name] = q
-	k.static, k.adaptive = limits.Limit{}, limits.Limit{}
-	for _, q := range k.queues {
-		k.static = limits.Ceiling(k.static, q.static())
-		k.adaptive = limits.Ceiling(k.adaptive, q.adaptive())
+	if known || len(k.queues) == 1 {
+		k.static, k.adaptive = limits.Limit{}, limits.Limit{}
+		for _, q := range k.queues {
+			k.raise(q)
+		}
+		return
 	}
+	k.raise(q) // a provider may have queues of a hundred thousand domains
+}
+
+func (k *keyState) raise(q QueueLimits) {
+	k.static = limits.Ceiling(k.static, q.static())
+	k.adaptive = limits.Ceiling(k.adaptive, q.adaptive())
 }
 
 // effective returns the limit that binds the key now. The caller holds t.mu.
@@ -175,7 +185,7 @@ func (t *Throttle) effective(now time.Duration, key limits.Key, k *keyState) lim
 }
 
 // Connect takes a connection for path and reports whether there was one: of the node's, of the
-// virtual MTA's and of the key's. The caller gives it back with Disconnect.
+// virtual MTA's, of the queue's and of the key's. The caller gives it back with Disconnect.
 func (t *Throttle) Connect(p Path) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -184,17 +194,28 @@ func (t *Throttle) Connect(p Path) bool {
 	k.used = t.now()
 	if t.maxConnections > 0 && t.connections >= t.maxConnections ||
 		p.VMTALimits.Connections > 0 && v.connections >= p.VMTALimits.Connections ||
-		k.connections >= t.keyConnections(p.Key, k) {
+		t.queueIsFull(p, k) || k.connections >= t.keyConnections(p.Key, k) {
 		return false
 	}
 	t.connections++
+	t.open[p.Queue]++
 	v.connections++
 	k.connections++
 	return true
 }
 
+// queueIsFull reports whether the queue has the connections that its configuration gives it, which
+// are more while the key has a lease. The caller holds t.mu.
+func (t *Throttle) queueIsFull(p Path, k *keyState) bool {
+	most := p.QueueLimits.Connections
+	if most > 0 && t.effective(t.now(), p.Key, k).Epoch != 0 {
+		most = max(most, p.QueueLimits.AdaptiveConnections)
+	}
+	return most > 0 && t.open[p.Queue] >= most
+}
+
 // keyConnections returns how many connections the key may have. Without a lease there is no limit
-// but those of its queues, which the queues keep themselves. The caller holds t.mu.
+// but those of its queues. The caller holds t.mu.
 func (t *Throttle) keyConnections(key limits.Key, k *keyState) uint32 {
 	effective := t.effective(t.now(), key, k)
 	if effective.Epoch == 0 {
@@ -208,6 +229,9 @@ func (t *Throttle) Disconnect(p Path) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.connections--
+	if t.open[p.Queue]--; t.open[p.Queue] == 0 {
+		delete(t.open, p.Queue)
+	}
 	t.vmta(p.VMTA).connections--
 	t.key(p.Key).connections--
 }
@@ -250,7 +274,9 @@ func (t *Throttle) MessagesPerConnection(p Path) uint32 {
 }
 
 // Acquire waits until a message with the given number of recipients may be attempted on path, and
-// takes it off every limit at once. It returns early only with the error of ctx.
+// takes it off every limit at once. A message of many recipients goes when there is room for one of
+// them, or single ones would overtake it for ever; those behind it wait for the rest. Acquire
+// returns early only with the error of ctx.
 func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int) (Permit, error) {
 	var waited map[string]time.Duration
 	for {
@@ -262,10 +288,11 @@ func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int) (Permit,
 		if waited == nil {
 			waited = map[string]time.Duration{}
 		}
-		waited[scope] += wait
+		since := t.now()
 		if err := t.wait(ctx, p.Key, wait, changed); err != nil {
 			return Permit{}, err
 		}
+		waited[scope] += t.now() - since
 	}
 }
 
@@ -332,7 +359,7 @@ func (t *Throttle) try(p Path, n float64) (permit Permit, wait time.Duration, sc
 		*bucket
 		scope string
 	}{{q, scopeQueue}, {&v.bucket, scopeVMTA}, {&k.bucket, scopeKey}} {
-		if w := b.delay(n); w > wait {
+		if w := b.delay(); w > wait {
 			wait, scope = w, b.scope
 		}
 	}
@@ -346,6 +373,18 @@ func (t *Throttle) try(p Path, n float64) (permit Permit, wait time.Duration, sc
 	v.take(n)
 	k.take(n)
 	return permit, 0, "", nil
+}
+
+// Refund gives back what Acquire took for recipients that were not attempted.
+func (t *Throttle) Refund(p Path, recipients int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := float64(recipients)
+	if q := t.queues[p.Queue]; q != nil {
+		q.give(n)
+	}
+	t.vmta(p.VMTA).give(n)
+	t.key(p.Key).give(n)
 }
 
 func longest(waited map[string]time.Duration) string {

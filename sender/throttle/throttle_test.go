@@ -212,3 +212,91 @@ func TestConnectionsOfNodeAndVMTA(t *testing.T) {
 		t.Error("the node's three connections are not what it gets")
 	}
 }
+
+func TestQueueGetsAdaptiveConnectionsUnderALeaseOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th, p := New(0), path("a/v", 0)
+		p.QueueLimits.Connections, p.QueueLimits.AdaptiveConnections = 2, 4
+		connect := func() (n uint32) {
+			for th.Connect(p) {
+				n++
+			}
+			return n
+		}
+		if n := connect(); n != 2 {
+			t.Errorf("%d connections without a lease, want the configured 2", n)
+		}
+		th.Apply(document(1, lease(1, 10)))
+		if n := connect(); n != 2 {
+			t.Errorf("%d more connections under a lease of 10, want 2", n)
+		}
+		for range 4 {
+			th.Disconnect(p)
+		}
+		if len(th.open) != 0 || th.Connections(key) != 0 {
+			t.Errorf("connections are left: %v, %d", th.open, th.Connections(key))
+		}
+	})
+}
+
+func TestManyRecipientsAreNotOvertakenForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th, p := New(0), path("a/v", 100)
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer stop()
+		for range 8 {
+			wg.Go(func() {
+				for {
+					if _, err := th.Acquire(ctx, p, 1); err != nil {
+						return
+					}
+				}
+			})
+		}
+		start := time.Now()
+		many, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if _, err := th.Acquire(many, p, 50); err != nil {
+			t.Errorf("a message of 50 recipients waited %v: %v", time.Since(start), err)
+		}
+	})
+}
+
+func TestRefundIsThereForTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th, p := New(0), path("a/v", 1.0/3600)
+		start := time.Now()
+		for range 3 {
+			if _, err := th.Acquire(t.Context(), p, 1); err != nil {
+				t.Fatal(err)
+			}
+			th.Refund(p, 1)
+		}
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("refunded messages waited %v", waited)
+		}
+		th.Refund(p, 100)
+		if left := send(t, th, p, 1, time.Minute); len(left) != 1 {
+			t.Errorf("%d messages in a minute of one an hour", len(left))
+		}
+	})
+}
+
+// TestScopeIsWhatWasWaitedFor: a lease that asks for an hour and goes after a moment held the
+// message back for that moment.
+func TestScopeIsWhatWasWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th, p := New(0), path("a/v", 0.2)
+		if _, err := th.Acquire(t.Context(), p, 1); err != nil {
+			t.Fatal(err)
+		}
+		th.Apply(document(1, lease(1, 0.0001)))
+		time.AfterFunc(100*time.Millisecond, func() { th.Apply(document(2)) })
+		permit, err := th.Acquire(t.Context(), p, 1)
+		if err != nil || permit.LimitingScope != "queue" {
+			t.Errorf("held back by %q (%v), want the queue", permit.LimitingScope, err)
+		}
+	})
+}
