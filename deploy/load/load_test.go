@@ -249,6 +249,7 @@ type fickle struct {
 	n      int
 	ids    map[string]int // how often each message came whole
 	pipes  bool
+	once   bool // a message that comes again is taken: no message meets two answers
 }
 
 func (f *fickle) listen(t *testing.T) string {
@@ -305,9 +306,12 @@ func (f *fickle) serve(conn net.Conn) {
 				}
 			}
 			f.mu.Lock()
-			f.ids[m.Header.Get("Message-Id")]++
-			answer := f.answer(f.n)
-			f.n++
+			id, answer := m.Header.Get("Message-Id"), "250 ok"
+			f.ids[id]++
+			if !f.once || f.ids[id] == 1 {
+				answer = f.answer(f.n)
+				f.n++
+			}
 			f.mu.Unlock()
 			if answer == "" {
 				return
@@ -352,7 +356,7 @@ func TestEveryMessageArrivesDespite(t *testing.T) {
 		}, 5, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			server := &fickle{answer: tc.answer, pipes: tc.pipes}
+			server := &fickle{answer: tc.answer, pipes: tc.pipes, once: true}
 			var log bytes.Buffer
 			o := options(t, server.listen(t))
 			o.AcceptLog = &log
