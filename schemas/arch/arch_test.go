@@ -28,7 +28,7 @@ var may = map[string][]string{
 
 	// Mechanisms know no policy and not each other.
 	"sender/config":   {"schemas"},
-	"sender/dkim":     {"schemas"},
+	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},
 	"sender/resolve":  {"schemas"},
 	"sender/smtpc":    {"schemas"},

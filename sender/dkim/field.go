@@ -1,0 +1,95 @@
+package dkim
+
+import (
+	"encoding/base64"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// fieldName begins the field and, in lower case, its canonical form.
+const fieldName = "DKIM-Signature"
+
+// lineOctets is where the lines of the field are folded: RFC 5322 section 2.1.1 asks for no more
+// than 78.
+const lineOctets = 76
+
+// fieldBuilder writes a DKIM-Signature field, folded between tags.
+type fieldBuilder struct {
+	text []byte
+	line int // octets in the last line
+}
+
+func (b *fieldBuilder) raw(s string) {
+	b.text = append(b.text, s...)
+	b.line += len(s)
+}
+
+func (b *fieldBuilder) fold() {
+	b.text = append(b.text, "\r\n\t"...)
+	b.line = 1
+}
+
+// tag appends " name=value;".
+func (b *fieldBuilder) tag(name, value string) {
+	if b.line+len(name)+len(value)+3 > lineOctets {
+		b.fold()
+	} else {
+		b.raw(" ")
+	}
+	b.raw(name)
+	b.raw("=")
+	b.raw(value)
+	b.raw(";")
+}
+
+// names appends the h= tag, which may be folded at its colons (RFC 6376 section 3.5).
+func (b *fieldBuilder) names(list []string) {
+	b.fold()
+	b.raw("h=")
+	for i, name := range list {
+		if i > 0 {
+			b.raw(":")
+			if b.line+len(name)+1 > lineOctets {
+				b.fold()
+			}
+		}
+		b.raw(name)
+	}
+	b.raw(";")
+}
+
+// time appends a tag with a time in seconds since 1970.
+func (b *fieldBuilder) time(name string, t time.Time) {
+	b.tag(name, strconv.FormatInt(t.Unix(), 10))
+}
+
+// signature appends the value of b=, which the text ends with, and the end of the field.
+func (b *fieldBuilder) signature(signature []byte) {
+	for s := base64.StdEncoding.EncodeToString(signature); s != ""; {
+		if b.line >= lineOctets {
+			b.fold()
+		}
+		n := min(len(s), lineOctets-b.line)
+		b.raw(s[:n])
+		s = s[n:]
+	}
+	b.raw("\r\n")
+}
+
+// quoted returns the value of an i= tag in the encoding that it demands (dkim-quoted-printable,
+// RFC 6376 section 2.11).
+func quoted(s string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || c == ';' || c == '=' {
+			b.WriteByte('=')
+			b.WriteByte(hex[c>>4])
+			b.WriteByte(hex[c&15])
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
