@@ -25,6 +25,7 @@ import (
 	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/resolve"
+	"carom/sender/smtpc"
 	"carom/sender/spool"
 	"carom/sender/throttle"
 )
@@ -88,17 +89,25 @@ type Options struct {
 type Agent struct {
 	Options
 
-	vmtas map[string]*exit // by the name of the virtual MTA
+	vmtas    map[string]*exit // by the name of the virtual MTA
+	sessions *smtpc.Sessions  // of TLS, for all connections
 
-	mu     sync.Mutex
-	silent map[limits.Key]int // messages after which the peer closed last without a word
+	mu       sync.Mutex
+	silent   map[limits.Key]int  // messages after which the peer closed last without a word
+	noChunks map[netip.Addr]bool // peers that offer CHUNKING and cannot do it
 }
 
 var _ queue.Runner = (*Agent)(nil)
 
+// tlsSessions is how many TLS sessions are kept for reuse: about 2 KiB each.
+const tlsSessions = 10_000
+
+// maxNoChunks bounds the peers that are remembered as unable to take chunks.
+const maxNoChunks = 10_000
+
 // New returns an agent.
 func New(o Options) (*Agent, error) {
-	a := &Agent{Options: o, vmtas: map[string]*exit{}, silent: map[limits.Key]int{}}
+	a := &Agent{Options: o, vmtas: map[string]*exit{}, sessions: smtpc.NewSessions(tlsSessions), silent: map[limits.Key]int{}, noChunks: map[netip.Addr]bool{}}
 	for _, vmta := range o.Config.VMTAs() {
 		list, err := sources(vmta)
 		if err != nil {
@@ -208,4 +217,21 @@ func (a *Agent) closedSilently(key limits.Key, messages int) bool {
 	again := a.silent[key] == messages
 	a.silent[key] = messages
 	return again
+}
+
+// takesChunks reports whether nothing speaks against BDAT to the peer.
+func (a *Agent) takesChunks(peer netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.noChunks[peer]
+}
+
+// refusesChunks remembers a peer that offers CHUNKING and refused BDAT as a command.
+func (a *Agent) refusesChunks(peer netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.noChunks) >= maxNoChunks {
+		clear(a.noChunks)
+	}
+	a.noChunks[peer] = true
 }

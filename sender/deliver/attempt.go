@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -153,6 +154,11 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	case result.ClosedSilently:
 		s.Throttle.Refund(s.path, len(item.Recipients))
 		return s.closedInSilence(ctx, item, result.Message-1, rested)
+	case refusedChunks(result):
+		s.refusesChunks(s.target.addr.Addr()) // the next connection does without
+		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.back(item)
+		return true
 	}
 
 	events := make([]*event.Event, len(item.Recipients))
@@ -196,6 +202,14 @@ func outlast(ctx context.Context) (longer context.Context, done func()) {
 		stop()
 		cancel()
 	}
+}
+
+// refusedChunks reports whether the peer offers CHUNKING and does not know BDAT: nobody got the
+// message.
+func refusedChunks(r smtpc.Result) bool {
+	return slices.ContainsFunc(r.Recipients, func(recipient smtpc.RcptResult) bool {
+		return errors.Is(recipient.Err, smtpc.ErrChunking)
+	})
 }
 
 // comeBack puts the recipients that were deferred into retry.

@@ -250,6 +250,33 @@ func TestReferenceAndSignature(t *testing.T) {
 	}
 }
 
+// TestPeerWithoutBDAT: a peer that offers CHUNKING and does not know BDAT gets the message by DATA,
+// and is not asked again.
+func TestPeerWithoutBDAT(t *testing.T) {
+	var chunks atomic.Int32
+	p := newPeer(t, func(command string) string {
+		switch {
+		case strings.HasPrefix(command, "EHLO"):
+			return "250-peer.test\r\n250-PIPELINING\r\n250 CHUNKING"
+		case strings.HasPrefix(command, "BDAT"):
+			chunks.Add(1)
+		}
+		return ""
+	})
+	b := newBench(t, to(p)+"<domain *>\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	b.put(time.Hour, "bob@a.test")
+	b.start()
+	for _, e := range b.events(2) {
+		if e.Kind != event.Delivered || e.Attempt != 1 {
+			t.Errorf("attempt %d: %s (%s), want delivered at the first", e.Attempt, e.Kind, e.Reply)
+		}
+	}
+	if chunks.Load() != 1 || len(p.received()) != 2 {
+		t.Errorf("%d BDAT commands and %d messages, want 1 and 2", chunks.Load(), len(p.received()))
+	}
+}
+
 func TestNotify(t *testing.T) {
 	for value, want := range map[string]string{"": "", "never": "NEVER", "SUCCESS,failure": "SUCCESS,FAILURE", "DELAY": "DELAY", "x": ""} {
 		if got := notify(value).String(); got != want {

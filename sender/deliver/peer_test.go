@@ -82,6 +82,8 @@ func (p *peer) serve(conn net.Conn) {
 			envelope.Reset()
 		case "MAIL", "RCPT":
 			envelope.WriteString(command + "\n")
+		case "BDAT":
+			ordinary = "500 5.5.1 unknown command"
 		case "DATA":
 			if !reply(command, "354 go on") {
 				return

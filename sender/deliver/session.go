@@ -220,6 +220,7 @@ func (s *session) dial(ctx context.Context, t target) (*smtpc.Conn, error) {
 			Block: settings.DataSendTimeout, FinalDot: settings.SMTPDataTerminationTimeout,
 		},
 		IgnorePipelining: settings.IgnorePipelining, Ignore8BitMIME: settings.Ignore8BitMIME,
+		IgnoreChunking: settings.IgnoreChunking || !s.takesChunks(t.addr.Addr()), Sessions: s.sessions,
 	}
 	switch {
 	case settings.RequireStartTLS:

@@ -105,6 +105,7 @@ func (d *dotWriter) finish() error {
 }
 
 var (
+	cr        = []byte("\r")
 	lf        = []byte("\n")
 	crlf      = []byte("\r\n")
 	crlfDot   = []byte("\r\n.")

@@ -41,7 +41,8 @@ type DialTiming struct {
 	Connect  time.Duration // TCP
 	Greeting time.Duration // until the greeting was complete
 	Hello    time.Duration // EHLO, HELO and the answers; the second EHLO after STARTTLS too
-	TLS      time.Duration // STARTTLS and the handshake; 0 without TLS
+	TLS      time.Duration // STARTTLS and the handshake, or the refusal of it; 0 where it was not asked for
+	Auth     time.Duration // AUTH; 0 without credentials
 }
 
 // wire is the network connection below the buffers. It gives each block its own deadline.
@@ -124,7 +125,7 @@ func open(ctx context.Context, cfg *Config, nc net.Conn, start time.Time) (*Conn
 		err = &Error{Phase: event.PhaseEHLO, Err: context.Cause(ctx)}
 	}
 	if err != nil {
-		if err.Err == nil || errors.Is(err.Err, ErrNoTLS) {
+		if err.Err == nil || errors.Is(err.Err, ErrNoTLS) || errors.Is(err.Err, ErrNoAuth) || errors.Is(err.Err, ErrAuth) {
 			// RFC 5321 section 3.1 wants a QUIT even now. There is nothing to wait for.
 			c.wire.timeout = c.timeouts.Quit
 			_, _ = c.wire.Write([]byte("QUIT\r\n"))
@@ -150,25 +151,36 @@ func (c *Conn) greet(ctx context.Context, cfg *Config) *Error {
 		return err
 	}
 	c.timing.Hello = lap(&since)
-	if cfg.TLS == TLSOff {
-		return nil
-	}
-	if !c.ext.StartTLS {
-		if cfg.TLS == TLSRequired {
-			return &Error{Phase: event.PhaseTLS, Err: ErrNoTLS}
-		}
-		return nil
-	}
-	if err := c.startTLS(ctx, cfg); err != nil || c.tls == nil {
+	if err := c.secure(ctx, cfg, &since); err != nil || cfg.Credentials == (Credentials{}) {
 		return err
 	}
-	c.timing.TLS = lap(&since)
+	refused := c.authenticate(ctx, cfg)
+	c.timing.Auth = lap(&since)
+	return refused
+}
+
+// secure starts TLS as the policy asks.
+func (c *Conn) secure(ctx context.Context, cfg *Config, since *time.Time) *Error {
+	switch {
+	case cfg.TLS == TLSOff:
+		return nil
+	case !c.ext.StartTLS && cfg.TLS == TLSRequired:
+		return &Error{Phase: event.PhaseTLS, Err: ErrNoTLS}
+	case !c.ext.StartTLS:
+		return nil
+	}
+	err := c.startTLS(ctx, cfg)
+	c.timing.TLS = lap(since)
+	if err != nil || c.tls == nil {
+		return err
+	}
 	// RFC 3207 section 4.2: what was learned before TLS is forgotten.
-	if err := c.ehlo(ctx, cfg); err != nil {
-		return err
+	err = c.ehlo(ctx, cfg)
+	c.timing.Hello += lap(since)
+	if err != nil && isTLSAlert(err) {
+		err.Phase = event.PhaseTLS // with TLS 1.3 a client's certificate is judged after its handshake
 	}
-	c.timing.Hello += lap(&since)
-	return nil
+	return err
 }
 
 // lap returns the time since *since and sets it to now.
@@ -239,23 +251,6 @@ func (c *Conn) startTLS(ctx context.Context, cfg *Config) *Error {
 	c.br.Reset(c.wire)
 	c.bw.Reset(c.wire)
 	return nil
-}
-
-func clientTLS(cfg *Config) *tls.Config {
-	name := cfg.ServerName
-	if name == "" {
-		name = cfg.RemoteAddr.Addr().String()
-	}
-	switch {
-	case cfg.TLSConfig == nil:
-		// Encryption to an unknown peer beats none (RFC 7435); TLSRequired verifies.
-		return &tls.Config{ServerName: name, InsecureSkipVerify: cfg.TLS != TLSRequired} //nolint:gosec // see above
-	case cfg.TLSConfig.ServerName == "":
-		clone := cfg.TLSConfig.Clone()
-		clone.ServerName = name
-		return clone
-	}
-	return cfg.TLSConfig
 }
 
 // closeOn closes the network connection when ctx ends. stop ends the watch.

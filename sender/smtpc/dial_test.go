@@ -33,7 +33,7 @@ func dialError(err error) string {
 	if !ok {
 		return "not an *Error: " + err.Error()
 	}
-	for _, known := range []error{ErrNoTLS, ErrProtocol, ErrPeerClosed} {
+	for _, known := range []error{ErrNoTLS, ErrNoAuth, ErrAuth, ErrProtocol, ErrPeerClosed} {
 		if errors.Is(err, known) {
 			return strings.TrimSpace(fmt.Sprintf("%s: %v %s", e.Phase, known, e.Reply))
 		}
@@ -143,21 +143,25 @@ S: 250-pipelining
 S: 250-8BITMIME
 S: 250-DSN
 S: 250-SIZE  35882577
-S: 250-AUTH LOGIN
+S: 250-CHUNKING
+S: 250-auth plain LOGIN
+S: 250-AUTH=LOGIN cram-md5
 S: 250 SMTPUTF8
 gone`
-	keywords := []string{"PIPELINING", "8BITMIME", "DSN", "SIZE", "AUTH", "SMTPUTF8"}
+	keywords := []string{"PIPELINING", "8BITMIME", "DSN", "SIZE", "CHUNKING", "AUTH", "AUTH", "SMTPUTF8"}
+	auth := []string{"PLAIN", "LOGIN", "CRAM-MD5"}
 	for _, tc := range []struct {
 		name   string
 		change func(*Config)
 		want   Extensions
 	}{
 		{"all", nil, Extensions{
-			Pipelining: true, EightBitMIME: true, DSN: true, SMTPUTF8: true, Size: true, MaxBytes: 35882577, Keywords: keywords,
+			Pipelining: true, EightBitMIME: true, DSN: true, SMTPUTF8: true, Chunking: true, Size: true, MaxBytes: 35882577,
+			Auth: auth, Keywords: keywords,
 		}},
 		{"ignored", func(cfg *Config) {
-			cfg.IgnorePipelining, cfg.Ignore8BitMIME, cfg.IgnoreDSN = true, true, true
-		}, Extensions{SMTPUTF8: true, Size: true, MaxBytes: 35882577, Keywords: keywords}},
+			cfg.IgnorePipelining, cfg.IgnoreChunking, cfg.Ignore8BitMIME, cfg.IgnoreDSN = true, true, true, true
+		}, Extensions{SMTPUTF8: true, Size: true, MaxBytes: 35882577, Auth: auth, Keywords: keywords}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := mustDial(t, play(t, script), tc.change)

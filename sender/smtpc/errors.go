@@ -35,6 +35,14 @@ var (
 	ErrNoTLS = errors.New("TLS is required, the peer does not do it")
 	// ErrProtocol: what the peer sent is no SMTP reply, or none that fits.
 	ErrProtocol = errors.New("peer broke the protocol")
+	// ErrChunking: the peer offers CHUNKING and does not know BDAT; it is an ErrProtocol, too. The
+	// caller may dial again with Config.IgnoreChunking.
+	ErrChunking = fmt.Errorf("%w: offered CHUNKING, refused BDAT", ErrProtocol)
+	// ErrNoAuth: the peer offers no way to log in that the configuration allows.
+	ErrNoAuth = errors.New("peer offers no allowed way to authenticate")
+	// ErrAuth: the peer refused the login. What it said is in Error.Reply; the cause is this
+	// side's configuration, so the error is temporary whatever the code.
+	ErrAuth = errors.New("peer refused the login")
 	// ErrPeerClosed: the peer closed or reset the connection without saying why.
 	ErrPeerClosed = errors.New("peer closed the connection")
 	// ErrClosed: the connection was already closed when the call was made.
@@ -66,9 +74,9 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Temporary reports whether the same message may succeed later or elsewhere: true unless the
-// peer answered 5yz or the message itself cannot be sent.
+// peer answered 5yz, other than to a login, or the message itself cannot be sent.
 func (e *Error) Temporary() bool {
-	return !e.Reply.Permanent() && !errors.Is(e.Err, ErrAddress) && !errors.Is(e.Err, ErrTooBig) &&
+	return (!e.Reply.Permanent() || errors.Is(e.Err, ErrAuth)) && !errors.Is(e.Err, ErrAddress) && !errors.Is(e.Err, ErrTooBig) &&
 		!errors.Is(e.Err, ErrNoUTF8) && !errors.Is(e.Err, ErrBareLineEnd)
 }
 
@@ -101,7 +109,7 @@ func (e *Error) Enhanced() smtpstatus.Enhanced {
 		return code(5, 6, 0) // other or undefined media error
 	case errors.Is(e.Err, ErrBody), errors.Is(e.Err, ErrNotLocal):
 		return code(4, 3, 5) // system incorrectly configured
-	case errors.Is(e.Err, ErrNoTLS), e.Phase == event.PhaseTLS:
+	case errors.Is(e.Err, ErrNoTLS), e.Phase == event.PhaseTLS, e.Phase == event.PhaseAuth:
 		return code(4, 7, 0) // other or undefined security status
 	case e.Reply.Permanent():
 		return code(5, 0, 0)

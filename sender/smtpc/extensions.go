@@ -1,6 +1,7 @@
 package smtpc
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,9 +12,12 @@ type Extensions struct {
 	EightBitMIME bool  // RFC 6152
 	SMTPUTF8     bool  // RFC 6531
 	DSN          bool  // RFC 3461
+	Chunking     bool  // RFC 3030
 	StartTLS     bool  // RFC 3207
 	Size         bool  // RFC 1870
 	MaxBytes     int64 // the parameter of SIZE; 0 means no fixed limit
+	// Auth are the mechanisms of AUTH (RFC 4954) in upper case and in the peer's order.
+	Auth []string
 	// Keywords are all keywords offered, in upper case and in the peer's order, without
 	// parameters; those that Config says to ignore too.
 	Keywords []string
@@ -29,6 +33,9 @@ func parseExtensions(lines []string, cfg *Config) Extensions {
 		if keyword == "" {
 			continue
 		}
+		if first, ok := strings.CutPrefix(keyword, "AUTH="); ok { // from before RFC 2554, still seen
+			keyword, param = "AUTH", first+" "+param
+		}
 		e.Keywords = append(e.Keywords, keyword)
 		switch keyword {
 		case "PIPELINING":
@@ -39,6 +46,14 @@ func parseExtensions(lines []string, cfg *Config) Extensions {
 			e.SMTPUTF8 = true
 		case "DSN":
 			e.DSN = !cfg.IgnoreDSN
+		case "CHUNKING":
+			e.Chunking = !cfg.IgnoreChunking
+		case "AUTH":
+			for mechanism := range strings.FieldsSeq(strings.ToUpper(param)) {
+				if !slices.Contains(e.Auth, mechanism) {
+					e.Auth = append(e.Auth, mechanism)
+				}
+			}
 		case "STARTTLS":
 			e.StartTLS = true
 		case "SIZE":

@@ -11,10 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-smtp"
 	"github.com/google/go-cmp/cmp"
@@ -89,6 +89,8 @@ func TestAgainstGoSMTP(t *testing.T) {
 			cfg.TLS, cfg.TLSConfig, cfg.ServerName = TLSRequired, &tls.Config{RootCAs: pool}, "mx.example"
 		}},
 		{"without PIPELINING", func(cfg *Config) { cfg.IgnorePipelining = true }},
+		{"without CHUNKING", func(cfg *Config) { cfg.IgnoreChunking = true }},
+		{"without either", func(cfg *Config) { cfg.IgnorePipelining, cfg.IgnoreChunking = true, true }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			box := new(mailbox)
@@ -137,13 +139,9 @@ func TestAgainstPostfix(t *testing.T) {
 	args := []string{"-d", "m.", addr, "10"}
 	if os.Getuid() == 0 {
 		args = append([]string{"-u", "nobody"}, args...)
+		openFolder(t, dir)
 		if err := os.Chmod(dir, 0o777); err != nil {
 			t.Fatal(err)
-		}
-		for parent := filepath.Dir(dir); len(parent) > len(os.TempDir()); parent = filepath.Dir(parent) {
-			if err := os.Chmod(parent, 0o755); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), sink, args...)
@@ -156,13 +154,10 @@ func TestAgainstPostfix(t *testing.T) {
 		_ = cmd.Wait()
 	})
 	var c *Conn
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); c == nil; <-tick.C {
-		if c, err = dial(t, netip.MustParseAddrPort(addr), nil); err != nil && time.Now().After(deadline) {
-			t.Fatalf("smtp-sink does not answer: %v", err)
-		}
-	}
+	poll(t, "smtp-sink answers", func() bool {
+		c, err = dial(t, netip.MustParseAddrPort(addr), nil)
+		return err == nil
+	})
 	if !c.Extensions().Pipelining {
 		t.Errorf("extensions %+v, want PIPELINING", c.Extensions())
 	}
@@ -216,7 +211,16 @@ func sink(conn net.Conn) {
 				w.WriteString("250 2.0.0 Ok: queued as 4Wxyz\r\n")
 			}
 		case line[0] == 'E':
-			w.WriteString("250-sink\r\n250-PIPELINING\r\n250 SIZE\r\n")
+			w.WriteString("250-sink\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE\r\n")
+		case line[0] == 'B':
+			size, err := strconv.Atoi(string(bytes.Fields(line)[1]))
+			if err != nil {
+				return
+			}
+			if _, err := r.Discard(size); err != nil {
+				return
+			}
+			w.WriteString("250 2.0.0 Ok: queued as 4Wxyz\r\n")
 		case line[0] == 'D':
 			inData = true
 			w.WriteString("354 End data with <CR><LF>.<CR><LF>\r\n")
@@ -226,8 +230,16 @@ func sink(conn net.Conn) {
 	}
 }
 
-// BenchmarkSend sends messages of 4 KiB to one recipient over one connection.
+// BenchmarkSend sends messages to one recipient over one connection.
 func BenchmarkSend(b *testing.B) {
+	for _, size := range []int{4 << 10, 50 << 10} {
+		b.Run(fmt.Sprintf("DATA-%dk", size>>10), func(b *testing.B) { benchmarkSend(b, size, true) })
+		b.Run(fmt.Sprintf("BDAT-%dk", size>>10), func(b *testing.B) { benchmarkSend(b, size, false) })
+	}
+}
+
+func benchmarkSend(b *testing.B, size int, ignoreChunking bool) {
+	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -238,12 +250,14 @@ func BenchmarkSend(b *testing.B) {
 			sink(conn)
 		}
 	}()
-	c, err := Dial(b.Context(), Config{RemoteAddr: netip.MustParseAddrPort(l.Addr().String()), EHLO: "me.example"})
+	c, err := Dial(b.Context(), Config{
+		RemoteAddr: netip.MustParseAddrPort(l.Addr().String()), EHLO: "me.example", IgnoreChunking: ignoreChunking,
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	message := []byte(strings.Repeat(strings.Repeat("x", 70)+"\r\n", 4096/72))
+	message := []byte(strings.Repeat(strings.Repeat("x", 70)+"\r\n", size/72))
 	body := bytes.NewReader(message)
 	recipients := rcpts("recipient@to.example")
 	b.SetBytes(int64(len(message)))

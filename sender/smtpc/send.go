@@ -1,6 +1,7 @@
 package smtpc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,10 +27,12 @@ type step struct {
 type sending struct {
 	*Conn
 
-	t        *Transaction
-	r        *Result
-	accepted int  // recipients with a 2yz so far
-	refused  bool // MAIL was, and everybody has that verdict
+	t        Transaction
+	r        Result
+	accepted int           // recipients with a 2yz so far
+	refused  bool          // MAIL was, and everybody has that verdict
+	chunk    *bytes.Buffer // the message until it is written, if it goes out with BDAT
+	chunked  bool          // BDAT and the message were written
 	flushErr error
 	since    time.Time
 }
@@ -38,18 +41,19 @@ type sending struct {
 // address cannot be sent fails alone. After the call the connection is ready for the next
 // transaction, or closed (Result.Usable).
 func (c *Conn) Send(ctx context.Context, t Transaction) Result {
-	r := Result{Recipients: make([]RcptResult, len(t.Recipients))}
-	s := sending{Conn: c, t: &t, r: &r}
-	if s.admit(ctx) {
+	s := sending{Conn: c, t: t, r: Result{Recipients: make([]RcptResult, len(t.Recipients))}}
+	s.since = time.Now()
+	if s.admit(ctx) && s.load() {
+		s.r.Timing.Body = lap(&s.since)
 		stop := c.closeOn(ctx)
-		s.since = time.Now()
 		s.run(ctx)
 		if !stop() {
 			c.Close() // the context ended, maybe after the last answer
 		}
 	}
-	r.Usable = !c.closed
-	return r
+	s.unload()
+	s.r.Usable = !c.closed
+	return s.r
 }
 
 // admit does the checks that need no peer and plans the commands. It reports whether there is
@@ -110,6 +114,9 @@ func (s *sending) settle(phase event.Phase, reply smtpstatus.Reply, err error) {
 
 // fail ends transaction and connection with a verdict for everybody who has none.
 func (s *sending) fail(phase event.Phase, reply smtpstatus.Reply, err error) {
+	if err != nil && s.chunked && s.flushErr == nil && !s.r.ClosedSilently {
+		phase = event.PhaseFinalDot // whatever answer was next, the peer had the whole message
+	}
 	s.settle(phase, reply, err)
 	s.Close()
 }
@@ -136,13 +143,17 @@ func (s *sending) run(ctx context.Context) {
 			s.write(st)
 		}
 		s.flushErr = s.bw.Flush()
+		if s.chunked {
+			s.r.Timing.Body += lap(&s.since)
+			s.unload()
+		}
 		for i, st := range steps {
 			if !s.answer(ctx, st, next+i == 0) {
 				return
 			}
 		}
 		if s.refused {
-			s.stale = s.accepted > 0
+			s.stale = s.accepted > 0 || s.chunked
 			return
 		}
 		next += len(steps)
@@ -163,11 +174,15 @@ func (s *sending) spokeUnasked(ctx context.Context) {
 func (s *sending) write(st step) {
 	switch st.phase {
 	case event.PhaseMail:
-		s.writeMail(s.t)
+		s.writeMail(&s.t)
 	case event.PhaseRcpt:
 		s.writeRcpt(&s.t.Recipients[st.rcpt])
 	case event.PhaseData:
-		_, _ = s.bw.WriteString("DATA\r\n")
+		if s.chunk != nil {
+			s.writeChunk()
+		} else {
+			_, _ = s.bw.WriteString("DATA\r\n")
+		}
 	default:
 		_, _ = s.bw.WriteString("RSET\r\n")
 	}
@@ -175,22 +190,29 @@ func (s *sending) write(st step) {
 
 // answer reads the reply to st and acts on it. It reports whether the next reply is to be read.
 func (s *sending) answer(ctx context.Context, st step, first bool) bool {
-	timeout := s.timeouts.Command
-	if st.phase == event.PhaseData {
+	phase, timeout := st.phase, s.timeouts.Command
+	switch {
+	case phase == event.PhaseNone:
+		phase = event.PhaseMail
+	case phase == event.PhaseData && s.chunked:
+		phase, timeout = event.PhaseFinalDot, s.timeouts.FinalDot
+	case phase == event.PhaseData:
 		timeout = s.timeouts.DataInit
+	default:
 	}
 	reply, err := s.read(ctx, s.patience(s.flushErr, timeout))
-	phase := st.phase
 	switch phase {
-	case event.PhaseNone:
-		phase = event.PhaseMail
-		fallthrough
 	case event.PhaseMail:
 		s.r.Timing.Mail += lap(&s.since)
 	case event.PhaseRcpt:
 		s.r.Timing.Rcpt += lap(&s.since)
-	default:
+	case event.PhaseData:
 		s.r.Timing.Data += lap(&s.since)
+	default:
+		s.r.Timing.FinalDot += lap(&s.since)
+		if s.flushErr != nil {
+			phase = event.PhaseBody // the peer cannot have the end of it
+		}
 	}
 	switch {
 	case err != nil:
@@ -210,9 +232,17 @@ func (s *sending) answer(ctx context.Context, st step, first bool) bool {
 	case event.PhaseRcpt:
 		return s.rcptAnswered(&s.r.Recipients[st.rcpt], reply)
 	case event.PhaseData:
-		s.dataAnswered(ctx, reply)
+		if s.chunked {
+			s.chunkAnswered(ctx, reply)
+		} else {
+			s.dataAnswered(ctx, reply)
+		}
 	default:
-		// A refused RSET shows in the reply to MAIL, if it matters.
+		if reply.Code/100 != 2 {
+			// RSET is not to be refused: this reply is to something else.
+			s.fail(event.PhaseMail, smtpstatus.Reply{}, unexpected("RSET", reply))
+			return false
+		}
 	}
 	return true
 }

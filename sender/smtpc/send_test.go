@@ -16,7 +16,7 @@ func verdict(r RcptResult) string {
 	if r.Err != nil {
 		cause := "error"
 		for _, known := range []error{
-			ErrAddress, ErrTooBig, ErrNoUTF8, ErrBareLineEnd, ErrBody, ErrProtocol, ErrPeerClosed, ErrClosed, context.Canceled,
+			ErrAddress, ErrTooBig, ErrNoUTF8, ErrBareLineEnd, ErrBody, ErrProtocol, ErrChunking, ErrPeerClosed, ErrClosed, context.Canceled,
 		} {
 			if errors.Is(r.Err, known) {
 				cause = known.Error()
@@ -47,6 +47,40 @@ func (failingBody) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), errors.New("disk on fire")
 }
 
+// dialogue is one transaction with a peer that plays script.
+type dialogue struct {
+	name   string
+	script string
+	tx     Transaction
+	want   []string // a verdict for each recipient
+	usable bool
+	silent bool
+}
+
+func (d dialogue) run(t *testing.T) {
+	c := mustDial(t, play(t, d.script), nil)
+	r := c.Send(t.Context(), d.tx)
+	got := make([]string, 0, len(r.Recipients))
+	for _, rcpt := range r.Recipients {
+		got = append(got, verdict(rcpt))
+	}
+	if diff := cmp.Diff(d.want, got); diff != "" {
+		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+	if r.Usable != d.usable || c.Usable() != d.usable {
+		t.Errorf("usable: result %v, connection %v, want %v", r.Usable, c.Usable(), d.usable)
+	}
+	if r.ClosedSilently != d.silent {
+		t.Errorf("closed silently: got %v, want %v", r.ClosedSilently, d.silent)
+	}
+	for i, rcpt := range r.Recipients {
+		if want := strings.HasPrefix(d.want[i], "final-dot 250"); rcpt.Delivered() != want {
+			t.Errorf("recipient %d: delivered %v, want %v", i, rcpt.Delivered(), want)
+		}
+	}
+	c.Close()
+}
+
 func TestSend(t *testing.T) {
 	one := func() Transaction {
 		return Transaction{From: "a@from.example", Recipients: rcpts("x@to.example"), Body: text("Subject: s\n\nbody\n")}
@@ -60,14 +94,7 @@ func TestSend(t *testing.T) {
 		change(&tx)
 		return tx
 	}
-	for _, tc := range []struct {
-		name   string
-		script string
-		tx     Transaction
-		want   []string
-		usable bool
-		silent bool
-	}{
+	for _, tc := range []dialogue{
 		{
 			"pipelined: three commands before the first answer", hello + `
 C: MAIL FROM:<a@from.example>
@@ -506,28 +533,6 @@ gone`, with(one(), func(tx *Transaction) {
 			true, false,
 		},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c := mustDial(t, play(t, tc.script), nil)
-			r := c.Send(t.Context(), tc.tx)
-			got := make([]string, 0, len(r.Recipients))
-			for _, rcpt := range r.Recipients {
-				got = append(got, verdict(rcpt))
-			}
-			if diff := cmp.Diff(tc.want, got); diff != "" {
-				t.Errorf("verdicts (-want +got):\n%s", diff)
-			}
-			if r.Usable != tc.usable || c.Usable() != tc.usable {
-				t.Errorf("usable: result %v, connection %v, want %v", r.Usable, c.Usable(), tc.usable)
-			}
-			if r.ClosedSilently != tc.silent {
-				t.Errorf("closed silently: got %v, want %v", r.ClosedSilently, tc.silent)
-			}
-			for i, rcpt := range r.Recipients {
-				if want := strings.HasPrefix(tc.want[i], "final-dot 250"); rcpt.Delivered() != want {
-					t.Errorf("recipient %d: delivered %v, want %v", i, rcpt.Delivered(), want)
-				}
-			}
-			c.Close()
-		})
+		t.Run(tc.name, tc.run)
 	}
 }

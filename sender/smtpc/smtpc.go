@@ -1,23 +1,26 @@
 // Package smtpc is carom's SMTP client: one Conn is one connection to one receiving server, and
 // a transaction is a value in and a value out.
 //
-// Dial connects from the given source address, reads the greeting, says EHLO (HELO if it must)
-// and starts TLS as the policy asks. Send runs one mail transaction; with PIPELINING a message
-// costs two round trips. What the peer answers is a value (RcptResult); what goes wrong on this
+// Dial connects from the given source address, reads the greeting, says EHLO (HELO if it must),
+// starts TLS as the policy asks and logs in if there are credentials. Send runs one mail
+// transaction; with PIPELINING a message costs two round trips, with CHUNKING one. What the peer answers is a value (RcptResult); what goes wrong on this
 // side of the wire is an *Error with the phase in which it happened. A 421 at any point, a
 // silent close and a reply that is none each end the connection, and every recipient without a
 // verdict of its own gets that one.
 //
 // It does not resolve names, choose hosts, retry, judge replies or limit anything. It never
 // changes a message, except for dot-stuffing: a body with a CR or LF outside a CRLF pair is
-// refused (ErrBareLineEnd) and the connection dropped before the end of data, so that a lone dot
-// between other line ends can never be taken for the end of the message (SMTP smuggling).
+// refused (ErrBareLineEnd), with DATA by dropping the connection before the end of data, so that
+// a lone dot between other line ends can never be taken for the end of the message (SMTP
+// smuggling). With CHUNKING no dot ends a message, and the rule holds all the same, for the sake
+// of those to whom the receiver passes it on. BINARYMIME is not used.
 //
 // Nothing waits longer than its timeout, nor longer than the context; when a context ends during
 // a call the connection is closed. A Conn belongs to one goroutine at a time.
 //
-// RFC 5321 (SMTP), 1870 (SIZE), 2920 (PIPELINING), 3207 (STARTTLS), 3461 (DSN), 3463 (enhanced
-// status codes), 6152 (8BITMIME), 6531 (SMTPUTF8).
+// RFC 5321 (SMTP), 1870 (SIZE), 2195 (CRAM-MD5), 2920 (PIPELINING), 3030 (CHUNKING), 3207
+// (STARTTLS), 3461 (DSN), 3463 (enhanced status codes), 4616 (PLAIN), 4954 (AUTH), 6152
+// (8BITMIME), 6531 (SMTPUTF8).
 package smtpc
 
 import (
@@ -52,14 +55,27 @@ type Config struct {
 	ServerName string
 
 	TLS TLSPolicy
-	// TLSConfig is cloned where ServerName has to be added. Nil means: any certificate is good
+	// TLSConfig is cloned, and ServerName added where it has none. Nil means: any certificate is good
 	// enough under TLSOpportunistic, and it is verified against ServerName under TLSRequired.
+	// Its Certificates are shown to a peer that asks for one.
 	TLSConfig *tls.Config
+	// Sessions keeps TLS sessions for reuse between connections, where TLSConfig does not bring a
+	// ClientSessionCache of its own; nil means that each handshake is a full one.
+	Sessions *Sessions
+
+	// Credentials is what to log in with (RFC 4954); the zero value logs in nowhere. A peer that
+	// does not let in is no peer to send to: Dial fails with ErrNoAuth or ErrAuth.
+	Credentials Credentials
+	// AllowPlaintextAuth allows PLAIN and LOGIN without TLS, where everybody on the way can read
+	// the password.
+	AllowPlaintextAuth bool
 
 	Timeouts Timeouts
 
-	// IgnorePipelining, Ignore8BitMIME and IgnoreDSN act as if the peer did not offer them.
+	// IgnorePipelining, IgnoreChunking, Ignore8BitMIME and IgnoreDSN act as if the peer did not
+	// offer them.
 	IgnorePipelining bool
+	IgnoreChunking   bool
 	Ignore8BitMIME   bool
 	IgnoreDSN        bool
 }
@@ -69,10 +85,10 @@ type Config struct {
 type Timeouts struct {
 	Connect  time.Duration // TCP connect; 2 minutes
 	Greeting time.Duration // the 220; 5 minutes
-	Command  time.Duration // EHLO, STARTTLS with its handshake, MAIL, RCPT, RSET; 5 minutes
+	Command  time.Duration // EHLO, STARTTLS with its handshake, AUTH, MAIL, RCPT, RSET; 5 minutes
 	DataInit time.Duration // the answer to DATA; 2 minutes
 	Block    time.Duration // each write to the peer; 3 minutes
-	FinalDot time.Duration // the answer to the end of data; 10 minutes
+	FinalDot time.Duration // the answer to the end of data, or to BDAT; 10 minutes
 	Quit     time.Duration // the answer to QUIT; 5 seconds, nothing depends on it
 }
 

@@ -20,12 +20,12 @@ type Transaction struct {
 	EnvID string
 	Ret   string
 
-	// Size in bytes, for the SIZE parameter; 0 leaves it out.
+	// Size in bytes, for the SIZE parameter and for CHUNKING; 0 leaves both out.
 	Size int64
 
 	// Body writes the message, lines ended by CRLF, not dot-stuffed. WriteTo is called at most
-	// once, and not at all if nobody is to get the message; Send keeps nothing of what it is
-	// given. A *bytes.Reader serves well, as does a *net.Buffers of header and body.
+	// once, and not at all if nobody is to get the message; with CHUNKING it is called before
+	// the peer has said who that is. Send keeps nothing of what it is given. A *bytes.Reader serves well, as does a *net.Buffers of header and body.
 	Body io.WriterTo
 
 	// Needs8Bit says that the body has bytes over 127. It is announced where the peer offers
@@ -78,11 +78,12 @@ type Result struct {
 	// Recipients has one entry for each of Transaction.Recipients, in their order.
 	Recipients []RcptResult
 	// Message is the number of the transaction on its connection, from 1; 0 if nothing was sent
-	// because no recipient could be sent to.
+	// because no recipient, or not the message, could be sent.
 	Message int
 	// ClosedSilently reports that the peer had closed the connection, or closed it then, without
 	// answering the first command of this transaction. Always at the same Message, it is the
-	// peer's way to limit messages per connection.
+	// peer's way to limit messages per connection. A peer that says nothing to MAIL has not
+	// taken the message, though with CHUNKING it may have been sent whole.
 	ClosedSilently bool
 	// Usable reports whether the connection is good for another transaction.
 	Usable bool
@@ -90,13 +91,15 @@ type Result struct {
 }
 
 // Timing says how long the parts of a transaction took, each counted from the end of the part
-// before. With PIPELINING most of the envelope's time is in Mail.
+// before. With PIPELINING most of the envelope's time is in Mail. With CHUNKING reading and
+// writing the message come first, Data is 0, and what is written in one group with the envelope
+// is in Body.
 type Timing struct {
 	Mail     time.Duration // until the answer to MAIL, with a RSET before it
 	Rcpt     time.Duration // until the last answer to RCPT
 	Data     time.Duration // until the answer to DATA
 	Body     time.Duration // until the last byte was handed to the system
-	FinalDot time.Duration // until the answer to the end of data
+	FinalDot time.Duration // until the answer to the end of data, or to BDAT
 }
 
 // Total returns the time from the first command to the last answer.
@@ -110,7 +113,8 @@ type RcptResult struct {
 	// ended the connection, it is that reply. Zero if Err is set.
 	Reply smtpstatus.Reply
 	// Err is an *Error if the peer did not decide, else nil. An error in event.PhaseFinalDot
-	// leaves open whether the peer took the message (RFC 5321 section 4.5.3.2.6).
+	// leaves open whether the peer took the message (RFC 5321 section 4.5.3.2.6). With CHUNKING
+	// that is the phase from the moment the message is written, whichever answer comes next.
 	Err error
 }
 
