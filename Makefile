@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench e2e demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench gobench e2e demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -40,7 +40,10 @@ fuzz: ## run every fuzzer for 20 seconds (FUZZTIME=2m: longer)
 	  for f in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
 	    echo "$$package $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$package; done; done
 
-bench: ## run the benchmarks that stand beside the code
+bench: build ## measure carom against Debian's Postfix and go-smtp (needs package postfix; about seven minutes)
+	./build/carom bench $(BENCH_FLAGS)
+
+gobench: ## run the benchmarks that stand beside the code
 	go test -run '^$$' -bench . -benchmem $(PACKAGES)
 
 e2e: engine ## run the whole-system tests alone

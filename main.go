@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	analytics "carom/analytics/app"
+	"carom/deploy/bench"
 	"carom/deploy/demo"
 	"carom/deploy/load"
 	"carom/deploy/receivers"
@@ -47,6 +48,7 @@ var commands = []command{
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
+	{"bench", "measure the node against Postfix and go-smtp", bench.Command},
 }
 
 func main() {
