@@ -85,6 +85,7 @@ type Log struct {
 	room    *semaphore.Weighted // of pending bytes
 	stopped chan struct{}       // closed when the committer has ended
 	damage  []*CorruptError     // found by Open
+	handles handles
 
 	mu       sync.Mutex
 	wake     sync.Cond // something is pending, or closing
@@ -131,6 +132,7 @@ func Open(dir string, o Options) (*Log, error) {
 		room:    semaphore.NewWeighted(o.MaxPendingBytes),
 		stopped: make(chan struct{}),
 		buf:     make([]byte, 0, writeBuffer),
+		handles: handles{fs: o.FS, open: make(map[uint64]*handle)},
 	}
 	l.wake.L = &l.mu
 	if err := l.recover(); err != nil {
@@ -143,7 +145,7 @@ func Open(dir string, o Options) (*Log, error) {
 
 // release closes what Open opened.
 func (l *Log) release() error {
-	var errs []error
+	errs := []error{l.handles.close()}
 	for _, c := range []io.Closer{l.file, l.marks, l.unlock} {
 		if c != nil {
 			errs = append(errs, c.Close())
@@ -202,6 +204,17 @@ func (l *Log) Segments() []Segment {
 	return segs
 }
 
+// SegmentSize returns the length in bytes of the file of a segment. It changes only while the segment
+// is active. The error is fs.ErrNotExist if the segment was removed.
+func (l *Log) SegmentSize(first uint64) (int64, error) {
+	f, err := l.opt.FS.Open(l.path(segmentName(first)))
+	if err != nil {
+		return 0, fmt.Errorf("size of segment: %w", err)
+	}
+	size, err := f.Size()
+	return size, errors.Join(err, f.Close())
+}
+
 // RemoveBefore removes the segments that have only records before seq, and returns how many. The
 // active segment stays.
 func (l *Log) RemoveBefore(seq uint64) (int, error) {
@@ -242,6 +255,7 @@ func (l *Log) remove(first uint64) error {
 	if err := l.opt.FS.Remove(l.path(segmentName(first))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove segment: %w", err)
 	}
+	_ = l.handles.drop(first) // only read
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.segments = slices.DeleteFunc(l.segments, func(f uint64) bool { return f == first })

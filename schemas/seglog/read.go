@@ -19,42 +19,67 @@ type Record struct {
 	Size int64    // of the payload in bytes
 	End  Position // of the record behind it
 
-	file File
-	name string
-	crc  uint32 // stored
-	sum  uint32 // of what was read
-	off  int64  // of the payload in the file
+	log  *Log
+	file *handle // nil when closed
+	crc  uint32  // stored
+	sum  uint32  // of what was read
+	off  int64   // of the payload in the file
 	read int64
 }
 
 // OpenRecord opens the record at pos, which must have been written. Nothing is read before Read is
 // called. The error is fs.ErrNotExist if the segment was removed, or a *CorruptError.
 func (l *Log) OpenRecord(pos Position) (*Record, error) {
-	name := l.path(segmentName(pos.Segment))
-	f, err := l.opt.FS.Open(name)
+	f, err := l.openSegment(pos.Segment)
 	if err != nil {
-		return nil, fmt.Errorf("open record: %w", err)
+		return nil, err
 	}
 	var b [recordHeader]byte
 	if _, err := f.ReadAt(b[:], pos.Offset); err != nil && !errors.Is(err, io.EOF) {
-		return nil, errors.Join(fmt.Errorf("read record: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("read record: %w", err), l.handles.release(f))
 	}
 	h, ok := decodeHeader(b[:], l.salt)
 	if !ok || h.flags&flagSeal != 0 || h.length > l.opt.MaxRecordBytes {
-		_ = f.Close()
-		return nil, &CorruptError{File: name, Offset: pos.Offset, End: pos.Offset, Reason: "no record here"}
+		return nil, errors.Join(l.noRecord(pos), l.handles.release(f))
 	}
 	off := pos.Offset + recordHeader
 	return &Record{
 		Seq: h.seq, Size: int64(h.length), End: Position{pos.Segment, off + int64(h.length)},
-		file: f, name: name, crc: h.crc, off: off,
+		log: l, file: f, crc: h.crc, off: off,
 	}, nil
+}
+
+// openSegment opens a segment for reading records at known places. l.handles.release ends that.
+func (l *Log) openSegment(first uint64) (*handle, error) {
+	f, err := l.handles.acquire(first, func() string { return l.path(segmentName(first)) })
+	if err != nil {
+		return nil, fmt.Errorf("open record: %w", err)
+	}
+	return f, nil
+}
+
+// noRecord says that there is no record at pos.
+func (l *Log) noRecord(pos Position) *CorruptError {
+	return &CorruptError{
+		File: l.path(segmentName(pos.Segment)), Offset: pos.Offset, End: pos.Offset, Reason: "no record here",
+	}
+}
+
+// badPayload says that the payload of record seq, from pos to end, is damaged.
+func (l *Log) badPayload(seq uint64, pos Position, end int64) *CorruptError {
+	return &CorruptError{
+		File: l.path(segmentName(pos.Segment)), Offset: pos.Offset, End: end,
+		First: seq, Last: seq, Reason: "payload does not match its checksum",
+	}
 }
 
 // Read implements io.Reader. With the last bytes, and ever after, it returns a *CorruptError if the
 // payload doesn't match its checksum, so a caller that acts on io.EOF never acts on a damaged one.
 func (r *Record) Read(p []byte) (int, error) {
 	n := 0
+	if r.file == nil {
+		return 0, fs.ErrClosed
+	}
 	if r.read < r.Size {
 		var err error
 		n, err = r.file.ReadAt(p[:min(int64(len(p)), r.Size-r.read)], r.off+r.read)
@@ -79,14 +104,18 @@ func (r *Record) Read(p []byte) (int, error) {
 }
 
 func (r *Record) corrupt() error {
-	return &CorruptError{
-		File: r.name, Offset: r.off - recordHeader, End: r.End.Offset,
-		First: r.Seq, Last: r.Seq, Reason: "payload does not match its checksum",
-	}
+	return r.log.badPayload(r.Seq, Position{r.End.Segment, r.off - recordHeader}, r.End.Offset)
 }
 
-// Close closes the record. It is needed once.
-func (r *Record) Close() error { return r.file.Close() }
+// Close closes the record. It is idempotent.
+func (r *Record) Close() error {
+	if r.file == nil {
+		return nil
+	}
+	f := r.file
+	r.file = nil
+	return r.log.handles.release(f)
+}
 
 // Read returns the payload of the record at pos. Errors are those of OpenRecord and Record.Read.
 func (l *Log) Read(pos Position) ([]byte, error) {
@@ -106,6 +135,48 @@ func (l *Log) Read(pos Position) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// ReadAdjacent returns the payloads of records that lie one behind the other, the first at pos. The
+// caller knows their lengths, so that all are read at once. Errors are those of OpenRecord and
+// Record.Read; a record of another length is a *CorruptError.
+func (l *Log) ReadAdjacent(pos Position, lengths ...int) ([][]byte, error) {
+	size := 0
+	for _, n := range lengths {
+		if n > l.opt.MaxRecordBytes {
+			return nil, l.noRecord(pos)
+		}
+		size += recordHeader + n
+	}
+	f, err := l.openSegment(pos.Segment)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = l.handles.release(f) }() // only read
+	b := make([]byte, size)
+	n, err := f.ReadAt(b, pos.Offset)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read record: %w", err)
+	}
+	b = b[:n]
+	payloads := make([][]byte, 0, len(lengths))
+	for _, length := range lengths {
+		var h header
+		ok := len(b) >= recordHeader
+		if ok {
+			h, ok = decodeHeader(b, l.salt)
+		}
+		if !ok || h.flags&flagSeal != 0 || h.length != length {
+			return nil, l.noRecord(pos)
+		}
+		end := recordHeader + length
+		if len(b) < end || crc32.Checksum(b[recordHeader:end], castagnoli) != h.crc {
+			return nil, l.badPayload(h.seq, pos, pos.Offset+int64(end))
+		}
+		payloads = append(payloads, b[recordHeader:end:end])
+		b, pos.Offset = b[end:], pos.Offset+int64(end)
+	}
+	return payloads, nil
 }
 
 // Item is one record that Scan found.

@@ -100,7 +100,9 @@ func (n *node) open(ctx context.Context) error {
 	}
 	dir := c.Spools[0].Dir
 	var err error
-	if n.spool, err = spool.Open(ctx, dir, spool.Options{Logger: n.logger, EventLog: n.events.Incarnation()}); err != nil {
+	if n.spool, err = spool.Open(ctx, dir, spool.Options{
+		Logger: n.logger, EventLog: n.events.Incarnation(), MinFree: int64(c.Spools[0].MinFreeSpace),
+	}); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	n.opened(n.spool.Close)

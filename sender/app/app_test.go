@@ -297,6 +297,18 @@ func TestStopWhileMailIsRecovered(t *testing.T) {
 	}
 }
 
+// TestFullDiskIsSaidSo: below min-free-space mail is refused for a while, with the code for it.
+func TestFullDiskIsSaidSo(t *testing.T) {
+	p := newPlace(t, newSink(t))
+	p.config.Spools[0].MinFreeSpace = 1 << 60
+	p.run(func(address string) {
+		err := smtp.SendMail(address, nil, "news@shop.test", []string{"ann@a.test"}, []byte("From: news@shop.test\r\n\r\nhello\r\n"))
+		if err == nil || !strings.HasPrefix(err.Error(), "452") || !strings.Contains(err.Error(), "4.3.1 insufficient system storage") {
+			t.Errorf("the answer is %v, want 452 4.3.1 insufficient system storage", err)
+		}
+	})
+}
+
 func TestWhatANodeNeeds(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"no spool", "host-name node.test\n", "<spool DIR>"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"carom/schemas/event"
@@ -112,7 +113,12 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	for _, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
 	}
-	if err := n.spool.Put(ctx, envelope, m.Content); err != nil {
+	err := n.spool.Put(ctx, envelope, m.Content)
+	if errors.Is(err, syscall.ENOSPC) {
+		n.logger.Error("message not accepted, the disk is full", "error", err)
+		return &smtpd.RefusalError{Code: 452, Enhanced: [3]int{4, 3, 1}, Text: "insufficient system storage"} // RFC 5321 section 4.2.3
+	}
+	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	n.accepted.Add(int64(len(recipients)))

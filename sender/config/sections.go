@@ -20,7 +20,7 @@ type Spool struct {
 func (s Spool) String() string { return s.Dir }
 
 var spoolScope = newScope("spool",
-	planned(one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace })),
+	one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace }),
 )
 
 // spoolDirectory parses the old directive that <spool DIR> replaced.

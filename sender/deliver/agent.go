@@ -33,7 +33,7 @@ import (
 // Mail is where messages lie; see package spool.
 type Mail interface {
 	Envelope(id event.ID) (*spool.Envelope, error)
-	Body(id event.ID) (*spool.Body, error)
+	Read(id event.ID) (*spool.Envelope, []byte, error)
 	// Rescheduled notes, without waiting for the disk, that recipients come back at due.
 	Rescheduled(id event.ID, recipients []uint32, attempts uint32, due time.Time) error
 }

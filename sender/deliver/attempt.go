@@ -40,16 +40,8 @@ func (s *session) unreadable(item *queue.Item, err error) {
 }
 
 func (s *session) load(id event.ID) (*mail, error) {
-	envelope, err := s.Mail.Envelope(id)
+	envelope, content, err := s.Mail.Read(id)
 	if err != nil {
-		return nil, err
-	}
-	body, err := s.Mail.Body(id)
-	if err != nil {
-		return nil, err
-	}
-	content, err := io.ReadAll(body)
-	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, err
 	}
 	return &mail{envelope, content}, nil

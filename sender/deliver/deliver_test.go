@@ -355,11 +355,11 @@ type faultyMail struct {
 	calls atomic.Int32
 }
 
-func (m *faultyMail) Body(id event.ID) (*spool.Body, error) {
+func (m *faultyMail) Read(id event.ID) (*spool.Envelope, []byte, error) {
 	if m.calls.Add(1) > m.n {
-		return nil, errors.New("bad sector")
+		return nil, nil, errors.New("bad sector")
 	}
-	return m.Mail.Body(id)
+	return m.Mail.Read(id)
 }
 
 // TestSuppressedAndExpiredNeedNoBody: what ends without an attempt ends although the body cannot

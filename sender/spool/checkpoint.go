@@ -123,7 +123,7 @@ func appendHead(b []byte, h checkpointHead) []byte {
 
 // appendMessage appends the id and, as uvarints, segment, offset, bytes of the envelope, received
 // events, highest received seq, number of recipients, and for each: 0 if it is finished, else
-// attempts+1 and due.
+// attempts+1 and due. Then bytes of the body, which the first checkpoints did not have.
 func appendMessage(b []byte, id event.ID, m *message) []byte {
 	b = append(b, id[:]...)
 	for _, n := range [...]uint64{
@@ -140,7 +140,7 @@ func appendMessage(b []byte, id event.ID, m *message) []byte {
 		b = binary.AppendUvarint(b, uint64(r.attempts)+1)
 		b = binary.AppendUvarint(b, uint64(r.due))
 	}
-	return b
+	return binary.AppendUvarint(b, uint64(m.body))
 }
 
 func decodeMessage(b []byte) (id event.ID, m *message, err error) {
@@ -156,7 +156,7 @@ func decodeMessage(b []byte) (id event.ID, m *message, err error) {
 	if head[5] == 0 || head[5] > uint64(len(rest)) || head[2] > maxCheckpointField {
 		return id, nil, errState
 	}
-	m = newMessage(seglog.Position{Segment: head[0], Offset: int64(head[1])}, int(head[2]), int(head[5]))
+	m = newMessage(seglog.Position{Segment: head[0], Offset: int64(head[1])}, int(head[2]), 0, int(head[5]))
 	m.received, m.receivedSeq = uint32(head[3]), head[4]
 	for i := range head[5] {
 		r := m.recipient(i)
@@ -176,6 +176,9 @@ func decodeMessage(b []byte) (id event.ID, m *message, err error) {
 	}
 	if m.left == 0 {
 		return id, nil, errState
+	}
+	if len(rest) > 0 {
+		m.body = uint32(rest[0])
 	}
 	return id, m, nil
 }

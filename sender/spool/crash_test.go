@@ -78,18 +78,23 @@ func expected(stored []*Envelope, events []modelEvent) map[event.ID]string {
 // also while it recovers: what was acknowledged and isn't finished in the event log is there, with
 // its state, and nothing that is finished comes back.
 func TestCrashes(t *testing.T) {
-	seeds := 800
+	seeds := 1000
 	if testing.Short() {
 		seeds = 150
 	}
+	moved := 0
 	for seed := range seeds {
-		if crashes(t, uint64(seed)); t.Failed() {
+		if moved += crashes(t, uint64(seed)); t.Failed() {
 			return
 		}
 	}
+	if moved < seeds/2 {
+		t.Errorf("compaction moved %d messages in %d runs: too few to show anything", moved, seeds)
+	}
 }
 
-func crashes(t *testing.T, seed uint64) {
+// crashes returns how many messages compaction moved.
+func crashes(t *testing.T, seed uint64) (moved int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{tried: make(map[event.ID]bool), bodies: make(map[event.ID]string)}
@@ -100,10 +105,11 @@ func crashes(t *testing.T, seed uint64) {
 		o := Options{
 			FS: disk, EventLog: "E", SegmentBytes: int64(2+rng.IntN(30)) << 10,
 			CheckpointBytes: int64(1 + rng.IntN(3000)), SyncInterval: time.Hour,
+			CompactBytes: []int64{100, 2 << 10, 1 << 20}[rng.IntN(3)],
 		}
 		var after *seglogtest.FS
 		var stored, known int
-		countdown, percent := 1+rng.IntN(120), []int{0, 20, 50, 80, 100}[rng.IntN(5)]
+		countdown, percent := 1+rng.IntN(200), []int{0, 20, 50, 80, 100}[rng.IntN(5)]
 		if lastCheck {
 			countdown = 0
 		}
@@ -130,6 +136,7 @@ func crashes(t *testing.T, seed uint64) {
 			w.step(t, rng, s)
 		}
 		disk.Fail(nil)
+		moved += s.Stats().Moved
 		if lastCheck {
 			must(t, s.Close())
 			break
@@ -141,6 +148,7 @@ func crashes(t *testing.T, seed uint64) {
 		}
 		disk, w.stored, w.events = after, w.stored[:stored], w.events[:known]
 	}
+	return moved
 }
 
 // check does what a sender does at start, and compares.
@@ -173,6 +181,10 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 		if b := body(t, s, id); b != w.bodies[id] {
 			t.Fatalf("seed %d: body of %d bytes, want %d", seed, len(b), len(w.bodies[id]))
 		}
+		e, b, err := s.Read(id)
+		if err != nil || string(b) != w.bodies[id] || !slices.Equal(e.Recipients, m.Envelope.Recipients) {
+			t.Fatalf("seed %d: Read: %+v, %d bytes, %v", seed, e, len(b), err)
+		}
 	}
 	if len(want) > 0 {
 		t.Fatalf("seed %d: %d messages are lost: %v", seed, len(want), want)
@@ -188,7 +200,7 @@ func (w *world) step(t *testing.T, rng *rand.Rand, s *Spool) {
 	switch n := rng.IntN(10); {
 	case n < 3 || len(w.stored) == 0:
 		e := envelope(1 + rng.IntN(3))
-		content := fmt.Sprint(rng.Uint64()) + strings.Repeat("x", rng.IntN(6000))
+		content := fmt.Sprint(rng.Uint64()) + strings.Repeat("x", rng.IntN([]int{100, 1000, 6000}[rng.IntN(3)]))
 		w.mu.Lock()
 		w.tried[e.ID], w.bodies[e.ID] = true, content
 		w.mu.Unlock()
@@ -196,18 +208,20 @@ func (w *world) step(t *testing.T, rng *rand.Rand, s *Spool) {
 		w.mu.Lock()
 		w.stored = append(w.stored, e)
 		w.mu.Unlock()
-	case n < 9:
+	case n < 8:
 		e := w.stored[rng.IntN(len(w.stored))]
 		ev := modelEvent{
 			kind: []byte{entryReceived, entryFinished, entryFinished, entryRescheduled}[rng.IntN(4)], id: e.ID,
 			recipient: uint32(rng.IntN(len(e.Recipients))), attempts: rng.Uint32N(50),
 			due: time.UnixMicro(cmp.Or(rng.Int64N(1<<50), 1)).UTC(),
 		}
-		w.mu.Lock()
-		w.events = append(w.events, ev)
-		w.mu.Unlock()
-		seq := uint64(len(w.events))
-		must(t, ev.tell(s, seq), s.Mark(seq))
+		w.tell(t, s, ev)
+	case n == 8: // most mail is delivered
+		for _, e := range w.stored {
+			if rng.IntN(5) > 0 {
+				w.finish(t, s, e)
+			}
+		}
 	default:
 		must(t, s.Sync(t.Context()))
 	}
@@ -241,7 +255,7 @@ func TestMessageNotYetInTheIndex(t *testing.T) {
 			}
 		}
 		s.mu.Lock()
-		s.index.add(e.ID, newMessage(at.Start, len(record), 1))
+		s.index.add(e.ID, newMessage(at.Start, len(record), 2, 1))
 		s.mu.Unlock()
 		s.putting.RUnlock()
 		must(t, <-result)

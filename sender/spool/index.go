@@ -13,6 +13,7 @@ type message struct {
 	receivedSeq uint64          // highest seq of a received event
 	received    uint32          // received events in the event log
 	envelope    uint32          // bytes of the envelope's record
+	body        uint32          // bytes of the body's record; 0 if an old checkpoint did not say it
 	left        uint32          // recipients that are not finished
 	one         recipient       // the only recipient, if more is nil
 	more        []recipient
@@ -25,8 +26,8 @@ type recipient struct {
 	done     bool
 }
 
-func newMessage(pos seglog.Position, envelope, recipients int) *message {
-	m := &message{pos: pos, envelope: uint32(envelope), left: uint32(recipients)}
+func newMessage(pos seglog.Position, envelope, body, recipients int) *message {
+	m := &message{pos: pos, envelope: uint32(envelope), body: uint32(body), left: uint32(recipients)}
 	if recipients > 1 {
 		m.more = make([]recipient, recipients)
 	}
@@ -43,6 +44,14 @@ func (m *message) recipient(i uint64) *recipient {
 	default:
 		return nil
 	}
+}
+
+// bytes returns how much of its segment the message takes.
+func (m *message) bytes() int64 { return m.end().Offset - m.pos.Offset }
+
+// end returns the position behind the message.
+func (m *message) end() seglog.Position {
+	return seglog.After(seglog.After(m.pos, int(m.envelope)), int(m.body))
 }
 
 // count returns the number of recipients, finished or not.
@@ -68,17 +77,23 @@ func (m *message) live() []LiveRecipient {
 // index holds the live messages. The Spool's mutex guards it.
 type index struct {
 	messages   map[event.ID]*message
-	inSegment  map[uint64]int // live messages of each segment
-	recipients int            // unfinished ones
+	inSegment  map[uint64]usage
+	recipients int // unfinished ones
+}
+
+// usage is what is live in a segment.
+type usage struct {
+	messages int
+	bytes    int64
 }
 
 func newIndex() index {
-	return index{messages: make(map[event.ID]*message), inSegment: make(map[uint64]int)}
+	return index{messages: make(map[event.ID]*message), inSegment: make(map[uint64]usage)}
 }
 
 func (x *index) add(id event.ID, m *message) {
 	x.messages[id] = m
-	x.inSegment[m.pos.Segment]++
+	x.use(m, 1)
 	x.recipients += int(m.left)
 }
 
@@ -88,10 +103,31 @@ func (x *index) remove(id event.ID) {
 		return
 	}
 	delete(x.messages, id)
-	if x.inSegment[m.pos.Segment]--; x.inSegment[m.pos.Segment] == 0 {
-		delete(x.inSegment, m.pos.Segment)
-	}
+	x.use(m, -1)
 	x.recipients -= int(m.left)
+}
+
+// use counts messages of the size and in the segment of m.
+func (x *index) use(m *message, messages int) {
+	u := x.inSegment[m.pos.Segment]
+	u.messages += messages
+	u.bytes += int64(messages) * m.bytes()
+	if u.messages == 0 {
+		delete(x.inSegment, m.pos.Segment)
+		return
+	}
+	x.inSegment[m.pos.Segment] = u
+}
+
+// move notes that a live message has a later copy, and where. What became of its recipients stays.
+func (x *index) move(id event.ID, pos seglog.Position, envelope, body int) {
+	m := x.messages[id]
+	if m == nil {
+		return
+	}
+	x.use(m, -1)
+	m.pos, m.envelope, m.body = pos, uint32(envelope), uint32(body)
+	x.use(m, 1)
 }
 
 // received notes one received event more. What was noted before is not counted twice.

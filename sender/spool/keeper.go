@@ -58,6 +58,9 @@ func (s *Spool) tick(ctx context.Context) error {
 	if lost || s.written >= s.opt.CheckpointBytes {
 		err = errors.Join(err, s.checkpoint(ctx))
 	}
+	if err == nil {
+		err = s.compact(ctx)
+	}
 	return errors.Join(err, s.reclaim())
 }
 
@@ -131,7 +134,7 @@ func (s *Spool) reclaim() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, seg := range segments {
-			if s.index.inSegment[seg.First] == 0 {
+			if s.index.inSegment[seg.First].messages == 0 {
 				free = append(free, seg.First)
 			}
 		}
@@ -148,6 +151,7 @@ func (s *Spool) reclaim() error {
 		if err := s.messages.RemoveSegment(first); err != nil {
 			return err
 		}
+		delete(s.segments, first)
 	}
 	return nil
 }

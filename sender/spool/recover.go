@@ -83,8 +83,12 @@ func (s *Spool) loadSegment(segment, through uint64) error {
 			}
 			at = item
 		case len(kind) == 1 && kind[0] == recordBody:
-			if envelope != nil {
-				s.index.add(envelope.ID, newMessage(at.Pos, at.Size, len(envelope.Recipients)))
+			switch {
+			case envelope == nil:
+			case s.index.messages[envelope.ID] != nil: // in the checkpoint, or this is a copy
+				s.index.move(envelope.ID, at.Pos, at.Size, item.Size)
+			default:
+				s.index.add(envelope.ID, newMessage(at.Pos, at.Size, item.Size, len(envelope.Recipients)))
 			}
 			envelope = nil
 		default:
@@ -95,7 +99,7 @@ func (s *Spool) loadSegment(segment, through uint64) error {
 	return nil
 }
 
-// loadEnvelope returns nil for an envelope that is damaged or known already.
+// loadEnvelope returns nil for an envelope that is damaged.
 func (s *Spool) loadEnvelope(item seglog.Item) (*Envelope, error) {
 	b, err := item.Data()
 	if err != nil {
@@ -108,9 +112,6 @@ func (s *Spool) loadEnvelope(item seglog.Item) (*Envelope, error) {
 	if err != nil {
 		s.note(fmt.Errorf("record %d at offset %d of segment %d: %w", item.Seq, item.Pos.Offset, item.Pos.Segment, err))
 		return nil, nil //nolint:nilnil // reported; the scan goes on
-	}
-	if s.index.messages[e.ID] != nil {
-		return nil, nil //nolint:nilnil // in the checkpoint already
 	}
 	return e, nil
 }
@@ -239,30 +240,16 @@ type LiveRecipient struct {
 // after the event log was read from DurableEvent on and before the first Put. A message whose
 // envelope can't be read is logged, counted and dropped. An error of f ends it.
 func (s *Spool) Recover(f func(LiveMessage) error) error {
-	type place struct {
-		id  event.ID
-		pos seglog.Position
-	}
-	s.mu.Lock()
-	places := make([]place, 0, len(s.index.messages))
-	for id, m := range s.index.messages {
-		places = append(places, place{id, m.pos})
-	}
-	s.mu.Unlock()
-	slices.SortFunc(places, func(a, b place) int {
-		if a.pos.Segment != b.pos.Segment {
-			return cmp.Compare(a.pos.Segment, b.pos.Segment)
-		}
-		return cmp.Compare(a.pos.Offset, b.pos.Offset)
-	})
-	for _, p := range places {
-		e, err := s.envelope(p.id, p.pos)
+	for _, p := range s.places() {
+		e, err := s.Envelope(p.id)
 		_, corrupt := errors.AsType[*seglog.CorruptError](err)
-		if corrupt || errors.Is(err, errEnvelope) {
+		switch {
+		case errors.Is(err, ErrNotFound): // finished meanwhile
+			continue
+		case corrupt || errors.Is(err, errEnvelope):
 			s.drop(p.id, err)
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		s.mu.Lock()
@@ -280,6 +267,29 @@ func (s *Spool) Recover(f func(LiveMessage) error) error {
 		}
 	}
 	return nil
+}
+
+// place is where a message is.
+type place struct {
+	id  event.ID
+	pos seglog.Position
+}
+
+// places returns where the live messages are, in the order in which they are on disk.
+func (s *Spool) places() []place {
+	s.mu.Lock()
+	all := make([]place, 0, len(s.index.messages))
+	for id, m := range s.index.messages {
+		all = append(all, place{id, m.pos})
+	}
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b place) int {
+		if a.pos.Segment != b.pos.Segment {
+			return cmp.Compare(a.pos.Segment, b.pos.Segment)
+		}
+		return cmp.Compare(a.pos.Offset, b.pos.Offset)
+	})
+	return all
 }
 
 // drop gives up a message that can't be delivered.

@@ -16,6 +16,14 @@
 // A message segment is removed when no live message is in it. State segments are removed when a
 // checkpoint has replaced them.
 //
+// Messages that stay long don't keep the dead ones around them: a segment of which less than a
+// quarter is live, by bytes, is compacted. Its live messages are appended to the messages log once
+// more, as they are, and it is removed when the copies are durable. So the log has at most four times
+// the size of the live messages and a few segments, and freeing space costs writing at most a third
+// of it. Compaction writes at most Options.CompactBytes each SyncInterval, the emptiest segment
+// first. Of two copies of a message the later one counts; both are one message, known by its ID, with
+// one state. A message that can't be read stays where it is, and its segment with it.
+//
 // # After a crash
 //
 // State entries may be lost; outcomes may not. The event log closes the gap: an outcome is durable
@@ -33,8 +41,9 @@
 // Damaged records are logged, counted (Stats) and set aside; they never keep the spool from
 // opening. A damaged checkpoint or state log is not trusted at all: every stored message is then
 // live again and DurableEvent goes back, so that only the event log decides who is finished; mail
-// may be repeated, none is lost. A full disk refuses Put with an error that wraps
-// syscall.ENOSPC and delays state, which then waits in memory and in the event log. After a disk
+// may be repeated, none is lost. Below Options.MinFree Put is refused with ErrNoSpace, and on a full
+// disk with another error that wraps syscall.ENOSPC; a full disk also delays state, which then waits
+// in memory and in the event log, and compaction. After a disk
 // error that leaves the content unknown every call returns an error that wraps
 // seglog.ErrPoisoned, until a restart.
 //
@@ -45,10 +54,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"carom/schemas/event"
@@ -62,6 +71,9 @@ var (
 	ErrDuplicate = errors.New("message is in the spool already")
 	// ErrNoRecipients is returned by Put for an envelope without an ID or without recipients.
 	ErrNoRecipients = errors.New("envelope has no ID or no recipients")
+	// ErrNoSpace is returned by Put and Room when Options.MinFree would not stay free. It wraps
+	// syscall.ENOSPC.
+	ErrNoSpace = fmt.Errorf("minimum of free disk space is reached: %w", syscall.ENOSPC)
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("spool is closed")
 )
@@ -93,6 +105,15 @@ type Options struct {
 	// SyncInterval is the time between fsyncs of the state, one second if 0. More of it costs
 	// longer reading of the event log after power loss, never mail.
 	SyncInterval time.Duration
+	// CompactBytes bounds how much compaction copies each SyncInterval, 8 MiB if 0. A longer message
+	// is copied all the same, and what it took too much is saved afterwards.
+	CompactBytes int64
+	// MinFree is how many bytes of the disk messages leave free; 0 means no bound. State, compaction
+	// and other files of the disk may use them.
+	MinFree int64
+	// Free returns how many bytes are free on the disk that holds the folder dir, for MinFree. It is
+	// asked at most every 250 ms. If nil, statfs(2) is.
+	Free func(dir string) (int64, error)
 	// FS is the file system, that of the machine if nil.
 	FS seglog.FS
 }
@@ -113,6 +134,12 @@ func (o Options) withDefaults() Options {
 	if o.SyncInterval <= 0 {
 		o.SyncInterval = time.Second
 	}
+	if o.CompactBytes <= 0 {
+		o.CompactBytes = 8 << 20
+	}
+	if o.Free == nil {
+		o.Free = freeBytes
+	}
 	if o.FS == nil {
 		o.FS = seglog.OS{}
 	}
@@ -126,6 +153,7 @@ type Spool struct {
 	logger   *slog.Logger
 	messages *seglog.Log
 	state    *seglog.Log
+	space    space
 
 	// putting is held for reading by Put from before a message is written until it is in the
 	// index, and for writing by who needs to know that both agree.
@@ -138,6 +166,7 @@ type Spool struct {
 	durable uint64 // highest mark on disk
 	err     error  // why no more state is taken
 	damaged int
+	moved   int // messages that compaction has copied
 	closed  bool
 
 	wake     chan struct{} // something is pending
@@ -152,6 +181,11 @@ type Spool struct {
 	written int64  // bytes of state since the last checkpoint
 	marked  uint64 // highest mark written
 	failing bool   // the last attempt to write state failed, and was logged
+	// What compaction knows.
+	segments map[uint64]segment
+	todo     []place // messages of one segment to copy
+	overrun  int64   // bytes copied beyond CompactBytes
+	stuck    bool    // the last attempt to copy failed, and was logged
 }
 
 // Open opens the spool in dir, and makes it where there is none. It refuses a spool that another
@@ -161,8 +195,10 @@ func Open(ctx context.Context, dir string, o Options) (*Spool, error) {
 	s := &Spool{
 		dir: dir, opt: o, logger: o.Logger.With("component", "spool"), index: newIndex(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
-		requests: make(chan chan error),
+		requests: make(chan chan error), segments: make(map[uint64]segment),
 	}
+	s.space.min, s.space.began, s.space.logger = o.MinFree, time.Now(), s.logger
+	s.space.free = func() (int64, error) { return o.Free(dir) }
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open spool %s: %w", dir, err), s.closeLogs())
 	}
@@ -187,8 +223,10 @@ func (s *Spool) open(ctx context.Context) (err error) {
 
 // Put stores a message and returns when it is durable. The body may come in pieces, which are
 // written one after the other and must not be changed before Put returns. Put sets e.Size. An ID must
-// never be used for a second message, not even after the first is finished. After an error the message is not in the spool, except for one that wraps seglog.ErrPoisoned: then it may
-// be there after a restart. ctx ends the wait for room, not that for the disk.
+// never be used for a second message, not even after the first is finished. After an error the
+// message is not in the spool, except for one that wraps seglog.ErrPoisoned: then it may be there
+// after a restart. ErrNoSpace refuses it before the disk is full. ctx ends the wait for room in
+// memory, not that for the disk.
 func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if e.ID == (event.ID{}) || len(e.Recipients) == 0 {
 		return ErrNoRecipients
@@ -213,6 +251,9 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if exists {
 		return fmt.Errorf("put %s: %w", e.ID, ErrDuplicate)
 	}
+	if !s.space.take(int64(len(envelope)) + e.Size) {
+		return ErrNoSpace
+	}
 	c, err := s.messages.EnqueueParts(ctx, [][]byte{envelope}, parts)
 	if err != nil {
 		return s.putError(err)
@@ -224,7 +265,7 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.add(e.ID, newMessage(at.Start, len(envelope), len(e.Recipients)))
+	s.index.add(e.ID, newMessage(at.Start, len(envelope), 1+int(e.Size), len(e.Recipients)))
 	return nil
 }
 
@@ -234,92 +275,6 @@ func (s *Spool) putError(err error) error {
 	}
 	return fmt.Errorf("store message: %w", err)
 }
-
-// Envelope reads the envelope of a live message. The error is ErrNotFound, or a
-// *seglog.CorruptError, after which the message can only be finished.
-func (s *Spool) Envelope(id event.ID) (*Envelope, error) {
-	m, err := s.find(id)
-	if err != nil {
-		return nil, err
-	}
-	return s.envelope(id, m.pos)
-}
-
-func (s *Spool) find(id event.ID) (message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.index.messages[id]
-	if m == nil {
-		return message{}, fmt.Errorf("message %s: %w", id, ErrNotFound)
-	}
-	return *m, nil
-}
-
-// envelope reads the envelope at pos, which must be that of the message id.
-func (s *Spool) envelope(id event.ID, pos seglog.Position) (*Envelope, error) {
-	b, err := s.messages.Read(pos)
-	if err != nil {
-		s.setAside(err)
-		return nil, fmt.Errorf("envelope of %s: %w", id, err)
-	}
-	if len(b) == 0 || b[0] != recordEnvelope {
-		return nil, fmt.Errorf("envelope of %s: %w", id, errEnvelope)
-	}
-	e, err := decodeEnvelope(b[1:])
-	if err == nil && e.ID != id {
-		err = errEnvelope
-	}
-	if err != nil {
-		return nil, fmt.Errorf("envelope of %s: %w", id, err)
-	}
-	return e, nil
-}
-
-// Body is a reader over the stored body of a message. With the last bytes it returns a
-// *seglog.CorruptError if the body is damaged. Close it.
-type Body struct {
-	spool  *Spool
-	record *seglog.Record
-}
-
-// Body opens the body of a live message. It can be read to the end even if the message is
-// finished meanwhile. The error is ErrNotFound or a *seglog.CorruptError.
-func (s *Spool) Body(id event.ID) (*Body, error) {
-	m, err := s.find(id)
-	if err != nil {
-		return nil, err
-	}
-	r, err := s.messages.OpenRecord(seglog.After(m.pos, int(m.envelope)))
-	if err != nil {
-		s.setAside(err)
-		return nil, fmt.Errorf("body of %s: %w", id, err)
-	}
-	b := &Body{spool: s, record: r}
-	var kind [1]byte
-	_, err = io.ReadFull(b, kind[:])
-	if err == nil && kind[0] != recordBody {
-		err = errors.New("another record is in its place")
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("body of %s: %w", id, err), b.Close())
-	}
-	return b, nil
-}
-
-// Size returns the length of the body in bytes.
-func (b *Body) Size() int64 { return b.record.Size - 1 }
-
-// Read implements io.Reader.
-func (b *Body) Read(p []byte) (int, error) {
-	n, err := b.record.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.spool.setAside(err)
-	}
-	return n, err
-}
-
-// Close releases the body.
-func (b *Body) Close() error { return b.record.Close() }
 
 // Received notes that a received event of the message is in the event log, as record seq. It is
 // told once for each recipient's event.
@@ -403,6 +358,7 @@ type Stats struct {
 	Recipients int // not finished
 	Segments   int // files of the messages log
 	Damaged    int // damaged places found since Open
+	Moved      int // messages copied by compaction since Open
 }
 
 // Stats returns the counts.
@@ -412,7 +368,7 @@ func (s *Spool) Stats() Stats {
 	defer s.mu.Unlock()
 	return Stats{
 		Messages: len(s.index.messages), Recipients: s.index.recipients,
-		Segments: segments, Damaged: s.damaged,
+		Segments: segments, Damaged: s.damaged, Moved: s.moved,
 	}
 }
 
