@@ -9,6 +9,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -55,6 +56,27 @@ type run struct {
 	generation uint64
 	started    time.Time // by the warehouse's clock
 	version    string
+}
+
+// inTurn does the work of one run if the turn is to be had, bounds its time, and notes how it
+// ended.
+func inTurn(ctx context.Context, conn driver.Conn, job, version string, work func(context.Context, *run, *Result) error) (Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, runTime)
+	defer cancel()
+	start := time.Now()
+	result := Result{Job: job}
+	r, err := claim(ctx, conn, job, version)
+	if err != nil {
+		return result, err
+	}
+	if r == nil {
+		result.Skipped = true
+		return result, nil
+	}
+	result.Generation = r.generation
+	err = work(ctx, r, &result)
+	result.Took = time.Since(start)
+	return result, errors.Join(err, r.end(ctx, conn, result, err))
 }
 
 // claim gives the turn to this run, or returns nil if another run has it.

@@ -36,30 +36,14 @@ type Suppression struct {
 
 // Run reads the events that arrived since the last run. Read twice they make the same rows, so a
 // run that is killed or repeated changes nothing.
-func (s *Suppression) Run(ctx context.Context) (result Result, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runTime)
-	defer cancel()
-	start := time.Now()
-	result = Result{Job: suppressionJob}
-	r, err := claim(ctx, s.Conn, suppressionJob, s.Version)
-	if err != nil {
-		return result, err
-	}
-	if r == nil {
-		result.Skipped = true
-		return result, nil
-	}
-	result.Generation = r.generation
-	defer func() {
-		result.Took = time.Since(start)
-		if ended := r.end(ctx, s.Conn, result, err); ended != nil {
-			err = errors.Join(err, ended)
-		}
-	}()
+func (s *Suppression) Run(ctx context.Context) (Result, error) {
+	return inTurn(ctx, s.Conn, suppressionJob, s.Version, s.work)
+}
 
+func (s *Suppression) work(ctx context.Context, r *run, result *Result) error {
 	since, until, err := s.span(ctx, r.started)
 	if err != nil {
-		return result, err
+		return err
 	}
 	parameters := clickhouse.Parameters{"since": micros(since), "until": micros(until), "started": micros(r.started), "job": suppressionJob}
 	err = s.Conn.Exec(with(ctx, parameters), `
@@ -85,17 +69,17 @@ WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND arrived <= fr
     AND (recipient_key, scope, time) NOT IN (
         SELECT recipient_key, tenant, time FROM suppressions WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC'))`)
 	if err != nil {
-		return result, fmt.Errorf("add suppressions: %w", err)
+		return fmt.Errorf("add suppressions: %w", err)
 	}
 	var added uint64
 	if err := s.Conn.QueryRow(with(ctx, parameters), `
 SELECT uniqExact(recipient_key, tenant, time)
 FROM suppressions
 WHERE actor = {job:String} AND arrived >= fromUnixTimestamp64Micro({started:Int64}, 'UTC')`).Scan(&added); err != nil {
-		return result, fmt.Errorf("count suppressions: %w", err)
+		return fmt.Errorf("count suppressions: %w", err)
 	}
 	result.DataTo, result.Changes = until, int(added) //nolint:gosec // rows of one run
-	return result, nil
+	return nil
 }
 
 // span returns the arrivals that this run reads: after since, up to until.

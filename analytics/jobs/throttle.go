@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -42,39 +41,23 @@ type Throttle struct {
 // Run looks at every key that a live node sends for, decides, and hands the limits out. What is
 // written comes in the order limit_log, limit_state, leases: no limit without its evidence. A run
 // that ends in between is finished by the next.
-func (t *Throttle) Run(ctx context.Context) (result Result, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runTime)
-	defer cancel()
-	start := time.Now()
-	result = Result{Job: throttleJob}
-	r, err := claim(ctx, t.Conn, throttleJob, t.Version)
-	if err != nil {
-		return result, err
-	}
-	if r == nil {
-		result.Skipped = true
-		return result, nil
-	}
-	result.Generation = r.generation
-	defer func() {
-		result.Took = time.Since(start)
-		if ended := r.end(ctx, t.Conn, result, err); ended != nil {
-			err = errors.Join(err, ended)
-		}
-	}()
+func (t *Throttle) Run(ctx context.Context) (Result, error) {
+	return inTurn(ctx, t.Conn, throttleJob, t.Version, t.work)
+}
 
+func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 	states, ahead, err := loadStates(ctx, t.Conn)
 	if err != nil {
-		return result, err
+		return err
 	}
 	overrides, err := loadOverrides(ctx, t.Conn)
 	if err != nil {
-		return result, err
+		return err
 	}
 	reader := windows.Reader{Conn: t.Conn, Policy: &t.Policy.Thresholds, Period: t.Period}
 	snapshot, err := reader.Read(ctx, r.started, slowKeys(states))
 	if err != nil {
-		return result, err
+		return err
 	}
 	result.DataTo, result.Delay, result.Keys = snapshot.To, snapshot.Delay, len(snapshot.Keys)
 
@@ -94,19 +77,19 @@ func (t *Throttle) Run(ctx context.Context) (result Result, err error) {
 		}
 	}
 	if err := r.writeLog(ctx, t.Conn, p.entries, t.Policy.Hash); err != nil {
-		return result, err
+		return err
 	}
 	if err := r.storeStates(ctx, t.Conn, states, slices.SortedFunc(maps.Keys(p.changed), limits.Key.Compare)); err != nil {
-		return result, err
+		return err
 	}
 	if err := r.handOut(ctx, t.Conn, states, snapshot); err != nil {
-		return result, err
+		return err
 	}
 	for _, e := range p.entries {
 		t.Log.InfoContext(ctx, "limit decided", "key", e.key.String(), "kind", e.kind, "rule", string(e.reason.Rule),
 			"epoch", e.reason.Epoch, "rate_old", e.reason.Old.RatePerSecond, "rate_new", e.reason.New.RatePerSecond, "reason", e.reason.Text)
 	}
-	return result, nil
+	return nil
 }
 
 // mode says how far the loop may go at a key now.

@@ -30,6 +30,7 @@ import (
 	"carom/sender/admin"
 	"carom/sender/config"
 	"carom/sender/deliver"
+	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
 	"carom/sender/queue"
 	"carom/sender/reports"
@@ -156,7 +157,20 @@ func (n *node) assemble(dir string) error {
 		return &service.ConfigError{Err: err}
 	}
 	n.queues = queue.NewManager(agent)
+	n.logSigning()
 	return nil
+}
+
+// logSigning says with what mail is signed, where there is a key.
+func (n *node) logSigning() {
+	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+		return
+	}
+	if version, err := libcrypto.Version(); err != nil {
+		n.logger.Info("DKIM signs with Go's crypto", "reason", err)
+	} else {
+		n.logger.Info("DKIM signs RSA with libcrypto", "version", version)
+	}
 }
 
 func acctOptions(a config.AcctFile) account.FileOptions {
