@@ -3,6 +3,7 @@ package config
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,17 +15,6 @@ type DeliveryType string
 const (
 	DeliverSMTP    DeliveryType = "smtp"
 	DeliverDiscard DeliveryType = "discard"
-)
-
-// DKIMSign is the value of dkim-sign.
-type DKIMSign string
-
-// The values of dkim-sign.
-const (
-	DKIMNo  DKIMSign = "no"
-	DKIMYes DKIMSign = "yes"
-	// DKIMIfAsked signs only mail that asks for it in an X-DKIM-Options header.
-	DKIMIfAsked DKIMSign = "if-x-dkim-options-present"
 )
 
 // CAFile is a file of certificates that a peer's certificate is verified against.
@@ -42,12 +32,10 @@ func (f CAFile) String() string { return f.Path }
 type Settings struct {
 	Type DeliveryType
 
-	MaxSMTPOut             int  // simultaneous connections; 0 means no limit
-	MaxMsgRate             Rate // attempted recipients
-	MaxConnectRate         Rate // connections opened
-	MaxMsgPerConnection    int  // 0 means no limit
-	MaxRcptPerMessage      int  // recipients per transaction; 0 means no limit
-	MaxErrorsPerConnection int  // recipient-level errors before the connection is dropped; 0 means no limit
+	MaxSMTPOut          int  // simultaneous connections; 0 means no limit
+	MaxMsgRate          Rate // attempted recipients
+	MaxMsgPerConnection int  // 0 means no limit
+	MaxRcptPerMessage   int  // recipients per transaction; 0 means no limit
 
 	// The adaptive values are how far the control loop may go above MaxMsgRate, MaxSMTPOut and
 	// MaxMsgPerConnection. Zero: not at all.
@@ -67,7 +55,6 @@ type Settings struct {
 	UseStartTLS     bool
 	RequireStartTLS bool
 	SMTPTLSCAFile   CAFile
-	DKIMSign        DKIMSign
 
 	Provider     string // empty: derived from the MX hosts
 	BounceDomain string // empty: MAIL FROM stays as the customer sent it
@@ -81,6 +68,11 @@ type Settings struct {
 	IgnorePipelining bool
 	Ignore8BitMIME   bool
 	IgnoreChunking   bool
+
+	Limits
+	Backoff
+	Way
+	DKIM
 }
 
 // DefaultSettings returns PowerMTA's documented defaults.
@@ -94,27 +86,31 @@ func DefaultSettings() Settings {
 		BounceAfter:                4*24*time.Hour + 12*time.Hour,
 		DefaultSMTPPort:            25,
 		UseStartTLS:                true,
-		DKIMSign:                   DKIMNo,
 		ConnectTimeout:             2 * time.Minute,
 		SMTPGreetingTimeout:        5 * time.Minute,
 		DataSendTimeout:            3 * time.Minute,
 		SMTPDataTerminationTimeout: 10 * time.Minute,
+		Limits:                     defaultLimits(),
+		Backoff:                    defaultBackoff(),
+		Way:                        defaultWay(),
+		DKIM:                       defaultDKIM(),
 	}
 }
 
 // maxIdle is PowerMTA's bound of connection-idle-timeout.
 const maxIdle = 10 * time.Minute
 
-var domainScope = newScope("domain",
+// domainScope takes its rows from the files that hold the parts of Settings.
+var domainScope = newScope("domain", slices.Concat(domainRows, limitRows, backoffRows, wayRows, dkimRows)...)
+
+var domainRows = []directive[Settings]{
 	one("type", deliveryType, func(s *Settings) *DeliveryType { return &s.Type }),
 	one("max-smtp-out", limit, func(s *Settings) *int { return &s.MaxSMTPOut }),
 	one("max-msg-rate", rate, func(s *Settings) *Rate { return &s.MaxMsgRate }),
 	formerly("max-msg-rate", one("max-msg-per-hour", perHour, func(s *Settings) *Rate { return &s.MaxMsgRate })),
-	planned(one("max-connect-rate", rate, func(s *Settings) *Rate { return &s.MaxConnectRate })),
 	one("max-msg-per-connection", limit, func(s *Settings) *int { return &s.MaxMsgPerConnection }),
 	one("max-rcpt-per-message", limit, func(s *Settings) *int { return &s.MaxRcptPerMessage }),
 	alias[Settings]("max-rcpt-per-transaction", "max-rcpt-per-message"),
-	planned(one("max-errors-per-connection", limit, func(s *Settings) *int { return &s.MaxErrorsPerConnection })),
 	one("adaptive-max-msg-rate", adaptiveRate, func(s *Settings) *AdaptiveRate { return &s.AdaptiveMaxMsgRate }),
 	one("adaptive-max-smtp-out", number(0, maxCount), func(s *Settings) *int { return &s.AdaptiveMaxSMTPOut }),
 	one("adaptive-max-msg-per-connection", number(0, maxCount), func(s *Settings) *int { return &s.AdaptiveMaxMsgPerConnection }),
@@ -127,7 +123,6 @@ var domainScope = newScope("domain",
 	one("use-starttls", boolean, func(s *Settings) *bool { return &s.UseStartTLS }),
 	one("require-starttls", boolean, func(s *Settings) *bool { return &s.RequireStartTLS }),
 	one("smtp-tls-ca-file", clearable(caFile), func(s *Settings) *CAFile { return &s.SMTPTLSCAFile }),
-	one("dkim-sign", dkimSign, func(s *Settings) *DKIMSign { return &s.DKIMSign }),
 	one("provider", clearable(identifier), func(s *Settings) *string { return &s.Provider }),
 	one("bounce-domain", clearable(hostName), func(s *Settings) *string { return &s.BounceDomain }),
 	one("connect-timeout", positiveInterval, func(s *Settings) *time.Duration { return &s.ConnectTimeout }),
@@ -138,7 +133,7 @@ var domainScope = newScope("domain",
 	one("ignore-pipelining", boolean, func(s *Settings) *bool { return &s.IgnorePipelining }),
 	one("ignore-8bitmime", boolean, func(s *Settings) *bool { return &s.Ignore8BitMIME }),
 	one("ignore-chunking", boolean, func(s *Settings) *bool { return &s.IgnoreChunking }),
-)
+}
 
 // deliveryType refuses types that PowerMTA has and carom has not: mail meant for a program or a
 // file must not leave over SMTP instead.
@@ -151,17 +146,6 @@ var deliveryType = scalar("want smtp or discard", func(s string) (DeliveryType, 
 	}
 	return "", fmt.Errorf("bad value %q; want smtp or discard", s)
 })
-
-func dkimSign(v *value) (DKIMSign, error) {
-	if strings.EqualFold(v.text, string(DKIMIfAsked)) {
-		return DKIMIfAsked, nil
-	}
-	yes, err := boolean(v)
-	if yes {
-		return DKIMYes, err
-	}
-	return DKIMNo, err
-}
 
 // perHour parses the number of max-msg-per-hour, which max-msg-rate replaced.
 func perHour(v *value) (Rate, error) {
