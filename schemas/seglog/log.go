@@ -104,6 +104,7 @@ type Log struct {
 	synced    int64     // offset through which the segment is fsynced
 	published watermark // what readers know
 	buf       []byte
+	batch     []*Commit // memory for the next batch
 	closeErr  error // what Close returns, after stopped
 }
 
