@@ -199,9 +199,9 @@ func (l *Log) take() (batch []*Commit, bytes int64) {
 		bytes += b
 		n++
 	}
-	batch = append(l.batch[:0], l.pending[:n]...)
+	l.batch = append(l.batch[:0], l.pending[:n]...)
 	l.pending = slices.Delete(l.pending, 0, n)
-	return batch, bytes
+	return l.batch, bytes
 }
 
 // full returns whether the active segment is no place for so many bytes more.
@@ -261,7 +261,6 @@ func (l *Log) finish(batch []*Commit, err error) {
 		c.done <- struct{}{}
 	}
 	clear(batch)
-	l.batch = batch
 }
 
 // place gives a batch its numbers and offsets and returns the end of both.

@@ -105,7 +105,7 @@ type Log struct {
 	published watermark // what readers know
 	buf       []byte
 	batch     []*Commit // memory for the next batch
-	closeErr  error // what Close returns, after stopped
+	closeErr  error     // what Close returns, after stopped
 }
 
 // tail is the end of the log as somebody sees it.

@@ -260,13 +260,7 @@ func (n *node) run(ctx context.Context, ready func([]string)) error {
 
 // serve recovers what is live and runs the parts until ctx is done or one of them fails.
 func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
-	live := 0
-	err := n.spool.Recover(func(m spool.LiveMessage) error {
-		n.received(m.Envelope, m.Received)
-		n.enqueue(m.Envelope, m.Recipients)
-		live += len(m.Recipients)
-		return ctx.Err()
-	})
+	live, err := n.recover(ctx)
 	select {
 	case <-ctx.Done():
 		return nil // told to stop; what is live is in the spool

@@ -113,6 +113,8 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	for _, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
 	}
+	t := tagOf(envelope)
+	envelope.Tag = t.encode()
 	err := n.spool.Put(ctx, envelope, m.Content)
 	if errors.Is(err, syscall.ENOSPC) {
 		n.logger.Error("message not accepted, the disk is full", "error", err)
@@ -127,7 +129,7 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		live[i].Index = uint32(i) //nolint:gosec // bounded by the server
 	}
 	n.received(envelope, 0)
-	n.enqueue(envelope, live)
+	n.enqueue(envelope.ID, envelope.Arrived, &t, live)
 	return nil
 }
 
@@ -142,7 +144,7 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 }
 
 // enqueue puts the recipients into the queues of their domains.
-func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipient) {
+func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spool.LiveRecipient) {
 	type part struct {
 		domain   string
 		attempts uint32
@@ -150,19 +152,21 @@ func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipien
 	}
 	items := map[part]*queue.Item{}
 	for _, r := range recipients {
-		p := part{route.Domain(envelope.Recipients[r.Index].Address), r.Attempts, r.Due}
+		p := part{t.domain(r.Index), r.Attempts, r.Due}
 		item := items[p]
 		if item == nil {
 			item = &queue.Item{
-				Message: envelope.ID, Attempts: r.Attempts, Due: r.Due, Arrived: envelope.Arrived,
-				Expires: envelope.Arrived.Add(n.config.Domain(p.domain, envelope.VMTA).BounceAfter),
+				Message: id, Attempts: r.Attempts, Due: r.Due, Arrived: arrived, Expires: t.Expires,
+			}
+			if item.Expires.IsZero() {
+				item.Expires = arrived.Add(n.config.Domain(p.domain, t.VMTA).BounceAfter)
 			}
 			items[p] = item
 		}
 		item.Recipients = append(item.Recipients, r.Index)
 	}
 	for p, item := range items {
-		n.queues.Add(queue.Name{Domain: p.domain, VMTA: envelope.VMTA}, item)
+		n.queues.Add(queue.Name{Domain: p.domain, VMTA: t.VMTA}, item)
 	}
 }
 
