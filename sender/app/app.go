@@ -47,7 +47,7 @@ type node struct {
 	logger *slog.Logger
 
 	events, gauges, notes *seglog.Log
-	spool                 *spool.Spool
+	spool                 *spool.Set
 	suppress              *suppress.Store
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
@@ -101,9 +101,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	dir := c.Spools[0].Dir
 	var err error
-	if n.spool, err = spool.Open(ctx, dir, spool.Options{
-		Logger: n.logger, EventLog: n.events.Incarnation(), MinFree: int64(c.Spools[0].MinFreeSpace),
-	}); err != nil {
+	if n.spool, err = n.openSpool(ctx); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	n.opened(n.spool.Close)

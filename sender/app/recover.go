@@ -6,6 +6,17 @@ import (
 	"carom/sender/spool"
 )
 
+// openSpool opens the spool folders of the configuration.
+func (n *node) openSpool(ctx context.Context) (*spool.Set, error) {
+	folders := make([]spool.Folder, 0, len(n.config.Spools))
+	for _, s := range n.config.Spools {
+		folders = append(folders, spool.Folder{
+			Dir: s.Dir, Priority: s.Priority, DeliverOnly: s.DeliverOnly, MinFree: int64(s.MinFreeSpace),
+		})
+	}
+	return spool.OpenSet(ctx, folders, spool.Options{Logger: n.logger, EventLog: n.events.Incarnation()})
+}
+
 // recover queues what is live in the spool and returns how many recipients that are. Messages are not
 // read, but for those whose tag does not say enough or whose received events are missing.
 func (n *node) recover(ctx context.Context) (recipients int, err error) {

@@ -34,7 +34,7 @@ type segment struct {
 func (s *Spool) compact(ctx context.Context) error {
 	budget := s.opt.CompactBytes - s.overrun
 	s.overrun = max(0, -budget)
-	if budget <= 0 || s.messages.Err() != nil {
+	if budget <= 0 || s.opt.DeliverOnly || s.messages.Err() != nil {
 		return nil //nolint:nilerr // Put tells it
 	}
 	for budget > 0 && !s.stopping() {

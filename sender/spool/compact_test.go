@@ -44,7 +44,7 @@ func (w *world) sparse(t *testing.T, s *Spool, n int) (live []*Envelope) {
 	return live
 }
 
-func (w *world) finish(t *testing.T, s *Spool, e *Envelope) {
+func (w *world) finish(t *testing.T, s store, e *Envelope) {
 	t.Helper()
 	for i := range e.Recipients {
 		w.tell(t, s, modelEvent{kind: entryFinished, id: e.ID, recipient: uint32(i)})
@@ -52,7 +52,7 @@ func (w *world) finish(t *testing.T, s *Spool, e *Envelope) {
 }
 
 // tell logs an event and tells the spool.
-func (w *world) tell(t *testing.T, s *Spool, ev modelEvent) {
+func (w *world) tell(t *testing.T, s store, ev modelEvent) {
 	t.Helper()
 	w.mu.Lock()
 	w.events = append(w.events, ev)

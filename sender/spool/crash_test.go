@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +34,7 @@ type modelEvent struct {
 }
 
 // tell tells the spool of the event with number seq.
-func (e modelEvent) tell(s *Spool, seq uint64) error {
+func (e modelEvent) tell(s store, seq uint64) error {
 	switch e.kind {
 	case entryReceived:
 		return s.Received(e.id, seq)
@@ -79,25 +80,42 @@ func expected(stored []*Envelope, events []modelEvent) map[event.ID]string {
 // also while it recovers: what was acknowledged and isn't finished in the event log is there, with
 // its state, and nothing that is finished comes back.
 func TestCrashes(t *testing.T) {
-	seeds := 1000
-	if testing.Short() {
-		seeds = 150
-	}
-	moved := 0
-	for seed := range seeds {
-		if moved += crashes(t, uint64(seed)); t.Failed() {
-			return
-		}
-	}
-	if moved < seeds/2 {
-		t.Errorf("compaction moved %d messages in %d runs: too few to show anything", moved, seeds)
+	for _, tc := range []struct {
+		name    string
+		folders []Folder // none: a Spool
+		seeds   int
+	}{
+		{"one folder", nil, 1000},
+		{"two in turn", []Folder{{Dir: "/a", Priority: 1}, {Dir: "/b", Priority: 1}}, 400},
+		{"one drains", []Folder{{Dir: "/a", Priority: 1}, {Dir: "/b", Priority: 1}, {Dir: "/c", Priority: 100}}, 200},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			seeds := tc.seeds
+			if testing.Short() {
+				seeds /= 8
+			}
+			moved, indexes := 0, 0
+			for seed := range seeds {
+				m, i := crashes(t, uint64(seed), tc.folders)
+				moved, indexes = moved+m, indexes+i
+				if t.Failed() {
+					return
+				}
+			}
+			if moved < seeds/8 || indexes < seeds/8 {
+				t.Errorf("compaction moved %d messages, %d indexes were found at start in %d runs: too few to show anything",
+					moved, indexes, seeds)
+			}
+		})
 	}
 }
 
-// crashes returns how many messages compaction moved.
-func crashes(t *testing.T, seed uint64) (moved int) {
+// crashes returns how many messages compaction moved, and how many indexes of segments were there
+// after a crash.
+func crashes(t *testing.T, seed uint64, folders []Folder) (moved, indexes int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 1))
+	folders = slices.Clone(folders)
 	w := &world{tried: make(map[event.ID]bool), bodies: make(map[event.ID]string)}
 	disk := seglogtest.New()
 	lastCheck := false
@@ -128,7 +146,22 @@ func crashes(t *testing.T, seed uint64) (moved int) {
 			defer w.mu.Unlock()
 			return after != nil
 		}
-		s, err := Open(t.Context(), dir, o)
+		for _, f := range append([]Folder{{Dir: dir}}, folders...) {
+			names, err := disk.List(filepath.Join(f.Dir, messagesDir))
+			if err == nil {
+				indexes += len(slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, indexSuffix) }))
+			}
+		}
+		var s store
+		var err error
+		if len(folders) == 0 {
+			s, err = Open(t.Context(), dir, o)
+		} else {
+			if generation > 0 && len(folders) == 3 {
+				folders[2].DeliverOnly = true
+			}
+			s, err = OpenSet(t.Context(), folders, o)
+		}
 		if err != nil {
 			t.Fatalf("seed %d: Open: %v", seed, err)
 		}
@@ -149,11 +182,11 @@ func crashes(t *testing.T, seed uint64) (moved int) {
 		}
 		disk, w.stored, w.events = after, w.stored[:stored], w.events[:known]
 	}
-	return moved
+	return moved, indexes
 }
 
 // check does what a sender does at start, and compares.
-func (w *world) check(t *testing.T, seed uint64, s *Spool) {
+func (w *world) check(t *testing.T, seed uint64, s store) {
 	t.Helper()
 	from := s.DurableEvent()
 	if from > uint64(len(w.events)) {
@@ -201,7 +234,7 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 }
 
 // step does one random thing.
-func (w *world) step(t *testing.T, rng *rand.Rand, s *Spool) {
+func (w *world) step(t *testing.T, rng *rand.Rand, s store) {
 	t.Helper()
 	switch n := rng.IntN(10); {
 	case n < 3 || len(w.stored) == 0:

@@ -87,6 +87,14 @@ func (b *Body) Read(p []byte) (int, error) {
 // Close releases the body.
 func (b *Body) Close() error { return b.record.Close() }
 
+// has returns whether a message is live.
+func (s *Spool) has(id event.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, _ := s.index.find(id)
+	return m != nil
+}
+
 var errBody = errors.New("another record is in place of the body")
 
 // at calls read with what is known of a live message, and once more when the message was moved and

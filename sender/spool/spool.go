@@ -79,6 +79,8 @@ var (
 	// ErrNoSpace is returned by Put and Room when Options.MinFree would not stay free. It wraps
 	// syscall.ENOSPC.
 	ErrNoSpace = fmt.Errorf("minimum of free disk space is reached: %w", syscall.ENOSPC)
+	// ErrDeliverOnly is returned by Put and Room with Options.DeliverOnly.
+	ErrDeliverOnly = errors.New("spool takes no new mail")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("spool is closed")
 )
@@ -113,6 +115,8 @@ type Options struct {
 	// CompactBytes bounds how much compaction copies each SyncInterval, 8 MiB if 0. A longer message
 	// is copied all the same, and what it took too much is saved afterwards.
 	CompactBytes int64
+	// DeliverOnly refuses every Put with ErrDeliverOnly, and nothing is compacted: the spool drains.
+	DeliverOnly bool
 	// MinFree is how many bytes of the disk messages leave free; 0 means no bound. State, compaction
 	// and other files of the disk may use them.
 	MinFree int64
@@ -242,6 +246,9 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if e.ID == (event.ID{}) || len(e.Recipients) == 0 {
 		return ErrNoRecipients
 	}
+	if s.opt.DeliverOnly {
+		return ErrDeliverOnly
+	}
 	if len(e.Tag) > maxTagBytes {
 		return fmt.Errorf("tag of %d bytes, at most %d: %w", len(e.Tag), maxTagBytes, seglog.ErrTooLarge)
 	}
@@ -252,10 +259,7 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if e.Size > int64(s.opt.MaxMessageBytes) {
 		return fmt.Errorf("message of %d bytes, at most %d: %w", e.Size, s.opt.MaxMessageBytes, seglog.ErrTooLarge)
 	}
-	s.mu.Lock()
-	m, _ := s.index.find(e.ID)
-	s.mu.Unlock()
-	if m != nil {
+	if s.has(e.ID) {
 		return fmt.Errorf("put %s: %w", e.ID, ErrDuplicate)
 	}
 	p := s.newDeposit()

@@ -3,6 +3,7 @@ package spool
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +41,29 @@ func open(tb testing.TB, dir string, o Options) *Spool {
 	return s
 }
 
+// store is what a Spool and a Set have in common.
+type store interface {
+	Put(ctx context.Context, e *Envelope, body ...[]byte) error
+	Envelope(id event.ID) (*Envelope, error)
+	Read(id event.ID) (*Envelope, []byte, error)
+	Body(id event.ID) (*Body, error)
+	Received(id event.ID, seq uint64) error
+	Finished(id event.ID, recipient uint32, seq uint64) error
+	Rescheduled(id event.ID, recipients []uint32, attempts uint32, due time.Time) error
+	Mark(seq uint64) error
+	DurableEvent() uint64
+	Recover(f func(LiveMessage) error) error
+	Sync(ctx context.Context) error
+	Stats() Stats
+	Room(bytes int64) error
+	Close() error
+}
+
+var (
+	_ store = (*Spool)(nil)
+	_ store = (*Set)(nil)
+)
+
 func envelope(recipients int) *Envelope {
 	e := &Envelope{ID: event.NewID(), From: "news@sender.example", Arrived: time.UnixMicro(1_700_000_000_123_456).UTC()}
 	e.Tag = fmt.Appendf(nil, "%s tag", e.ID[:4])
@@ -49,14 +73,14 @@ func envelope(recipients int) *Envelope {
 	return e
 }
 
-func put(tb testing.TB, s *Spool, e *Envelope, body string) {
+func put(tb testing.TB, s store, e *Envelope, body string) {
 	tb.Helper()
 	if err := s.Put(tb.Context(), e, []byte(body)); err != nil {
 		tb.Fatalf("Put: %v", err)
 	}
 }
 
-func body(tb testing.TB, s *Spool, id event.ID) string {
+func body(tb testing.TB, s store, id event.ID) string {
 	tb.Helper()
 	b, err := s.Body(id)
 	if err != nil {
@@ -70,7 +94,7 @@ func body(tb testing.TB, s *Spool, id event.ID) string {
 	return string(content)
 }
 
-func recovered(tb testing.TB, s *Spool) []LiveMessage {
+func recovered(tb testing.TB, s store) []LiveMessage {
 	tb.Helper()
 	var all []LiveMessage
 	if err := s.Recover(func(m LiveMessage) error {
