@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -143,8 +144,16 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 	}
 }
 
-// enqueue puts the recipients into the queues of their domains.
+// enqueue puts the recipients into the queues of their domains: those that are due together as one item.
 func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spool.LiveRecipient) {
+	if len(recipients) == 1 {
+		r := recipients[0]
+		domain := t.domain(r.Index)
+		item := n.item(id, arrived, t, domain, r)
+		item.AddRecipient(r.Index)
+		n.queues.Add(queue.Name{Domain: domain, VMTA: t.VMTA}, item)
+		return
+	}
 	type part struct {
 		domain   string
 		attempts uint32
@@ -155,18 +164,25 @@ func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spoo
 		p := part{t.domain(r.Index), r.Attempts, r.Due}
 		item := items[p]
 		if item == nil {
-			item = &queue.Item{
-				Message: id, Attempts: r.Attempts, Due: r.Due, Arrived: arrived, Expires: t.Expires,
-			}
-			if item.Expires.IsZero() {
-				item.Expires = arrived.Add(n.config.Domain(p.domain, t.VMTA).BounceAfter)
-			}
+			item = n.item(id, arrived, t, p.domain, r)
 			items[p] = item
 		}
-		item.Recipients = append(item.Recipients, r.Index)
+		item.AddRecipient(r.Index)
 	}
 	for p, item := range items {
 		n.queues.Add(queue.Name{Domain: p.domain, VMTA: t.VMTA}, item)
+	}
+}
+
+// item returns an item without recipients for those that are as r.
+func (n *node) item(id event.ID, arrived time.Time, t *tag, domain string, r spool.LiveRecipient) *queue.Item {
+	expires := t.Expires
+	if expires.IsZero() {
+		expires = arrived.Add(n.config.Domain(domain, t.VMTA).BounceAfter)
+	}
+	return &queue.Item{
+		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(arrived), //nolint:gosec // bounded
+		Expires: queue.At(expires), Labels: queue.Label(t.Job, t.Tenant), Priority: t.Priority,
 	}
 }
 

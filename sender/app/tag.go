@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"carom/sender/queue"
 	"carom/sender/route"
 	"carom/sender/spool"
 )
@@ -14,7 +15,7 @@ import (
 type tag struct {
 	VMTA, Job, Tenant string
 	Expires           time.Time // zero: by configuration
-	Priority          uint8     // zero: the default
+	Priority          uint8     // within a queue
 	Domains           []string  // of the recipients, each once
 	Of                []uint32  // which of Domains, for each recipient; nil if there is one
 }
@@ -28,7 +29,7 @@ var errTag = errors.New("malformed tag")
 
 // tagOf makes the tag of a message.
 func tagOf(e *spool.Envelope) tag {
-	t := tag{VMTA: e.VMTA, Job: e.Job, Tenant: e.Tenant, Expires: e.Expires}
+	t := tag{VMTA: e.VMTA, Job: e.Job, Tenant: e.Tenant, Expires: e.Expires, Priority: queue.DefaultPriority}
 	if len(e.Recipients) == 1 {
 		t.Domains = []string{route.Domain(e.Recipients[0].Address)}
 		return t
