@@ -57,6 +57,8 @@ type Config struct {
 
 	hash uint64
 
+	spoolMinFreeSpace Size
+
 	sourceHosts []SourceHost
 	domainKeys  []DomainKey
 	domainBase  []assignment[Settings] // domain directives outside sections
