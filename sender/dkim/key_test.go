@@ -3,6 +3,7 @@ package dkim
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,8 +38,8 @@ func TestAlgorithm(t *testing.T) {
 func TestOrderOfManyKeys(t *testing.T) {
 	key := private(edKey())
 	domains := []string{"a.b.c", "b.c", "x.c", "*", "c", "b.c", "q.a.b.c", "xb.c"}
-	var list []Key
-	for i := range 4 * len(domains) {
+	list := make([]Key, 0, 4*len(domains))
+	for i := range cap(list) {
 		list = append(list, Key{fmt.Sprintf("s%d", i%5), domains[(i*7+i/3)%len(domains)], key})
 	}
 	for start := range list {
@@ -84,7 +85,7 @@ func TestKeyExchanged(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				signed := append(sig.Header, wire(message)...)
+				signed := slices.Concat(sig.Header, wire(message))
 				var bad error
 				if tags(sig.Header)["a"] == string(RSASHA256) {
 					_, bad = verify(t, signed, "s._domainkey.example.com", rsaKey())
