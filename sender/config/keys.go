@@ -43,7 +43,10 @@ func domainKey(v *value) (DomainKey, error) {
 	if len(items) != 3 {
 		return DomainKey{}, fmt.Errorf("bad value %q; %s", v.text, wantDomainKey)
 	}
-	k := DomainKey{Selector: strings.ToLower(items[0].text), Domain: items[1].text}
+	k := DomainKey{Domain: items[1].text}
+	if k.Selector, err = checkHostName(items[0].text); err != nil {
+		return DomainKey{}, items[0].errorf("bad selector %q; %s", items[0].text, wantDomainKey)
+	}
 	if k.Domain != "*" {
 		if k.Domain, err = checkHostName(k.Domain); err != nil {
 			return DomainKey{}, items[1].errorf("%v", err)

@@ -455,3 +455,52 @@ func TestSignaturesAtTheReceiver(t *testing.T) {
 		t.Errorf("signatures (-want +got):\n%s", diff)
 	}
 }
+
+// FuzzDirectives: a value that the configuration accepts makes a signer, and its signatures verify.
+func FuzzDirectives(f *testing.F) {
+	names := []string{"identity", "identity-fallback", "headers", "disallow-adding-headers", "query-method", "expire-after"}
+	for i, values := range [][]string{
+		{`"o;x=y"@Sub.Shop.test`, "@ü.test", "a@b..", "@-"},
+		{"@shop.test", "@a b"},
+		{`X-Job /^x-(a,b)/,"To: Subject"`, `/\//`, "//", "/(?i)x/", "From,from", "Received,/./"},
+		{"Subject,X-None", "bcc"},
+		{"dns/txt", "dns/txt:x"},
+		{"1", "never", "300w"},
+	} {
+		for _, v := range values {
+			f.Add(uint8(i), v)
+		}
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, directive uint8, value string) {
+		c, _, err := config.Parse("config", fmt.Appendf(nil, "<domain *>\ndkim-sign yes\ndkim-%s %s\n</domain>\n", names[int(directive)%len(names)], value))
+		if err != nil {
+			return
+		}
+		signing, err := newSigning(c, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := newKeyFile("", key, signing.logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signing.files[""] = file
+		signer, err := signing.signer(&config.VMTA{DomainKeys: []config.DomainKey{{Selector: "k", Domain: "*"}}}, c.Domain("a.test", "").DKIM)
+		if err != nil {
+			t.Fatalf("%q is accepted, but: %v", value, err)
+		}
+		m := signableMail(nil)
+		header, _ := signer.sign(m)
+		if strings.Contains(string(header), "q=") && !strings.Contains(string(header), "q=dns/txt;") {
+			return // a verifier knows no other
+		}
+		keys := keyFolder{keys: map[string]crypto.Signer{"k": key}}
+		if len(keys.verify(t, slices.Concat(header, m.content))) != 2 {
+			t.Errorf("%q: not signed", value)
+		}
+	})
+}
