@@ -70,7 +70,7 @@ type Ticket struct {
 	records []byte // of all events, one behind the other
 	ends    []int  // where each record ends
 	news    []news
-	events  []*event.Event // for the sinks; none without any
+	events  []event.Event // for the sinks; none without any
 }
 
 // news is what the spool is told of an event.
@@ -148,7 +148,7 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // Submit hands an event over and returns at once unless queueLength events wait. It fills in
 // format version, time (where it is zero), number of recipients (where it is 0) and configuration
-// hash. With accounting files the event must not be changed afterwards.
+// hash. It keeps nothing of the event but its maps and lists.
 func (r *Recorder) Submit(e *event.Event) *Ticket {
 	e.FormatVersion = event.FormatVersion
 	if e.Time.IsZero() {
@@ -184,7 +184,7 @@ func (r *Recorder) add(e *event.Event, record []byte) *Ticket {
 	t.ends = append(t.ends, len(t.records))
 	t.news = append(t.news, news{e.Kind, e.MessageID, e.RecipientIdx})
 	if len(r.sinks) > 0 {
-		t.events = append(t.events, e)
+		t.events = append(t.events, *e)
 	}
 	r.events++
 	return t // after Run has returned it is never written, and Wait says so
@@ -305,10 +305,10 @@ func (r *Recorder) write(ctx context.Context, t *Ticket, records [][]byte) error
 }
 
 // write hands a batch to the sink and returns the first error.
-func (s *sink) write(events []*event.Event, first uint64) error {
+func (s *sink) write(events []event.Event, first uint64) error {
 	var failed error
-	for i, e := range events {
-		if err := s.Write(e, first+uint64(i)); err != nil && failed == nil { //nolint:gosec // i is not negative
+	for i := range events {
+		if err := s.Write(&events[i], first+uint64(i)); err != nil && failed == nil { //nolint:gosec // i is not negative
 			failed = err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -134,11 +135,16 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	return nil
 }
 
+// events are for reuse: the recorder keeps none, and one is a kilobyte.
+var events = sync.Pool{New: func() any { return new(event.Event) }}
+
 // received submits the received events of the recipients from index from on. Their order in the
 // log is that of the recipients, before anything else happens to the message.
 func (n *node) received(envelope *spool.Envelope, from int) {
+	e := events.Get().(*event.Event) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer events.Put(e)
 	for i := from; i < len(envelope.Recipients); i++ {
-		e := &event.Event{Kind: event.Received, Time: envelope.Arrived}
+		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
 		n.recorder.Submit(e)
 	}
