@@ -268,7 +268,14 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if e.Size > int64(s.opt.MaxMessageBytes) {
 		return fmt.Errorf("message of %d bytes, at most %d: %w", e.Size, s.opt.MaxMessageBytes, seglog.ErrTooLarge)
 	}
-	if s.has(e.ID) {
+	s.mu.Lock()
+	m, _ := s.index.find(e.ID)
+	err := s.err
+	s.mu.Unlock()
+	switch {
+	case err != nil: // what becomes of new mail could not be written down
+		return err
+	case m != nil:
 		return fmt.Errorf("put %s: %w", e.ID, ErrDuplicate)
 	}
 	p := s.newDeposit()
