@@ -185,7 +185,7 @@ func (b *builder) known(n *node) {
 	case "spool":
 		build(b, n, spoolScope, func(v *value) (Spool, error) {
 			dir, err := filePath(v)
-			return Spool{Pos: n.Pos, Dir: dir}, err
+			return newSpool(n.Pos, dir), err
 		}, func(s Spool) { c.Spools = append(c.Spools, s) })
 	case "acct-file":
 		b.acctFile(n)
@@ -411,6 +411,7 @@ func (b *builder) finish() {
 		c.vmtas[DefaultVMTA] = m
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
+	c.completeSpools()
 	b.validate()
 	for _, m := range c.vmtaOrder {
 		m.complete(c)

@@ -58,6 +58,8 @@ type Config struct {
 
 	hash uint64
 
+	spoolMinFreeSpace Size
+
 	sourceHosts []SourceHost
 	domainKeys  []DomainKey
 	keyLists    map[string]*keyList      // by name in lower case

@@ -191,7 +191,7 @@ func dump(c *Config) string {
 		line("reference-key", k.ID, k.Key, len(k.Key.Reveal()))
 	}
 	for _, s := range c.Spools {
-		line("spool", s.Dir, s.MinFreeSpace)
+		line("spool", s.Dir, s.MinFreeSpace, s.Priority, s.DeliverOnly)
 	}
 	for _, a := range c.AcctFiles {
 		line("acct-file", a.Path, a.Records, a.RecordFields, a.MaxSize, a.MoveTo, FormatDuration(a.MoveInterval), FormatDuration(a.DeleteAfter), a.UserString, a.ISOTimes)
