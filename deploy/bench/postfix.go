@@ -76,7 +76,7 @@ func postfix(name, more string) server {
 	}
 }
 
-func postfixMissing() string {
+func postfixMissing(*lab) string {
 	if _, err := find("postfix"); err != nil {
 		return "it is not installed (Debian's package postfix)"
 	}
@@ -119,7 +119,7 @@ func startPostfix(ctx context.Context, st *stage, more string) (*running, error)
 	if err != nil {
 		return nil, errors.Join(err, stop(context.WithoutCancel(ctx)))
 	}
-	pid, err := st.pid("postfix")
+	pid, err := pidOf(st.sup, "postfix")
 	if err != nil {
 		return nil, errors.Join(err, stop(context.WithoutCancel(ctx)))
 	}
