@@ -155,9 +155,9 @@ rate ratio 4.00, wanted at least 2.00: reached
 
 wait: keep
 5000 messages, medians of 3
-    memory                   51.0      MB
-   restart                   1.25       s
-    slower                   7.00   ratio
+    memory                   51.0   MB
+   restart                   1.25    s
+    slower                   7.00
      signs   not measured: no key
 memory 51.0 MB, wanted at most 500 MB: not judged (too few)
 signs, wanted at least 1.00: not measured (no key)

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -104,15 +103,19 @@ func (m Measured) printServers(b *strings.Builder) {
 
 // printFigures writes the figures that the table of servers does not show.
 func (m Measured) printFigures(b *strings.Builder) {
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', tabwriter.AlignRight)
+	var table strings.Builder
+	t := tabwriter.NewWriter(&table, 0, 0, 3, ' ', tabwriter.AlignRight)
 	for _, f := range m.Figures {
 		switch {
 		case f.Name == rateRatio, f.Name == cpuRatio:
 		case f.Skipped != "":
 			_, _ = fmt.Fprintf(t, "%s\tnot measured: %s\t\n", f.Name, f.Skipped)
 		default:
-			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t\n", f.Name, number(f.Median), cmp.Or(f.Unit, "ratio"))
+			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t\n", f.Name, number(f.Median), f.Unit)
 		}
 	}
 	_ = t.Flush() // a strings.Builder takes everything
+	for line := range strings.Lines(table.String()) {
+		fmt.Fprintln(b, strings.TrimRight(line, " \n")) // where there is no unit
+	}
 }

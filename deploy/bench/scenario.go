@@ -54,6 +54,29 @@ var scenarios = []scenario{
 		Targets: []Target{{Figure: signRatio, AtLeast: 0.85}, {Figure: signedAllowed, AtLeast: 0.8}},
 		measure: measureDKIM,
 	},
+	{
+		Name: "queue-1m", About: "memory for 1,000,000 messages that wait, and how soon a restart accepts and delivers",
+		Targets: []Target{
+			{Figure: residentFilled, AtMost: 500},
+			{Figure: residentPeak, AtMost: 500},
+			{Figure: residentAgain, AtMost: 500},
+			{Figure: acceptAfterStop, AtMost: 5},
+			{Figure: acceptAfterKill, AtMost: 5},
+			{Figure: firstAfterStop, AtMost: 10},
+			{Figure: firstAfterKill, AtMost: 10},
+		},
+		measure: measureRestart,
+	},
+	{
+		Name: "blocked-queue", About: "delays of 200 messages a second beside a blocked queue of 1,000,000, and without",
+		Targets: []Target{{Figure: blockedRefused, AtMost: 1.5}, {Figure: blockedThrottled, AtMost: 1.5}},
+		measure: measureBlocked,
+	},
+	{
+		Name: "delay-50ms", About: "round trips a message over a network that takes 50 ms for each, on a warm connection",
+		Targets: []Target{{Figure: tripsPipelining, AtMost: 2}, {Figure: tripsChunking, AtMost: 1}},
+		measure: measureDelay,
+	},
 }
 
 // lab runs scenarios.
