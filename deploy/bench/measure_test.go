@@ -3,9 +3,12 @@ package bench
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"net/textproto"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -198,6 +201,25 @@ func TestParseResident(t *testing.T) {
 	for _, text := range []string{"", "VmRSS: 1 kB\n", "VmHWM: 1 kB\n", "VmHWM: 1 kB\nVmRSS: much kB\n"} {
 		if got, err := parseResident([]byte(text)); err == nil {
 			t.Errorf("parseResident(%q) = %+v, want an error", text, got)
+		}
+	}
+}
+
+func TestClosedFolder(t *testing.T) {
+	open := t.TempDir()
+	shut := filepath.Join(open, "shut")
+	inside := filepath.Join(shut, "inside")
+	for folder, mode := range map[string]os.FileMode{filepath.Dir(open): 0o755, open: 0o755} {
+		if err := os.Chmod(folder, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Mkdir(shut, 0o750), os.Mkdir(inside, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{inside: shut, shut: shut, open: "", filepath.Join(open, "no such"): filepath.Join(open, "no such")} {
+		if got := closedFolder(dir); got != want {
+			t.Errorf("closedFolder(%s) = %q, want %q", dir, got, want)
 		}
 	}
 }
