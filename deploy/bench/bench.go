@@ -1,11 +1,14 @@
 // Package bench measures carom against mail servers that people run today, side by side on one
-// machine, and says by how much one is ahead. It is `carom bench`.
+// machine, and against what carom wants to reach. It is `carom bench`; what each scenario means is in
+// deploy/docs/bench.md.
 //
-// The real binary (`carom sender`) stands between Postfix's own load generator smtp-source and
-// its sink smtp-sink, or takes mail from the former alone; each peer then does the same. Every run
-// begins with an empty folder, on the same disk, with fsync as the server does it by default.
-// Runs are interleaved (A B A B), so that a drift of the machine meets all alike; medians are
-// compared. Absolute figures belong to a machine and an hour; ratios of one run hold elsewhere.
+// A scenario measures rates of servers and other figures, and has targets, which are judged in one
+// place: reached, missed, not judged (a small run) or not measured (with the reason). Most compare
+// servers in one role: the real binary (`carom sender`) stands between Postfix's own load generator
+// smtp-source and its sink smtp-sink, or takes mail from the former alone; each peer then does the
+// same. Every run begins with an empty folder, on the same disk, with fsync as the server does it by
+// default. Runs are interleaved (A B A B), so that a drift of the machine meets all alike; medians
+// are compared. Absolute figures belong to a machine and an hour; ratios of one run hold elsewhere.
 //
 // CPU time and memory are those of a server's whole process tree, from Linux's /proc: a process
 // that ended is in its parent's cutime. Memory is the proportional set size, so that pages which

@@ -78,7 +78,9 @@ func checkShort(t *testing.T, s scenario, m Measured) {
 		t.Errorf("%d verdicts on %d targets", len(m.Verdicts), len(s.Targets))
 	}
 	for _, v := range m.Verdicts {
-		if v.Result != small && (peers || v.Result != undone) {
+		if v.Result == undone && v.Why != "" {
+			t.Log(v)
+		} else if v.Result != small && (peers || v.Result != undone) {
 			t.Errorf("verdict of a short run: %s", v)
 		}
 	}

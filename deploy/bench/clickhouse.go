@@ -2,11 +2,8 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,7 +13,6 @@ import (
 	"carom/deploy/up"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
-	"carom/sender/admin"
 )
 
 // clickHouseConfig wants ClickHouse's address. The agent's interval is that of carom up.
@@ -25,9 +21,7 @@ const clickHouseConfig = `<feed feed>
 <event-stream http://%s>
     batch-interval 1s
 </event-stream>
-<admin admin.sock>
-</admin>
-`
+` + adminConfig
 
 // clickHousePolicy is that of carom up: the control loop computes everything and changes nothing.
 const clickHousePolicy = "mode: advise\n"
@@ -51,7 +45,7 @@ var withoutClickHouse = server{name: "carom alone", missing: nothing, start: car
 // system is what carom up runs, under the stage's supervisor.
 type system struct {
 	st    *stage
-	admin *http.Client
+	admin *adminClient
 	conn  driver.Conn // to ClickHouse
 }
 
@@ -84,15 +78,11 @@ func startSystem(ctx context.Context, st *stage) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &system{st: st, conn: conn, admin: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(st.dir, "admin.sock"))
-		},
-	}}}
+	s := &system{st: st, conn: conn, admin: newAdminClient(filepath.Join(st.dir, adminSocket))}
 	return &running{
 		addr: smtp, usage: s.usage, landed: s.landed, check: s.check,
 		stop: func(context.Context) error {
-			s.admin.CloseIdleConnections()
+			s.admin.close()
 			return conn.Close()
 		},
 	}, nil
@@ -119,7 +109,7 @@ func (s *system) landed(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		status, err := s.status(ctx)
+		status, err := s.admin.status(ctx)
 		if err != nil {
 			return err
 		}
@@ -147,7 +137,7 @@ func (s *system) check(ctx context.Context) error {
 	if err := row.Scan(&last, &gaps, &duplicates); err != nil {
 		return fmt.Errorf("ask for completeness: %w", err)
 	}
-	status, err := s.status(ctx)
+	status, err := s.admin.status(ctx)
 	if err != nil {
 		return err
 	}
@@ -161,21 +151,4 @@ func (s *system) check(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// status asks the node.
-func (s *system) status(ctx context.Context) (status admin.Status, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/v1/status", http.NoBody)
-	if err != nil {
-		return status, err
-	}
-	response, err := s.admin.Do(request)
-	if err != nil {
-		return status, fmt.Errorf("ask the node: %w", err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return status, fmt.Errorf("ask the node: %s", response.Status)
-	}
-	return status, json.NewDecoder(response.Body).Decode(&status)
 }

@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"carom/deploy/up/supervise"
+	"carom/sender/admin"
 )
 
 // The figures of the scenario queue-1m. MB are 10^6 bytes.
@@ -37,7 +39,7 @@ const queueConfig = `<domain *>
     retry-after 2s
     bounce-after 4d
 </domain>
-`
+` + adminConfig
 
 // measureRestart fills a node whose receiver refuses connections, looks at its memory, and then
 // ends and starts it again and again, with the receiver there.
@@ -56,7 +58,7 @@ func measureRestart(ctx context.Context, l *lab, m *Measured) (err error) {
 	if err != nil {
 		return err
 	}
-	w := &waiting{lab: l, receiver: receiver}
+	w := &waiting{lab: l, receiver: receiver, socket: filepath.Join(st.dir, adminSocket)}
 	if w.addr, err = freeAddress(ctx); err != nil {
 		return err
 	}
@@ -80,6 +82,7 @@ func measureRestart(ctx context.Context, l *lab, m *Measured) (err error) {
 		return err
 	}
 	l.say("%s: %s", m.Name, filled)
+	w.queued = filled.Messages
 	m.Servers = []ServerResult{{Name: "carom, filling", Samples: []Sample{filled}}}
 	memory, err := residentOf(w.pid)
 	if err != nil {
@@ -122,6 +125,10 @@ type waiting struct {
 	lab            *lab
 	config         string
 	addr, receiver string
+	socket         string // of its admin interface
+	queued         int    // messages that were handed over, without probes
+
+	touched atomic.Int64 // messages that reached the receiver, whether answered or not
 
 	sup *supervise.Supervisor // of this life
 	pid int
@@ -176,6 +183,7 @@ func (w *waiting) restart(ctx context.Context) (a again, err error) {
 		if recipient == probeRecipient {
 			return
 		}
+		w.touched.Add(1)
 		select {
 		case first <- time.Now():
 		default:
@@ -206,7 +214,26 @@ func (w *waiting) restart(ctx context.Context) (a again, err error) {
 	}
 	memory, err := residentOf(w.pid)
 	a.resident = memory.now
-	return a, err
+	return a, errors.Join(err, w.checkLoss(alive))
+}
+
+// checkLoss returns an error unless the node still has all mail that was not delivered: a start that
+// forgets is a fast one.
+func (w *waiting) checkLoss(ctx context.Context) error {
+	c := newAdminClient(w.socket)
+	defer c.close()
+	var status admin.Status
+	err := until(ctx, func() (err error) { // the socket is there a moment after the doors are open
+		status, err = c.status(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if least := w.queued - int(w.touched.Load()); status.LiveRecipients < least {
+		return fmt.Errorf("the node has %d recipients, at least %d wait", status.LiveRecipients, least)
+	}
+	return nil
 }
 
 // probeRecipient gets the message that shows that a node accepts mail.
@@ -214,10 +241,15 @@ const probeRecipient = "probe@probe.test"
 
 // probe tries until addr has greeted and taken a message.
 func probe(ctx context.Context, addr string) error {
+	return until(ctx, func() error { return probeOnce(ctx, addr) })
+}
+
+// until tries again and again until it works.
+func until(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := probeOnce(ctx, addr)
+		err := try()
 		if err == nil {
 			return nil
 		}
