@@ -316,3 +316,24 @@ func (a *Audit) settle(number uint64, m *message) {
 		}
 	}
 }
+
+// Events returns all events of the log in dir.
+func Events(dir string) ([]event.Event, error) {
+	reader, err := seglog.OpenReader(dir, 1, seglog.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = reader.Close() }() // only read
+	var list []event.Event
+	for {
+		entry, ok, err := reader.TryNext()
+		if err != nil || !ok {
+			return list, err
+		}
+		var e event.Event
+		if err := event.Decode(entry.Data, &e); err != nil {
+			return nil, fmt.Errorf("event %d: %w", entry.Seq, err)
+		}
+		list = append(list, e)
+	}
+}
