@@ -161,7 +161,7 @@ func (n *node) assemble(dir string) error {
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+	if len(n.config.KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
