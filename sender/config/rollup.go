@@ -65,7 +65,7 @@ func mxRollup(v *value) (rollupLine, error) {
 // of the file. The hosts are the most preferred ones, in lower case.
 func (c *Config) Rollup(hosts []string) (*Rollup, bool) {
 	for _, r := range c.rollups {
-		if r.covers(hosts) {
+		if r.Covers(hosts) {
 			return r, true
 		}
 	}
@@ -88,7 +88,8 @@ func (c *Config) RollupNamed(name string) (*Rollup, bool) {
 // HasRollups reports whether any domain can join a rollup.
 func (c *Config) HasRollups() bool { return len(c.rollups) > 0 }
 
-func (r *Rollup) covers(hosts []string) bool {
+// Covers reports whether every pattern of the rollup matches one of the hosts.
+func (r *Rollup) Covers(hosts []string) bool {
 	for _, p := range r.MX {
 		if !slices.ContainsFunc(hosts, p.Match) {
 			return false
