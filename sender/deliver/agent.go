@@ -57,13 +57,16 @@ type Recorder interface {
 
 // Throttle says when a connection may be opened and a message sent; see package throttle.
 type Throttle interface {
-	Connect(p throttle.Path) bool
+	Connect(p throttle.Path) (throttle.Denial, bool)
 	Disconnect(p throttle.Path)
+	ConnectHost(p throttle.Path, mx string, peer netip.Addr) (throttle.Denial, bool)
+	DisconnectHost(p throttle.Path, mx string, peer netip.Addr)
 	Surplus(p throttle.Path) bool
 	Connections(key limits.Key) uint32
 	MessagesPerConnection(p throttle.Path) uint32
-	Acquire(ctx context.Context, p throttle.Path, recipients int) (throttle.Permit, error)
+	Acquire(ctx context.Context, p throttle.Path, recipients int, patience time.Duration) (throttle.Permit, throttle.Denial, error)
 	Refund(p throttle.Path, recipients int)
+	Sent(p throttle.Path, bytes int64)
 	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
 
@@ -113,10 +116,7 @@ func New(o Options) (*Agent, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.vmtas[vmta.Name] = &exit{
-			vmta: vmta, sources: list,
-			caps: throttle.VMTALimits{RatePerSecond: perSecond(vmta.MaxSMTPMsgRate), Connections: vmta.MaxSMTPOut},
-		}
+		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: vmtaLimits(o.Config, vmta)}
 	}
 	return a, nil
 }
@@ -125,7 +125,7 @@ func New(o Options) (*Agent, error) {
 type exit struct {
 	vmta    *config.VMTA
 	sources []source
-	caps    throttle.VMTALimits
+	caps    *throttle.VMTALimits
 	turn    atomic.Uint32
 }
 
@@ -134,7 +134,7 @@ type way struct {
 	*exit
 	settings config.Settings
 	signer   signer
-	limits   throttle.QueueLimits
+	limits   *throttle.QueueLimits
 }
 
 func (a *Agent) way(q *queue.Queue) (*way, error) {
@@ -151,29 +151,10 @@ func (a *Agent) way(q *queue.Queue) (*way, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &way{exit: a.vmtas[vmta.Name], settings: settings, signer: s, limits: queueLimits(settings)}
+	normal, _ := queueLimits(a.Config, name.Domain, name.VMTA, &settings)
+	w := &way{exit: a.vmtas[vmta.Name], settings: settings, signer: s, limits: normal}
 	q.Memo.Store(w)
 	return w, nil
-}
-
-func queueLimits(s config.Settings) throttle.QueueLimits {
-	return throttle.QueueLimits{
-		RatePerSecond: perSecond(s.MaxMsgRate), Connections: uint32(s.MaxSMTPOut), MessagesPerConnection: uint32(s.MaxMsgPerConnection), //nolint:gosec // bounded by the configuration
-		AdaptiveRatePerSecond: perSecond(s.AdaptiveMaxMsgRate), AdaptiveConnections: uint32(s.AdaptiveMaxSMTPOut), //nolint:gosec // bounded by the configuration
-		AdaptiveMessagesPerConnection: uint32(s.AdaptiveMaxMsgPerConnection), //nolint:gosec // bounded by the configuration
-	}
-}
-
-// perSecond returns a rate with 0 for unlimited.
-func perSecond(r interface {
-	Unlimited() bool
-	PerSecond() float64
-},
-) float64 {
-	if r.Unlimited() {
-		return 0
-	}
-	return r.PerSecond()
 }
 
 // MaxSessions is part of queue.Runner: max-smtp-out, or the adaptive ceiling above it, which the

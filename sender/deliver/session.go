@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"time"
 
 	"carom/ingest/classify"
@@ -158,19 +159,14 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 	return permit, true
 }
 
-// permit waits for the throttle until the item expires, for longer than longRest without connection
-// and slot.
+// permit waits for the throttle. Where that takes longer than longRest the queue rests until there is
+// a permit: it holds no connection and no slot meanwhile.
 func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, error) {
-	ctx, cancel := context.WithDeadline(ctx, item.Expires)
-	defer cancel()
-	patient, stop := context.WithTimeout(ctx, longRest)
-	defer stop()
-	permit, err := s.Throttle.Acquire(patient, s.path, len(item.Recipients))
-	if err == nil || ctx.Err() != nil {
-		return permit, err
+	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), longRest)
+	if errors.Is(err, throttle.ErrLater) {
+		s.queue.Defer(time.Now().Add(max(denial.Wait, slotWait)))
 	}
-	s.close(ctx)
-	return s.Throttle.Acquire(ctx, s.path, len(item.Recipients))
+	return permit, err
 }
 
 // takeSlot takes a connection from the throttle. If there is none, the item goes back.
@@ -178,8 +174,9 @@ func (s *session) takeSlot(item *queue.Item) bool {
 	if s.slot {
 		return true
 	}
-	if s.slot = s.Throttle.Connect(s.path); !s.slot {
-		s.queue.Defer(time.Now().Add(slotWait)) // first, or the item starts another session
+	var denial throttle.Denial
+	if denial, s.slot = s.Throttle.Connect(s.path); !s.slot {
+		s.queue.Defer(time.Now().Add(max(denial.Wait, slotWait))) // first, or the item starts another session
 		s.back(item)
 	}
 	return s.slot
@@ -262,7 +259,7 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 	}
 	s.source, s.targets = s.way.source(targets)
 	s.path = throttle.Path{
-		Queue: name.String(), QueueLimits: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.caps,
+		Queue: name.String(), Queued: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.caps, Source: s.source.addr,
 		Key: limits.Key{Provider: route.Provider(s.way.settings, name.Domain, preferred), Source: s.source.key},
 	}
 	return true
