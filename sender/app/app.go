@@ -120,6 +120,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	n.throttle.LimitPeers(deliver.PeerLimits(c))
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
@@ -156,7 +157,7 @@ func (n *node) assemble(dir string) error {
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
-	n.queues = queue.NewManager(agent)
+	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
 	n.logSigning()
 	return nil
 }

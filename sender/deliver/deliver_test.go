@@ -24,6 +24,7 @@ import (
 	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
 	"carom/sender/config"
+	"carom/sender/queue"
 	"carom/sender/resolve"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
@@ -326,8 +327,12 @@ func TestNoConnectionWithoutAPermit(t *testing.T) {
 	b.start()
 	b.events(1)
 	waitFor(t, func() bool {
-		return b.agent.Throttle.Connections(limits.Key{Provider: "a.test", Source: "127.0.0.1"}) == 2
+		s := b.manager.Queue(queue.Name{Domain: "a.test", VMTA: config.DefaultVMTA}).Status(time.Now())
+		return s.Sessions == 0 && s.Recipients == 1 && strings.HasPrefix(s.DeferredWhy, "queue: max-msg-rate 1/h (test:")
 	})
+	if n := b.agent.Throttle.Connections(limits.Key{Provider: "a.test", Source: "127.0.0.1"}); n != 0 {
+		t.Errorf("%d connections are held while nothing may leave", n)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conns != 1 {

@@ -69,9 +69,9 @@ func (s *session) idle(ctx context.Context) bool {
 		return false
 	}
 	since := time.Now()
-	s.queue.Await(ctx, s.way.settings.ConnectionIdleTimeout-s.idled)
+	due := s.queue.Await(ctx, s.way.settings.ConnectionIdleTimeout-s.idled)
 	s.idled += time.Since(since)
-	return ctx.Err() == nil
+	return due
 }
 
 // next takes the next item that should be attempted; expired mail is finished here.
@@ -82,7 +82,7 @@ func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 		if !ok {
 			return nil, false
 		}
-		if now.Before(item.Expires) {
+		if queue.At(now) < item.Expires {
 			return item, true
 		}
 		if !s.finish(ctx, item, event.Expired, classify.QueueExpired) {
@@ -164,7 +164,11 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, error) {
 	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), longRest)
 	if errors.Is(err, throttle.ErrLater) {
-		s.queue.Defer(time.Now().Add(max(denial.Wait, slotWait)))
+		again := time.Now().Add(max(denial.Wait, slotWait))
+		if expires := item.Expires.Time(); expires.Before(again) {
+			again = expires // to end it in time
+		}
+		s.queue.Defer(again, denial.String())
 	}
 	return permit, err
 }
@@ -176,7 +180,7 @@ func (s *session) takeSlot(item *queue.Item) bool {
 	}
 	var denial throttle.Denial
 	if denial, s.slot = s.Throttle.Connect(s.path); !s.slot {
-		s.queue.Defer(time.Now().Add(max(denial.Wait, slotWait))) // first, or the item starts another session
+		s.queue.Defer(time.Now().Add(max(denial.Wait, slotWait)), denial.String()) // first, or the item starts another session
 		s.back(item)
 	}
 	return s.slot
@@ -296,10 +300,10 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
 	}
 	if verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1 {
-		s.queue.Defer(now.Add(connectionHold)) // the other connections go on
+		s.queue.Defer(now.Add(connectionHold), "the receiver said that there are too many connections") // the other connections go on
 		return
 	}
-	s.queue.Failed(s.way.settings.RetryAfter)
+	s.queue.Failed(s.way.settings.RetryAfter, 0)
 }
 
 // connectionHold is how long a queue opens no further connection after a receiver said that there

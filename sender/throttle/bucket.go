@@ -8,6 +8,9 @@ import (
 // leaseDepth is two seconds of a lease, 1 to 20 messages (design/control.md 5.2).
 func leaseDepth(rate float64) float64 { return min(max(1, 2*rate), 20) }
 
+// longestKeyWait bounds what a key says about when to come back: leases come and go.
+const longestKeyWait = time.Minute
+
 // bucket is the token bucket of a key, whose rate moves all the time. The zero value lets
 // everything through. A bucket that gets its first rate is full, unless updated was set before.
 type bucket struct {
@@ -43,7 +46,7 @@ func (b *bucket) delay(ahead int) time.Duration {
 	if missing <= 1e-9 { // rounding
 		return 0
 	}
-	return max(time.Microsecond, time.Duration(min(missing/b.rate, 3600)*float64(time.Second)))
+	return max(time.Microsecond, time.Duration(min(missing/b.rate, longestKeyWait.Seconds())*float64(time.Second)))
 }
 
 // give puts n messages back.
