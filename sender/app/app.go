@@ -118,6 +118,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	n.throttle.LimitPeers(deliver.PeerLimits(c))
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()

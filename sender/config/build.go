@@ -297,7 +297,7 @@ func (b *builder) vmta(n *node) {
 		case vmtaDomain.has(child) && !child.IsSection:
 			vmtaDomain.read(b, one, b.toDomain(&m.bounceDomain), nil)
 		default:
-			vmtaScope.read(b, one, func(a assignment[VMTA]) { a.apply(m) }, b.misplaced(n))
+			vmtaScope.read(b, one, func(a assignment[VMTA]) { a.apply(m); note(&m.set, a.row.Name, a.pos) }, b.misplaced(n))
 		}
 	}
 }
@@ -315,7 +315,7 @@ func (b *builder) pool(n *node) {
 			b.config.poolOrder = append(b.config.poolOrder, p)
 		}
 	}
-	poolScope.read(b, n.Children, func(a assignment[Pool]) { a.apply(p) }, func(inner *node) {
+	poolScope.read(b, n.Children, func(a assignment[Pool]) { a.apply(p); note(&p.set, a.row.Name, a.pos) }, func(inner *node) {
 		if inner.Name == "domain" && inner.Value != "" {
 			b.domain(inner, &p.domains)
 			return
@@ -418,7 +418,9 @@ func (b *builder) finish() {
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
 	c.completeSpools()
+	b.addColdVMTAs()
 	b.validate()
+	c.sortPeerLimits()
 	for _, m := range c.vmtaOrder {
 		m.complete(c)
 	}
@@ -445,6 +447,7 @@ func systemName() string {
 // complete fills in what the vmta's section leaves to the global directives.
 func (m *VMTA) complete(c *Config) {
 	m.completeKeys(c)
+	m.completeFromPools(c)
 	if len(m.SourceHosts) == 0 {
 		m.SourceHosts = slices.Clone(c.sourceHosts)
 	}

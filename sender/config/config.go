@@ -38,6 +38,10 @@ type Config struct {
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
 
+	// Limits of connections to receivers: the first that fits counts.
+	MXConnectionLimits []MXConnectionLimit
+	IPConnectionLimits []IPConnectionLimit
+
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern
 	BounceDomains  []string // every bounce-domain that any section names, once

@@ -60,6 +60,7 @@ func (b *builder) validateMTAs() {
 			}
 		}
 	}
+	b.validateColdVMTAs()
 	for _, m := range c.vmtaOrder {
 		ruling := "" // the pool whose <domain> sections count for m
 		for _, name := range m.Pools {

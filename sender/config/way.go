@@ -138,7 +138,10 @@ func clientCertificate(v *value) (ClientCertificate, error) {
 		return c, fmt.Errorf("%s: %w", c.Path, err)
 	}
 	pair, err := tls.X509KeyPair(data, data)
-	if err != nil {
+	switch {
+	case err != nil && password != "": // a wrong one may decrypt to something
+		return c, fmt.Errorf("%s: the password does not open the private key, or it does not fit the certificate", c.Path)
+	case err != nil:
 		return c, fmt.Errorf("%s: no certificate with its key: %w", c.Path, err)
 	}
 	c.Certificate = &pair
