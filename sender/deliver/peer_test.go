@@ -2,11 +2,13 @@ package deliver
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -313,6 +315,71 @@ func (b *bench) events(n int) []*event.Event {
 		case <-b.log.wrote:
 		case <-deadline:
 			b.t.Fatalf("%d events, want %d: %+v", len(events), n, events)
+		}
+	}
+}
+
+// sink is a peer that takes everything, with as little work as can be.
+func sink(b *testing.B, chunking bool) netip.AddrPort {
+	b.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = listener.Close() })
+	hello := "250-sink.test\r\n250-PIPELINING\r\n250 SIZE\r\n"
+	if chunking {
+		hello = "250-sink.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE\r\n"
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go drain(conn, hello)
+		}
+	}()
+	return netip.MustParseAddrPort(listener.Addr().String())
+}
+
+func drain(conn net.Conn, hello string) {
+	defer func() { _ = conn.Close() }()
+	r, w := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriter(conn)
+	_, _ = w.WriteString("220 sink.test\r\n")
+	for {
+		if r.Buffered() == 0 && w.Flush() != nil {
+			return
+		}
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		switch {
+		case bytes.HasPrefix(line, []byte("EHLO")):
+			_, _ = w.WriteString(hello)
+		case bytes.HasPrefix(line, []byte("BDAT")):
+			n, err := strconv.Atoi(string(bytes.Fields(line)[1]))
+			if err != nil {
+				return
+			}
+			if _, err := r.Discard(n); err != nil {
+				return
+			}
+			_, _ = w.WriteString("250 2.0.0 Ok: queued as 1A2B3C4D5E\r\n")
+		case bytes.HasPrefix(line, []byte("DATA")):
+			_, _ = w.WriteString("354 go on\r\n")
+			if w.Flush() != nil {
+				return
+			}
+			for !bytes.Equal(line, []byte(".\r\n")) {
+				if line, err = r.ReadSlice('\n'); err != nil {
+					return
+				}
+			}
+			_, _ = w.WriteString("250 2.0.0 Ok: queued as 1A2B3C4D5E\r\n")
+		default:
+			_, _ = w.WriteString("250 2.1.0 Ok\r\n")
 		}
 	}
 }
