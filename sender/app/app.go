@@ -52,6 +52,7 @@ type node struct {
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
 	queues                *queue.Manager
+	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
 
@@ -118,6 +119,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	n.throttle.LimitPeers(deliver.PeerLimits(c))
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
@@ -150,10 +152,13 @@ func (n *node) assemble(dir string) error {
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
+		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
+		Note:    n.noteDelivery,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
+	n.agent = agent
 	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
 	n.logSigning()
 	return nil
@@ -322,6 +327,14 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 		return fmt.Errorf("annotations: %w", err)
 	}
 	return nil
+}
+
+// noteDelivery writes a change of mode or of a source into the annotation stream. Mail does not wait
+// for it.
+func (n *node) noteDelivery(name, text string) {
+	if err := n.annotate(context.Background(), name, text); err != nil {
+		n.logger.Error("annotation not written", "error", err)
+	}
 }
 
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the
