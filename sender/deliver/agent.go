@@ -116,7 +116,7 @@ func New(o Options) (*Agent, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: vmtaLimits(o.Config, vmta)}
+		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: limitsOfVMTA(o.Config, vmta)}
 	}
 	return a, nil
 }
@@ -151,7 +151,7 @@ func (a *Agent) way(q *queue.Queue) (*way, error) {
 	if err != nil {
 		return nil, err
 	}
-	normal, _ := queueLimits(a.Config, name.Domain, name.VMTA, &settings)
+	normal, _ := limitsOfQueue(a.Config, name.Domain, name.VMTA, &settings)
 	w := &way{exit: a.vmtas[vmta.Name], settings: settings, signer: s, limits: normal}
 	q.Memo.Store(w)
 	return w, nil
