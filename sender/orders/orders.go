@@ -38,8 +38,8 @@ const (
 	ModeBackoff = "backoff"
 )
 
-// Filter says which mail an order is about: all that meets every field that is set. Queue is a
-// pattern domain/vmta in which * stands for any text; the others are whole names.
+// Filter says which mail an order is about: all that meets every field that is set. In Queue (a
+// pattern domain/vmta), Domain and VMTA a * stands for any text; Job and Tenant are whole names.
 type Filter struct {
 	Queue         string    `json:"queue,omitempty"`
 	Job           string    `json:"job,omitempty"`
@@ -57,7 +57,7 @@ func (f Filter) IsZero() bool {
 // MatchesQueue reports whether mail that waits in the queue may meet f; what is not about queues
 // does not count.
 func (f Filter) MatchesQueue(domain, vmta string) bool {
-	return (f.Domain == "" || f.Domain == domain) && (f.VMTA == "" || strings.EqualFold(f.VMTA, vmta)) &&
+	return (f.Domain == "" || Match(f.Domain, domain)) && (f.VMTA == "" || Match(f.VMTA, vmta)) &&
 		(f.Queue == "" || Match(f.Queue, domain+"/"+vmta))
 }
 
@@ -65,10 +65,18 @@ func (f Filter) MatchesQueue(domain, vmta string) bool {
 // set in f too and stands for it. So a pause of a job is ended by naming the job, and not along
 // with the queues.
 func (f Filter) Covers(g Filter) bool {
-	if (f.Queue == "") != (g.Queue == "") || f.Queue != "" && !Covers(f.Queue, g.Queue) {
-		return false
+	for _, field := range [...]struct{ f, g string }{{f.Queue, g.Queue}, {f.Domain, g.Domain}, {f.VMTA, g.VMTA}} {
+		if (field.f == "") != (field.g == "") || !Covers(field.f, field.g) {
+			return false
+		}
 	}
-	return f.Job == g.Job && f.Tenant == g.Tenant && f.Domain == g.Domain && strings.EqualFold(f.VMTA, g.VMTA)
+	return f.Job == g.Job && f.Tenant == g.Tenant
+}
+
+// MayGoTo reports whether mail that was rerouted to the virtual MTA may meet f there.
+func (f Filter) MayGoTo(vmta string) bool {
+	_, pattern, _ := strings.Cut(f.Queue, "/")
+	return (f.VMTA == "" || Match(f.VMTA, vmta)) && (f.Queue == "" || Match(pattern, vmta))
 }
 
 // String returns f in the words of the command line: "queue gmail.com/* job june".
@@ -84,7 +92,7 @@ func (f Filter) String() string {
 	return strings.Join(words, " ")
 }
 
-// Order is one order. Times are kept to the second in UTC.
+// Order is one order.
 type Order struct {
 	ID      uint64     `json:"id"` // 1, 2, 3 …; never used again
 	Kind    Kind       `json:"kind"`

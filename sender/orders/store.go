@@ -30,8 +30,8 @@ const maxOrders = 1000
 // maxFile bounds the file: maxOrders with the longest names and reason.
 const maxFile = maxOrders * (8*maxName + maxReason)
 
-// ErrUnknown is returned for a number that no order in force has.
-var ErrUnknown = errors.New("no order in force has this number")
+// ErrUnknown is returned for an order that is not in force.
+var ErrUnknown = errors.New("no such order is in force")
 
 // Store is the orders in force.
 type Store struct {
@@ -110,7 +110,7 @@ func (s *Store) List() []Order { return *s.current.Load() }
 // Add puts an order in force. It gives it the next number and returns it when it is on disk. The
 // error is an *InvalidError if the order makes no sense or is one too many.
 func (s *Store) Add(o Order) (Order, error) {
-	o.Made, o.Expires, o.Filter.ArrivedBefore = o.Made.UTC(), o.Expires.UTC(), o.Filter.ArrivedBefore.UTC()
+	o.Made, o.Expires, o.Filter.ArrivedBefore = plain(o.Made), plain(o.Expires), plain(o.Filter.ArrivedBefore)
 	if err := o.Validate(); err != nil {
 		return Order{}, err
 	}
@@ -125,6 +125,9 @@ func (s *Store) Add(o Order) (Order, error) {
 	}
 	return o, nil
 }
+
+// plain returns t as it is read back from the file.
+func plain(t time.Time) time.Time { return t.Round(0).UTC() }
 
 // End ends orders. It returns when that is on disk, with ErrUnknown, and nothing changed, if one of
 // them is not in force.
@@ -171,7 +174,7 @@ func (s *Store) Extend(id uint64, expires time.Time) error {
 	if !next[i].Expires.Before(expires) {
 		return nil
 	}
-	next[i].Expires = expires.UTC()
+	next[i].Expires = plain(expires)
 	return s.replace(s.last, next)
 }
 
