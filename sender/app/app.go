@@ -156,7 +156,7 @@ func (n *node) assemble(dir string) error {
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
-	n.queues = queue.NewManager(agent)
+	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
 	n.logSigning()
 	return nil
 }

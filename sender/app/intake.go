@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -154,12 +155,13 @@ func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipien
 		item := items[p]
 		if item == nil {
 			item = &queue.Item{
-				Message: envelope.ID, Attempts: r.Attempts, Due: r.Due, Arrived: envelope.Arrived,
-				Expires: envelope.Arrived.Add(n.config.Domain(p.domain, envelope.VMTA).BounceAfter),
+				Message: envelope.ID, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(envelope.Arrived), //nolint:gosec // bounded
+				Expires: queue.At(envelope.Arrived.Add(n.config.Domain(p.domain, envelope.VMTA).BounceAfter)),
+				Labels:  queue.Label(envelope.Job, envelope.Tenant), Priority: queue.DefaultPriority,
 			}
 			items[p] = item
 		}
-		item.Recipients = append(item.Recipients, r.Index)
+		item.AddRecipient(r.Index)
 	}
 	for p, item := range items {
 		n.queues.Add(queue.Name{Domain: p.domain, VMTA: envelope.VMTA}, item)

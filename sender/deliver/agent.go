@@ -176,18 +176,20 @@ func perSecond(r interface {
 	return r.PerSecond()
 }
 
-// MaxSessions is part of queue.Runner: max-smtp-out, or the adaptive ceiling above it, which the
-// throttle then holds to the lease.
-func (a *Agent) MaxSessions(q *queue.Queue) int {
+// Policy is part of queue.Runner: max-smtp-out, or the adaptive ceiling above it, which the throttle
+// then holds to the lease.
+func (a *Agent) Policy(q *queue.Queue) queue.Policy {
 	w, err := a.way(q)
 	if err != nil {
-		return 1 // the session says what is wrong
+		return queue.Policy{MaxSessions: 1, Priority: queue.DefaultPriority} // the session says what is wrong
 	}
 	most := max(w.settings.MaxSMTPOut, w.settings.AdaptiveMaxSMTPOut)
 	if w.settings.MaxSMTPOut == 0 {
 		most = maxSessions
 	}
-	return most
+	return queue.Policy{
+		MaxSessions: most, Group: w.vmta.Name, GroupMax: w.vmta.MaxSMTPOut, Priority: queue.DefaultPriority, Interruptible: true,
+	}
 }
 
 // maxSessions bounds the connections of a queue whose max-smtp-out is 0 for unlimited.
@@ -201,7 +203,7 @@ func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 	w, err := a.way(q)
 	if err != nil {
 		a.Logger.Error("queue cannot be delivered", "queue", q.Name().String(), "error", err)
-		q.Defer(time.Now().Add(time.Minute))
+		q.Defer(time.Now().Add(time.Minute), err.Error())
 		return
 	}
 	s := &session{Agent: a, way: w, queue: q}

@@ -75,7 +75,7 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 
 // done reports whether the connection has done its share, or is one too many.
 func (s *session) done() bool {
-	return s.conn != nil && s.conn.Messages() >= int(s.Throttle.MessagesPerConnection(s.path)) || s.Throttle.Surplus(s.path)
+	return s.conn != nil && s.conn.Messages() >= int(s.Throttle.MessagesPerConnection(s.path)) || s.Throttle.Surplus(s.path) || s.queue.ShouldYield()
 }
 
 // dropSuppressed finishes the recipients that were suppressed after they had been accepted, and
@@ -212,10 +212,10 @@ func (s *session) comeBack(item *queue.Item, recipients []uint32) {
 	again := *item
 	again.Recipients, again.Attempts = recipients, item.Attempts+1
 	due := time.Now().Add(s.way.settings.RetryRecipientsAfter)
-	if due.After(item.Expires) {
-		due = item.Expires // to be finished as expired
+	if queue.At(due) > item.Expires {
+		due = item.Expires.Time() // to be finished as expired
 	}
-	if err := s.Mail.Rescheduled(item.Message, recipients, again.Attempts, due); err != nil {
+	if err := s.Mail.Rescheduled(item.Message, recipients, uint32(again.Attempts), due); err != nil {
 		s.Logger.Error("retry not noted in the spool", "message_id", item.Message.String(), "error", err)
 	}
 	s.queue.Retry(&again, due)
@@ -303,7 +303,7 @@ func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []s
 	var head strings.Builder
 	if s.Keys != nil && len(item.Recipients) == 1 {
 		index := item.Recipients[0]
-		token, err := s.Keys.Sign(item.Message, index, m.envelope.Recipients[index].Address, item.Arrived.Add(tokenLife))
+		token, err := s.Keys.Sign(item.Message, index, m.envelope.Recipients[index].Address, item.Arrived.Time().Add(tokenLife))
 		if err != nil {
 			return t, nil, err
 		}
@@ -385,8 +385,8 @@ func (s *session) event(envelope *spool.Envelope, item *queue.Item, index uint32
 		return e
 	}
 	FillEnvelope(e, envelope, index, s.Suppressions)
-	e.Attempt = item.Attempts
-	e.Queued = e.Time.Sub(item.Arrived)
+	e.Attempt = uint32(item.Attempts)
+	e.Queued = e.Time.Sub(item.Arrived.Time())
 	return e
 }
 
@@ -415,7 +415,7 @@ func mailFromDomain(from string) string {
 // outcome returns the event of one recipient's attempt.
 func (s *session) outcome(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind, f failure) *event.Event {
 	e := s.event(envelope, item, index, kind)
-	e.Attempt = item.Attempts + 1
+	e.Attempt = uint32(item.Attempts) + 1
 	s.describe(e, f)
 	return e
 }

@@ -202,7 +202,7 @@ func newBench(t *testing.T, text string, resolver Resolver) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.manager = queue.NewManager(b.agent)
+	b.manager = queue.NewManager(b.agent, queue.Options{})
 	return b
 }
 
@@ -218,7 +218,7 @@ func (b *bench) start() {
 func (b *bench) put(expires time.Duration, recipients ...string) event.ID {
 	b.t.Helper()
 	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: config.DefaultVMTA, Tenant: "shop"}
-	item := &queue.Item{Message: envelope.ID, Arrived: envelope.Arrived, Expires: envelope.Arrived.Add(expires)}
+	item := &queue.Item{Message: envelope.ID, Arrived: queue.At(envelope.Arrived), Expires: queue.At(envelope.Arrived.Add(expires)), Priority: queue.DefaultPriority}
 	for i, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r})
 		item.Recipients = append(item.Recipients, uint32(i))

@@ -68,9 +68,9 @@ func (s *session) idle(ctx context.Context) bool {
 		return false
 	}
 	since := time.Now()
-	s.queue.Await(ctx, s.way.settings.ConnectionIdleTimeout-s.idled)
+	due := s.queue.Await(ctx, s.way.settings.ConnectionIdleTimeout-s.idled)
 	s.idled += time.Since(since)
-	return ctx.Err() == nil
+	return due
 }
 
 // next takes the next item that should be attempted; expired mail is finished here.
@@ -81,7 +81,7 @@ func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 		if !ok {
 			return nil, false
 		}
-		if now.Before(item.Expires) {
+		if queue.At(now) < item.Expires {
 			return item, true
 		}
 		if !s.finish(ctx, item, event.Expired, classify.QueueExpired) {
@@ -161,7 +161,7 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 // permit waits for the throttle until the item expires, for longer than longRest without connection
 // and slot.
 func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, error) {
-	ctx, cancel := context.WithDeadline(ctx, item.Expires)
+	ctx, cancel := context.WithDeadline(ctx, item.Expires.Time())
 	defer cancel()
 	patient, stop := context.WithTimeout(ctx, longRest)
 	defer stop()
@@ -179,7 +179,7 @@ func (s *session) takeSlot(item *queue.Item) bool {
 		return true
 	}
 	if s.slot = s.Throttle.Connect(s.path); !s.slot {
-		s.queue.Defer(time.Now().Add(slotWait)) // first, or the item starts another session
+		s.queue.Defer(time.Now().Add(slotWait), "no connection to be had") // first, or the item starts another session
 		s.back(item)
 	}
 	return s.slot
@@ -299,10 +299,10 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
 	}
 	if verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1 {
-		s.queue.Defer(now.Add(connectionHold)) // the other connections go on
+		s.queue.Defer(now.Add(connectionHold), "the receiver said that there are too many connections") // the other connections go on
 		return
 	}
-	s.queue.Failed(s.way.settings.RetryAfter)
+	s.queue.Failed(s.way.settings.RetryAfter, 0)
 }
 
 // connectionHold is how long a queue opens no further connection after a receiver said that there
