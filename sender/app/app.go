@@ -32,6 +32,7 @@ import (
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
+	"carom/sender/operate"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
@@ -54,6 +55,8 @@ type node struct {
 	queues                *queue.Manager
 	reports               *reports.Processor
 	watcher               *feed.Watcher
+	operator              *operate.Operator
+	traffic               *operate.Traffic
 
 	accepted atomic.Int64 // recipients since the start
 	closers  []func() error
@@ -124,7 +127,10 @@ func (n *node) open(ctx context.Context) error {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
 	}
-	return n.assemble(dir)
+	if err := n.assemble(dir); err != nil {
+		return err
+	}
+	return n.openOrders(dir)
 }
 
 // assemble makes the parts that need no disk.
@@ -135,7 +141,8 @@ func (n *node) assemble(dir string) error {
 		return err
 	}
 	n.reports = reports.New(keys, n.suppress.Key)
-	var sinks []account.Sink
+	n.traffic = operate.NewTraffic()
+	sinks := []account.Sink{n.traffic}
 	for _, a := range c.AcctFiles {
 		file, err := account.OpenFile(acctOptions(a))
 		if err != nil {
@@ -275,11 +282,15 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
+	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.queues.Run(ctx) })
+	group.Go(func() error { return n.operator.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })
 	if n.watcher != nil {
@@ -288,7 +299,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	if n.config.Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.logger) })
+		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.operator, n.logger) })
 	}
 	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)

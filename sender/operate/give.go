@@ -47,6 +47,7 @@ func (o *Operator) Give(ctx context.Context, i admin.Instruction, actor string) 
 		})
 	case orders.SetMode:
 		return o.setMode(ctx, order, i.DryRun)
+	default: // something to put in force
 	}
 	if i.DryRun {
 		if err := order.Validate(); err != nil {
@@ -77,11 +78,14 @@ func (o *Operator) order(i admin.Instruction, actor string, now time.Time) (*ord
 		if !i.Expires.IsZero() {
 			return nil, invalidf("a %s ends when it is done, and not at a time", i.Kind)
 		}
-		if name, ok := o.VMTA(i.To); ok {
-			order.To = name
-		} else if i.To != "" {
+		if i.To == "" {
+			break // Validate says whether it is missing
+		}
+		name, ok := o.VMTA(i.To)
+		if !ok {
 			return nil, invalidf("virtual MTA %q does not exist", i.To)
 		}
+		order.To = name
 	case admin.Resume, admin.EnableSource:
 		if i.Filter.IsZero() {
 			return nil, invalidf("%s what?", i.Kind)

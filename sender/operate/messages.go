@@ -70,7 +70,7 @@ func (o *Operator) About(name queue.Name) []admin.Order {
 func (o *Operator) Waits(s *queue.Status, now time.Time) []string {
 	var waits []string
 	for _, order := range o.Store.List() {
-		if order.Kind == orders.Pause && order.Filter.MatchesQueue(s.Name.Domain, s.Name.VMTA) && s.Held > 0 {
+		if order.Kind == orders.Pause && (s.Paused || s.Held > 0) && order.Filter.MatchesQueue(s.Name.Domain, s.Name.VMTA) {
 			waits = append(waits, signed(&order))
 		}
 	}
@@ -80,7 +80,7 @@ func (o *Operator) Waits(s *queue.Status, now time.Time) []string {
 	if s.WaitsForSlot {
 		waits = append(waits, "for a connection: as many as total-max-smtp-out allows are open")
 	}
-	if s.Recipients > 0 && s.Due == 0 && s.Held == 0 {
+	if s.Recipients > 0 && s.Due == 0 && s.Held == 0 && !s.Paused {
 		waits = append(waits, "nothing is due: every recipient waits for its next attempt")
 	}
 	if s.Mode == queue.Backoff {

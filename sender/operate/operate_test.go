@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,10 +108,9 @@ type node struct {
 	ended  chan error
 	ran    chan error
 
-	mu      sync.Mutex
-	served  map[event.ID]string        // the queue that delivered it
-	busy    map[event.ID]chan struct{} // attempts of these messages last until it is closed, and fail
-	backoff map[string]bool
+	mu     sync.Mutex
+	served map[event.ID]string        // the queue that delivered it
+	busy   map[event.ID]chan struct{} // attempts of these messages last until it is closed, and fail
 }
 
 // Run is part of queue.Runner.
@@ -169,7 +169,7 @@ func (w *world) open() *node {
 			if strings.EqualFold(name, "gone") {
 				return "", false
 			}
-			return strings.ToLower(name), true
+			return cmp.Or(strings.ToLower(name), "{default}"), true // as config.VMTA does
 		},
 		Annotate: func(_ context.Context, name, text string) error {
 			w.mu.Lock()
@@ -270,6 +270,10 @@ func TestPauseStaysUntilItIsResumed(t *testing.T) {
 		if n.wasServed(a) != "" {
 			t.Error("a restart forgot the pause")
 		}
+		s := n.queues.Queue(queue.Name{Domain: "a.test", VMTA: "mail1"}).Status(time.Now())
+		if waits := n.Waits(&s, time.Now()); !slices.Equal(waits, []string{"order 1 of ann: pause queue a.test/* (blocked)"}) {
+			t.Errorf("it waits because %q", waits)
+		}
 		for _, other := range []orders.Filter{{Queue: "b.test/*"}, {Queue: "a.test/mail1"}, {Job: "x"}} {
 			if _, err := n.Give(t.Context(), admin.Instruction{Kind: admin.Resume, Filter: other}, "bob"); !errors.Is(err, orders.ErrUnknown) {
 				t.Errorf("resume %s: %v, want ErrUnknown", other, err)
@@ -320,7 +324,7 @@ func TestDeleteTakesWhatIsThere(t *testing.T) {
 		trying := w.mail("b.test", "mail1", "june", "", 1)
 		n.busy[trying.ID] = make(chan struct{})
 		n.enqueue(trying)
-		var waiting []*spool.Envelope
+		waiting := make([]*spool.Envelope, 0, 1001)
 		for range 1000 {
 			waiting = append(waiting, w.mail("a.test", "mail1", "june", "", 3))
 		}
@@ -630,12 +634,17 @@ func TestTraffic(t *testing.T) {
 			}
 		}
 		tell := func(e event.Event) {
+			e.Time = time.Now()
 			if err := errors.Join(traffic.Write(&e, 1), traffic.Flush()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		expect(0, 0)
 		tell(event.Event{Kind: event.Received, RecipientDomain: "a.test", VMTA: "mail1", Recipients: 3})
+		old := event.Event{Kind: event.Received, Time: time.Now().Add(-time.Hour), RecipientDomain: "a.test", VMTA: "mail1", Recipients: 100}
+		if err := traffic.Write(&old, 1); err != nil {
+			t.Fatal(err)
+		}
 		tell(event.Event{Kind: event.Deferred, Queue: "a.test/mail1", Recipients: 1})
 		time.Sleep(30 * time.Second)
 		tell(event.Event{Kind: event.Delivered, Queue: "a.test/mail1", Recipients: 1})
@@ -653,7 +662,7 @@ func TestTraffic(t *testing.T) {
 
 func BenchmarkTraffic(b *testing.B) {
 	traffic := NewTraffic()
-	e := &event.Event{Kind: event.Delivered, Queue: "a.test/mail1", Recipients: 1}
+	e := &event.Event{Kind: event.Delivered, Time: time.Now(), Queue: "a.test/mail1", Recipients: 1}
 	b.ReportAllocs()
 	for b.Loop() {
 		_ = traffic.Write(e, 1) // never fails

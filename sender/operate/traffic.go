@@ -17,8 +17,8 @@ const (
 	steps  = int64(window / step)
 )
 
-// Traffic counts what goes into and out of each queue. It is told of every event in the order of the
-// log, and is safe for concurrent use. A queue without traffic is forgotten after the window.
+// Traffic counts what goes into and out of each queue, by the time of the events. It is told of all of
+// them, and is safe for concurrent use. A queue without traffic is forgotten after the window.
 type Traffic struct {
 	mu     sync.Mutex
 	queues map[queue.Name]*flow
@@ -38,12 +38,13 @@ func NewTraffic() *Traffic { return &Traffic{queues: map[queue.Name]*flow{}} }
 
 // Write counts an event; part of account.Sink.
 func (t *Traffic) Write(e *event.Event, _ uint64) error {
+	at := e.Time.UnixNano() / int64(step)
 	switch e.Kind {
 	case event.Received:
-		t.count(queue.Name{Domain: e.RecipientDomain, VMTA: e.VMTA}, int(e.Recipients), 0)
+		t.count(at, queue.Name{Domain: e.RecipientDomain, VMTA: e.VMTA}, int(e.Recipients), 0)
 	case event.Delivered, event.Discarded:
 		domain, vmta, _ := strings.Cut(e.Queue, "/")
-		t.count(queue.Name{Domain: domain, VMTA: vmta}, 0, int(e.Recipients))
+		t.count(at, queue.Name{Domain: domain, VMTA: vmta}, 0, int(e.Recipients))
 	default: // neither in nor out
 	}
 	return nil
@@ -52,34 +53,32 @@ func (t *Traffic) Write(e *event.Event, _ uint64) error {
 // Flush is part of account.Sink.
 func (t *Traffic) Flush() error { return nil }
 
-func (t *Traffic) count(name queue.Name, in, out int) {
-	now := time.Now().UnixNano() / int64(step)
+// count counts recipients in the step at; those from before the window are of no interest.
+func (t *Traffic) count(at int64, name queue.Name, in, out int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now-t.swept >= steps {
-		t.swept = now
+	if at-t.swept >= steps {
+		t.swept = at
 		for name, f := range t.queues {
-			if now-f.last >= steps {
+			if at-f.last >= steps {
 				delete(t.queues, name)
 			}
 		}
 	}
 	f := t.queues[name]
 	if f == nil {
-		f = &flow{last: now}
+		f = &flow{last: at}
 		t.queues[name] = f
 	}
-	f.advance(now)
-	f.in[now%steps] += in
-	f.out[now%steps] += out
-}
-
-// advance forgets the steps that have left the window at the step now.
-func (f *flow) advance(now int64) {
-	for missed := max(f.last+1, now-steps+1); missed <= now; missed++ {
+	if at <= f.last-steps {
+		return
+	}
+	for missed := max(f.last+1, at-steps+1); missed <= at; missed++ { // steps that have left the window
 		f.in[missed%steps], f.out[missed%steps] = 0, 0
 	}
-	f.last = max(f.last, now)
+	f.last = max(f.last, at)
+	f.in[at%steps] += in
+	f.out[at%steps] += out
 }
 
 // LastMinute returns the recipients that went in and out in the last minute.

@@ -36,7 +36,7 @@ Example:
 		{"list", queueArgument, "mail that waits, a line a recipient", selects + `
 Example:
   carom queue list --job june-sale --older-than 2h --max 20`, list},
-		{"pause", queueArgument, "let mail wait", selects + lasts + `Mail in an attempt is finished; nothing is lost, and paused mail still expires.
+		{"pause", queueArgument, "let mail wait", selects + lasts + `An attempt that is under way goes on. Nothing is lost; what has outlived its bounce-after meanwhile expires when it is resumed.
 
 Example:
   carom queue pause 'gmail.com/*' --reason "blocked, ticket 81" --expires 2h

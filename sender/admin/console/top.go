@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -51,7 +52,7 @@ func top(c *call) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		look := func() error {
+		look := func(w io.Writer) error {
 			all, err := client.Queues(ctx)
 			if err != nil {
 				return err
@@ -61,24 +62,29 @@ func top(c *call) func(context.Context, []string) error {
 			})
 			slices.SortFunc(matching, func(a, b admin.Queue) int { return cmp.Or(sorts[*by](a, b), strings.Compare(a.Name, b.Name)) })
 			shown := matching[:min(len(matching), max(*most, 0))]
-			return c.show(shown, func(w io.Writer) error { return queuesText(w, shown, len(matching)) })
+			if c.asJSON {
+				return c.show(shown, nil)
+			}
+			return queuesText(w, shown, len(matching))
 		}
 		if *once || c.asJSON || !isTerminal(c.out) {
-			return look()
+			return look(c.out)
 		}
 		return repeat(ctx, c.out, look)
 	}
 }
 
 // repeat shows what look writes again and again in the same place, until ctx is done.
-func repeat(ctx context.Context, w io.Writer, look func() error) error {
+func repeat(ctx context.Context, w io.Writer, look func(io.Writer) error) error {
 	ticker := time.NewTicker(refresh)
 	defer ticker.Stop()
 	for {
-		if _, err := io.WriteString(w, "\x1b[H\x1b[2J"); err != nil { // to the corner, all gone (ECMA-48: CUP, ED)
+		var screen bytes.Buffer
+		screen.WriteString("\x1b[H\x1b[2J") // to the corner, all gone (ECMA-48: CUP, ED)
+		if err := look(&screen); err != nil && ctx.Err() == nil {
 			return err
 		}
-		if err := look(); err != nil && ctx.Err() == nil {
+		if _, err := screen.WriteTo(w); err != nil {
 			return err
 		}
 		select {

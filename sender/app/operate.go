@@ -1,0 +1,118 @@
+package app
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+
+	"carom/schemas/event"
+	"carom/sender/admin"
+	"carom/sender/config"
+	"carom/sender/deliver"
+	"carom/sender/operate"
+	"carom/sender/orders"
+	"carom/sender/queue"
+	"carom/sender/spool"
+)
+
+// openOrders puts in force what operators ordered; dir is the spool's folder.
+func (n *node) openOrders(dir string) error {
+	store, err := orders.Open(filepath.Join(dir, orders.FileName))
+	if err != nil {
+		return err
+	}
+	n.operator = operate.New(operate.Options{
+		Store: store, Queues: n.queues, Mail: n.spool, Recorder: n.recorder,
+		Fill: func(e *event.Event, envelope *spool.Envelope, index uint32) {
+			deliver.FillEnvelope(e, envelope, index, n.suppress)
+		},
+		VMTA: func(name string) (string, bool) {
+			vmta, ok := n.config.VMTA(name)
+			if !ok {
+				return "", false
+			}
+			return vmta.Name, true
+		},
+		Annotate: n.annotate, Logger: n.logger,
+	})
+	return nil
+}
+
+// Queues is part of admin.Node.
+func (n *node) Queues() []admin.Queue {
+	statuses := n.queues.Statuses()
+	queues := make([]admin.Queue, len(statuses))
+	for i := range statuses {
+		queues[i] = n.describe(&statuses[i], time.Now())
+	}
+	return queues
+}
+
+func (n *node) describe(s *queue.Status, now time.Time) admin.Queue {
+	q := admin.Queue{
+		Name: s.Name.String(), Recipients: s.Recipients, Due: s.Due, Sessions: s.Sessions, Mode: s.Mode.String(),
+		DeferredUntil: s.DeferredUntil, Why: s.DeferredWhy, OldestArrival: s.OldestArrival,
+	}
+	switch {
+	case s.Paused: // there is no next try
+	case !s.DeferredUntil.IsZero():
+		q.NextTry = s.DeferredUntil
+	case s.Due > 0:
+		q.NextTry = now
+	}
+	if s.WaitsForSlot && q.Why == "" {
+		q.Why = "a free connection"
+	}
+	n.operator.Describe(&q, s.Name)
+	q.InPerMinute, q.OutPerMinute = n.traffic.LastMinute(s.Name)
+	return q
+}
+
+// Messages is part of admin.Node.
+func (n *node) Messages(f orders.Filter, limit int) ([]admin.Message, error) {
+	return n.operator.Messages(f, limit)
+}
+
+// Explain is part of admin.Node.
+func (n *node) Explain(name string) (*admin.Explanation, error) {
+	domain, vmta, _ := strings.Cut(name, "/")
+	if v, ok := n.config.VMTA(vmta); ok {
+		vmta = v.Name
+	}
+	q := n.queues.Queue(queue.Name{Domain: strings.ToLower(domain), VMTA: vmta})
+	if q == nil {
+		return nil, admin.ErrNoQueue
+	}
+	now := time.Now()
+	status := q.Status(now)
+	return &admin.Explanation{
+		Queue: n.describe(&status, now), Waits: append([]string{}, n.operator.Waits(&status, now)...),
+		Orders: n.operator.About(status.Name), Paths: n.configured(status.Name),
+	}, nil
+}
+
+// limitDirectives are the directives of a domain that limit what leaves how fast.
+var limitDirectives = map[string]bool{
+	"max-smtp-out": true, "max-msg-rate": true, "max-msg-per-connection": true, "max-connect-rate": true, "max-data-volume-rate": true,
+	"adaptive-max-smtp-out": true, "adaptive-max-msg-rate": true, "adaptive-max-msg-per-connection": true,
+	"source-ip-max-smtp-out": true, "source-ip-max-msg-rate": true, "source-ip-max-connect-rate": true, "source-ip-max-data-volume-rate": true,
+}
+
+// configured returns the limits of a queue as the configuration gives them.
+func (n *node) configured(name queue.Name) []admin.Path {
+	path := admin.Path{Limits: []admin.Binding{}}
+	for _, s := range n.config.Explain(name.Domain, name.VMTA) {
+		byDefault := s.Origin == config.Pos{}
+		if !limitDirectives[s.Name] || byDefault && (s.Value == "0" || s.Value == "unlimited") {
+			continue
+		}
+		setBy := s.Origin.String()
+		if byDefault {
+			setBy = "default"
+		}
+		path.Limits = append(path.Limits, admin.Binding{
+			Scope: "queue", Name: name.String(), Directive: s.Name, Configured: s.Value, InForce: s.Value, SetBy: setBy,
+		})
+	}
+	return []admin.Path{path}
+}
