@@ -35,7 +35,7 @@ type VMTA struct {
 
 	SourceHosts []SourceHost // empty: the system chooses the address
 	HostName    string       // for EHLO and Message-IDs; never empty
-	DomainKeys  []DomainKey  // its own, then the global ones; the first that fits signs
+	DomainKeys  []DomainKey  // its own, its pools', then the global ones; the first that fits signs
 
 	MaxSMTPOut     int  // connections over all its queues; 0 means no limit
 	MaxSMTPMsgRate Rate // attempted recipients over all its queues
@@ -98,11 +98,13 @@ type Pool struct {
 	Pos     Pos
 	Members []string // vmta names as written
 
-	domains domainTable
+	domainKeys []DomainKey
+	domains    domainTable
 }
 
 var poolScope = newScope("virtual-mta-pool",
 	planned(many("virtual-mta", identifier, func(p *Pool) *[]string { return &p.Members })),
+	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
 )
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.

@@ -34,7 +34,13 @@ type Envelope struct {
 
 	Headers map[string]string // header fields chosen for accounting and events
 	Attrs   map[string]string // whatever a later version needs
+
+	// Tag is the owner's: what it needs to queue the message again. Recover gives it back without
+	// reading the message. It has at most 4 KiB.
+	Tag []byte
 }
+
+const maxTagBytes = 4 << 10
 
 // Recipient is one recipient of a message. Its index in Envelope.Recipients is its name
 // everywhere else.
@@ -67,6 +73,7 @@ const (
 	fieldUTF8
 	fieldHeader
 	fieldAttr
+	fieldTag
 )
 
 // Fields within fieldRecipient, and within fieldHeader and fieldAttr.
@@ -115,7 +122,11 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 		b = appendField(b, fieldUTF8, "")
 	}
 	b = appendMap(b, fieldHeader, e.Headers)
-	return appendMap(b, fieldAttr, e.Attrs)
+	b = appendMap(b, fieldAttr, e.Attrs)
+	if len(e.Tag) > 0 {
+		b = appendField(b, fieldTag, e.Tag)
+	}
+	return b
 }
 
 func appendField[V string | []byte](b []byte, field byte, value V) []byte {
@@ -203,6 +214,11 @@ func decodeEnvelope(b []byte) (*Envelope, error) {
 			err = decodePair(&e.Headers, v)
 		case fieldAttr:
 			err = decodePair(&e.Attrs, v)
+		case fieldTag:
+			if len(v) > maxTagBytes {
+				return errEnvelope
+			}
+			e.Tag = slices.Clone(v)
 		}
 		return err
 	})
