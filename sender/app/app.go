@@ -139,8 +139,7 @@ func (n *node) assemble(dir string) error {
 		return err
 	}
 	n.reports = reports.New(keys, n.suppress.Key)
-	n.traffic = operate.NewTraffic()
-	sinks := []account.Sink{n.traffic}
+	var sinks []account.Sink
 	for _, a := range c.AcctFiles {
 		file, err := account.OpenFile(acctOptions(a))
 		if err != nil {
@@ -155,7 +154,7 @@ func (n *node) assemble(dir string) error {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	agent, err := deliver.New(deliver.Options{
-		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
 	})
 	if err != nil {

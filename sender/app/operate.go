@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"time"
@@ -36,6 +37,28 @@ func (n *node) openOrders(dir string) error {
 		Annotate: n.annotate, Logger: n.logger,
 	})
 	return nil
+}
+
+// counted returns the recorder of deliveries. Where somebody can ask, it counts what passes.
+func (n *node) counted() deliver.Recorder {
+	if n.config.Admin == nil {
+		return n.recorder
+	}
+	n.traffic = operate.NewTraffic()
+	return countingRecorder{n.recorder, n.traffic}
+}
+
+// countingRecorder is a recorder that counts traffic.
+type countingRecorder struct {
+	deliver.Recorder
+
+	traffic *operate.Traffic
+}
+
+// Record is part of deliver.Recorder.
+func (r countingRecorder) Record(ctx context.Context, events ...*event.Event) error {
+	r.traffic.Count(events...)
+	return r.Recorder.Record(ctx, events...)
 }
 
 // Queues is part of admin.Node.
