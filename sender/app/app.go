@@ -33,6 +33,7 @@ import (
 	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
 	"carom/sender/operate"
+	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
@@ -55,6 +56,7 @@ type node struct {
 	queues                *queue.Manager
 	reports               *reports.Processor
 	watcher               *feed.Watcher
+	orders                *orders.Store
 	operator              *operate.Operator
 	traffic               *operate.Traffic
 
@@ -125,10 +127,10 @@ func (n *node) open(ctx context.Context) error {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
 	}
-	if err := n.assemble(dir); err != nil {
+	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
 		return err
 	}
-	return n.openOrders(dir)
+	return n.assemble(dir)
 }
 
 // assemble makes the parts that need no disk.
@@ -161,6 +163,7 @@ func (n *node) assemble(dir string) error {
 		return &service.ConfigError{Err: err}
 	}
 	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
+	n.operator = n.newOperator()
 	n.logSigning()
 	return nil
 }

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,14 +15,10 @@ import (
 	"carom/sender/spool"
 )
 
-// openOrders puts in force what operators ordered; dir is the spool's folder.
-func (n *node) openOrders(dir string) error {
-	store, err := orders.Open(filepath.Join(dir, orders.FileName))
-	if err != nil {
-		return err
-	}
-	n.operator = operate.New(operate.Options{
-		Store: store, Queues: n.queues, Mail: n.spool, Recorder: n.recorder,
+// newOperator puts in force what operators ordered.
+func (n *node) newOperator() *operate.Operator {
+	return operate.New(operate.Options{
+		Store: n.orders, Queues: n.queues, Mail: n.spool, Recorder: n.recorder,
 		Fill: func(e *event.Event, envelope *spool.Envelope, index uint32) {
 			deliver.FillEnvelope(e, envelope, index, n.suppress)
 		},
@@ -36,7 +31,6 @@ func (n *node) openOrders(dir string) error {
 		},
 		Annotate: n.annotate, Logger: n.logger,
 	})
-	return nil
 }
 
 // counted returns the recorder of deliveries. Where somebody can ask, it counts what passes.

@@ -45,7 +45,7 @@ func rows(w io.Writer, head string, lines [][]string) error {
 	return table.Flush()
 }
 
-// ago and in return how far a time is from now, "" for the zero time.
+// ago returns how long ago a time is, "" for the zero time.
 func ago(t, now time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -53,6 +53,7 @@ func ago(t, now time.Time) string {
 	return config.FormatDuration(now.Sub(t).Truncate(time.Second))
 }
 
+// in returns how far ahead a time is, "" for the zero time.
 func in(t, now time.Time) string {
 	switch {
 	case t.IsZero():
@@ -64,9 +65,13 @@ func in(t, now time.Time) string {
 	}
 }
 
-// mail returns "3 recipients of 2 messages in 1 queues", in good English.
+// mail says how much mail a result is about, and in how many queues where that is known.
 func mail(r *admin.Result) string {
-	return fmt.Sprintf("%s of %s in %s", count(r.Recipients, "recipient"), count(r.Messages, "message"), count(r.Queues, "queue"))
+	text := count(r.Recipients, "recipient") + " of " + count(r.Messages, "message")
+	if r.Queues > 0 {
+		text += " in " + count(r.Queues, "queue")
+	}
+	return text
 }
 
 func count(n int, what string) string {

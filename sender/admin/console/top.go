@@ -26,7 +26,7 @@ var sorts = map[string]func(a, b admin.Queue) int{
 	"out":        func(a, b admin.Queue) int { return cmp.Compare(b.OutPerMinute, a.OutPerMinute) },
 }
 
-// interval between two looks on a terminal.
+// refresh is the time between two looks on a terminal.
 const refresh = time.Second
 
 func top(c *call) func(context.Context, []string) error {
