@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"carom/schemas/event"
 	"carom/schemas/taxonomy"
+	"carom/sender/queue"
 	"carom/sender/spool"
 )
 
@@ -25,7 +27,7 @@ const (
 func (o *Operator) finish(ctx context.Context) error {
 	for ctx.Err() == nil {
 		batch := o.batch()
-		if len(batch) == 0 {
+		if len(batch.mail) == 0 {
 			select {
 			case <-ctx.Done():
 			case <-o.wake:
@@ -33,8 +35,8 @@ func (o *Operator) finish(ctx context.Context) error {
 			continue
 		}
 		var events []*event.Event
-		for _, d := range batch {
-			events = o.deleted(events, d)
+		for _, t := range batch.mail {
+			events = o.deleted(events, t)
 		}
 		if err := o.Recorder.Record(context.WithoutCancel(ctx), events...); err != nil {
 			return fmt.Errorf("events of deleted mail: %w", err)
@@ -46,58 +48,63 @@ func (o *Operator) finish(ctx context.Context) error {
 	return nil
 }
 
-// batch takes mail that makes about maxBatch events.
-func (o *Operator) batch() []doomed {
+// batch takes mail of one order that makes about maxBatch events; there is none if nothing waits.
+func (o *Operator) batch() doomed {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(o.doomed) == 0 {
+		return doomed{}
+	}
+	first := &o.doomed[0]
 	n, events := 0, 0
-	for n < len(o.doomed) && events < maxBatch {
-		events += len(o.doomed[n].Item.Recipients)
+	for n < len(first.mail) && events < maxBatch {
+		events += len(first.mail[n].Item.Recipients)
 		n++
 	}
-	batch := o.doomed[:n:n]
-	if o.doomed = o.doomed[n:]; len(o.doomed) == 0 {
-		o.doomed = nil
+	batch := doomed{first.order, first.mail[:n:n]}
+	if first.mail = first.mail[n:]; len(first.mail) == 0 {
+		o.doomed = slices.Delete(o.doomed, 0, 1)
 	}
 	return batch
 }
 
 // done notes that mail is finished.
-func (o *Operator) done(ctx context.Context, batch []doomed) error {
+func (o *Operator) done(ctx context.Context, batch doomed) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var errs []error
-	for _, d := range batch {
-		o.left[d.order] -= len(d.Item.Recipients)
-		if o.left[d.order] > 0 {
-			continue
-		}
-		delete(o.left, d.order)
-		if order := o.find(d.order); order != nil {
-			errs = append(errs, o.endIfDone(ctx, order))
-		}
+	for _, t := range batch.mail {
+		o.left[batch.order] -= len(t.Item.Recipients)
 	}
-	return errors.Join(errs...)
+	clear(batch.mail) // the rest of the list may stay for long
+	if o.left[batch.order] > 0 {
+		return nil
+	}
+	delete(o.left, batch.order)
+	order := o.find(batch.order)
+	if order == nil {
+		return nil
+	}
+	return o.endIfDone(ctx, order)
 }
 
 // deleted appends the events of an item. A message that is gone has had its events; one that cannot
 // be read is finished all the same.
-func (o *Operator) deleted(events []*event.Event, d doomed) []*event.Event {
-	envelope, err := o.Mail.Envelope(d.Item.Message)
+func (o *Operator) deleted(events []*event.Event, t queue.Taken) []*event.Event {
+	envelope, err := o.Mail.Envelope(t.Item.Message)
 	if errors.Is(err, spool.ErrNotFound) {
 		return events
 	}
 	if err != nil {
-		o.Logger.Error("deleted message is not readable", "message_id", d.Item.Message.String(), "error", err)
+		o.Logger.Error("deleted message is not readable", "message_id", t.Item.Message.String(), "error", err)
 	}
 	now := time.Now().UTC()
-	for _, index := range d.Item.Recipients {
-		e := &event.Event{MessageID: d.Item.Message, RecipientIdx: index, RecipientDomain: d.Queue.Domain}
+	for _, index := range t.Item.Recipients {
+		e := &event.Event{MessageID: t.Item.Message, RecipientIdx: index, RecipientDomain: t.Queue.Domain}
 		if envelope != nil && int(index) < len(envelope.Recipients) {
 			o.Fill(e, envelope, index)
 		}
-		e.Kind, e.Time, e.Queue, e.VMTA = event.Deleted, now, d.Queue.String(), d.Queue.VMTA
-		e.Attempt, e.Queued = uint32(d.Item.Attempts), now.Sub(d.Item.Arrived.Time())
+		e.Kind, e.Time, e.Queue, e.VMTA = event.Deleted, now, t.Queue.String(), t.Queue.VMTA
+		e.Attempt, e.Queued = uint32(t.Item.Attempts), now.Sub(t.Item.Arrived.Time())
 		e.Enhanced, e.Reply, e.ReplyTemplate = deletedStatus, deletedText, deletedText
 		e.Category, e.Class, e.Dimension = taxonomy.Unknown, taxonomy.None, taxonomy.Other
 		e.PMTACategory = e.Category.PowerMTA()

@@ -133,14 +133,15 @@ func (o *Operator) begin(ctx context.Context, order *orders.Order) (*admin.Resul
 	case orders.Delete, orders.Reroute:
 		if order.Kind == orders.Reroute {
 			err = o.settleBefore(ctx, order)
-		} else {
-			o.hold()
 		}
 		o.settling[order.ID] = &settling{look: order.Made.Add(interval)}
 		found, takeErr := o.take(ctx, order, true)
 		r = &found
 		if err == nil {
 			err = takeErr
+		}
+		if order.Kind == orders.Delete {
+			o.hold() // what comes back; afterwards, because to hold millions takes longer than to take them
 		}
 	case orders.Pause:
 		o.hold()

@@ -76,11 +76,10 @@ type settling struct {
 	restored bool      // found at start: no attempt is older than its first look
 }
 
-// doomed is an item that a delete took out of its queue, until it is finished.
+// doomed is mail that a delete took out of the queues, until it is finished.
 type doomed struct {
-	queue.Taken
-
 	order uint64
+	mail  []queue.Taken
 }
 
 // New returns an operator with the orders of the last run in force: what they select is held when
@@ -248,15 +247,16 @@ func (o *Operator) take(ctx context.Context, order *orders.Order, record bool) (
 	if order.Kind == orders.Reroute {
 		return o.reroute(ctx, order, record)
 	}
-	names := map[queue.Name]bool{}
-	for _, t := range o.Queues.Take(filter(order.Filter), math.MaxInt) {
-		names[t.Queue] = true
-		o.doomed = append(o.doomed, doomed{t, order.ID})
-		found.Messages++
-		found.Recipients += len(t.Item.Recipients)
+	taken := o.Queues.Take(filter(order.Filter), math.MaxInt)
+	for i := range taken {
+		found.Recipients += len(taken[i].Item.Recipients)
+		if i == 0 || taken[i].Queue != taken[i-1].Queue { // queue by queue
+			found.Queues++
+		}
 	}
-	found.Queues = len(names)
-	if found.Messages > 0 {
+	found.Messages = len(taken)
+	if len(taken) > 0 {
+		o.doomed = append(o.doomed, doomed{order.ID, taken})
 		o.left[order.ID] += found.Recipients
 		select {
 		case o.wake <- struct{}{}:

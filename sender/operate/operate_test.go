@@ -378,7 +378,7 @@ func TestDeleteGoesOnAfterACrash(t *testing.T) {
 		time.Sleep(time.Second)
 		n := w.open() // delivers nothing yet
 		n.give(admin.Instruction{Kind: orders.Delete, Filter: orders.Filter{Tenant: "shop"}})
-		if err := w.Record(t.Context(), n.deleted(nil, n.batch()[0])...); err != nil { // as far as it came
+		if err := w.Record(t.Context(), n.deleted(nil, n.batch().mail[0])...); err != nil { // as far as it came
 			t.Fatal(err)
 		}
 		w.broken = true
