@@ -101,7 +101,7 @@ type Options struct {
 	// Note writes down a change of mode or of a source for people to see; nil: it is only logged.
 	Note func(name, text string)
 	// SourceDisabled reports whether an operator took a source address out of use; nil: never.
-	SourceDisabled func(vmta string, source netip.Addr) bool
+	SourceDisabled func(name queue.Name, source netip.Addr) bool
 }
 
 // Agent delivers. It implements queue.Runner.

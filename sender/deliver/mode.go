@@ -10,6 +10,7 @@ import (
 	"carom/schemas/smtpstatus"
 	"carom/sender/account"
 	"carom/sender/backoff"
+	"carom/sender/queue"
 )
 
 // badMailbox is what a bare 553 to RCPT means (smtp-553-means-invalid-mailbox).
@@ -98,18 +99,18 @@ func untilText(until time.Time) string {
 // asked for comes back.
 type outOfUse struct {
 	agent   *Agent
-	vmta    string
+	queue   queue.Name
 	sources *backoff.Sources
 	now     time.Time
 	first   time.Time
 }
 
 func (s *session) disabledSources(now time.Time) *outOfUse {
-	return &outOfUse{agent: s.Agent, vmta: s.way.vmta.Name, sources: s.sourcesOf(s.queue.Name(), false), now: now}
+	return &outOfUse{agent: s.Agent, queue: s.queue.Name(), sources: s.sourcesOf(s.queue.Name(), false), now: now}
 }
 
 func (o *outOfUse) disabled(source netip.Addr) bool {
-	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.vmta, source) {
+	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.queue, source) {
 		return true
 	}
 	if o.sources == nil {
