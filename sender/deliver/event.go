@@ -31,9 +31,11 @@ func aboutConn(conn *smtpc.Conn) about {
 	return a
 }
 
-// event returns an event of the queue, about a recipient if envelope is not nil.
+// event returns an event of the queue, about a recipient if envelope is not nil. It is the session's
+// only one, a kilobyte, and serves until the next call: the recorder keeps none.
 func (s *session) event(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind) *event.Event {
-	e := &event.Event{
+	e := &s.scratch
+	*e = event.Event{
 		Time: time.Now().UTC(), Kind: kind, Queue: s.queue.String(), RecipientDomain: s.queue.Name().Domain,
 		Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.addr, EHLO: s.source.ehlo,
 	}
@@ -112,5 +114,5 @@ func (s *session) connection(e *event.Event, conn *smtpc.Conn, r *smtpc.Result, 
 		e.Headers = s.about.headers
 		return
 	}
-	maps.Copy(e.Headers, s.about.headers)
+	maps.Copy(e.Headers, s.about.headers) // those of the recipient are its own
 }
