@@ -172,8 +172,13 @@ func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) boo
 	for i, index := range a.item.Recipients {
 		r := &a.result.Recipients[i]
 		f := failure{phase: r.Phase, reply: r.Reply, err: r.Err}
-		if ctx.Err() != nil && r.Err != nil && r.Phase != event.PhaseFinalDot || errors.Is(r.Err, smtpc.ErrHeldBack) {
+		heldBack := errors.Is(r.Err, smtpc.ErrHeldBack)
+		if heldBack || ctx.Err() != nil && r.Err != nil && r.Phase != event.PhaseFinalDot {
 			again = append(again, index) // it was us who ended it
+			if heldBack && !s.over {
+				s.over = true
+				s.queue.Defer(now.Add(time.Minute), "accounting has stopped") // and soon the node
+			}
 			continue
 		}
 		d := s.consult(r.Reply, r.Phase == event.PhaseRcpt, now)

@@ -103,6 +103,7 @@ func (s *session) connection(e *event.Event, conn *smtpc.Conn, r *smtpc.Result, 
 	e.ConnectionID, e.MessageOnConn = s.about.id, uint32(max(0, r.Message)) //nolint:gosec // not negative
 	e.OpenConnections = open
 	e.Transfer = r.Timing.Total()
+	e.Mail, e.Rcpt, e.Data, e.Body, e.FinalDot = r.Timing.Mail, r.Timing.Rcpt, r.Timing.Data, r.Timing.Body, r.Timing.FinalDot
 	if s.fresh {
 		timing := conn.Timing()
 		e.DNS, e.Connect, e.TLS = s.dns, timing.Connect+timing.Greeting, timing.TLS
