@@ -28,6 +28,7 @@ import (
 	"carom/schemas/service"
 	"carom/sender/account"
 	"carom/sender/admin"
+	"carom/sender/cold"
 	"carom/sender/config"
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
@@ -55,6 +56,7 @@ type node struct {
 	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
+	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
 	closers  []func() error
@@ -120,6 +122,9 @@ func (n *node) open(ctx context.Context) error {
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
 	n.throttle.LimitPeers(deliver.PeerLimits(c))
+	if err := n.openCold(dir); err != nil {
+		return err
+	}
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
@@ -166,7 +171,7 @@ func (n *node) assemble(dir string) error {
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+	if len(n.config.KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
