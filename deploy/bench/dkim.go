@@ -47,7 +47,7 @@ func measureDKIM(ctx context.Context, l *lab, m *Measured) error {
 	if err != nil {
 		return err
 	}
-	signer, err := dkim.New([]dkim.Key{{Selector: "bench", Domain: "source.test", Signer: key}})
+	signer, err := newSigner(key)
 	if err != nil {
 		return err
 	}
@@ -81,6 +81,19 @@ func measureDKIM(ctx context.Context, l *lab, m *Measured) error {
 	allowed := 1 / (1/m.Servers[1].Rate + 1/all.Median)
 	m.add(signedAllowed, "", m.Servers[0].Rate/allowed)
 	return nil
+}
+
+// newSigner makes signatures as dkimSection does.
+func newSigner(key *rsa.PrivateKey) (*dkim.Signer, error) {
+	private, err := dkim.NewPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := dkim.NewKeys([]dkim.Key{{Selector: "bench", Domain: "source.test", Source: private}})
+	if err != nil {
+		return nil, err
+	}
+	return dkim.NewSigner(keys, dkim.Options{})
 }
 
 // signSeconds is how long to sign; openssl takes whole seconds.
@@ -133,7 +146,7 @@ func signFor(ctx context.Context, signer *dkim.Signer, message []byte, goroutine
 	for range goroutines {
 		g.Go(func() error {
 			for time.Since(began) < period && ctx.Err() == nil {
-				if _, err := signer.Sign(message); err != nil {
+				if _, err := signer.Sign(dkim.NewMessage(message), dkim.Request{}); err != nil {
 					return fmt.Errorf("sign: %w", err)
 				}
 				made.Add(1)
