@@ -47,7 +47,15 @@ func measureDKIM(ctx context.Context, l *lab, m *Measured) error {
 	if err != nil {
 		return err
 	}
-	signer, err := newSigner(key)
+	private, err := dkim.NewPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	keys, err := dkim.NewKeys([]dkim.Key{{Selector: "bench", Domain: "source.test", Source: private}})
+	if err != nil {
+		return err
+	}
+	signer, err := dkim.NewSigner(keys, dkim.Options{})
 	if err != nil {
 		return err
 	}
@@ -81,19 +89,6 @@ func measureDKIM(ctx context.Context, l *lab, m *Measured) error {
 	allowed := 1 / (1/m.Servers[1].Rate + 1/all.Median)
 	m.add(signedAllowed, "", m.Servers[0].Rate/allowed)
 	return nil
-}
-
-// newSigner makes signatures as dkimSection does.
-func newSigner(key *rsa.PrivateKey) (*dkim.Signer, error) {
-	private, err := dkim.NewPrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := dkim.NewKeys([]dkim.Key{{Selector: "bench", Domain: "source.test", Source: private}})
-	if err != nil {
-		return nil, err
-	}
-	return dkim.NewSigner(keys, dkim.Options{})
 }
 
 // signSeconds is how long to sign; openssl takes whole seconds.
