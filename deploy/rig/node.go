@@ -22,7 +22,8 @@ import (
 )
 
 // nodeConfig is what every node of a test has: a listener that relays for this machine, spool, event
-// log and admin socket. It wants the listener, the spool's folder and what the test adds.
+// log and admin socket. It wants the listener, the spool's folder
+// with a line about it, and what the test adds.
 const nodeConfig = `host-name node.test
 smtp-listener %s
 <source 127.0.0.1>
@@ -30,6 +31,7 @@ smtp-listener %s
     max-rcpt-per-message 0
 </source>
 <spool %s>
+    %s
 </spool>
 <event-log events>
     segment-size 256K
@@ -57,14 +59,15 @@ type Node struct {
 // with the test.
 func NewNode(tb testing.TB, more string) *Node {
 	tb.Helper()
-	return NewNodeIn(tb, tb.TempDir(), "spool", more)
+	return NewNodeIn(tb, "spool", "", more)
 }
 
-// NewNodeIn is NewNode with the folder of the node, and that of the spool if it lies elsewhere.
-func NewNodeIn(tb testing.TB, dir, spool, more string) *Node {
+// NewNodeIn is NewNode with the folder of the spool and a line for its section.
+func NewNodeIn(tb testing.TB, spool, line, more string) *Node {
 	tb.Helper()
+	dir := tb.TempDir()
 	n := &Node{Dir: dir, SMTP: FreeAddress(tb), binary: Binary(tb)}
-	text := fmt.Sprintf(nodeConfig, n.SMTP, spool, more)
+	text := fmt.Sprintf(nodeConfig, n.SMTP, spool, line, more)
 	if err := os.WriteFile(n.configFile(), []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}

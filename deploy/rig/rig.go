@@ -36,7 +36,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	root := filepath.Dir(strings.TrimSpace(string(module)))
 	name, race := "carom", "-race=false"
-	if withRace {
+	if WithRace {
 		name, race = "carom-race", "-race=true"
 	}
 	binary := filepath.Join(root, "build", "test", name)
