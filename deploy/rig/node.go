@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -187,6 +188,34 @@ func (n *Node) Kill(ctx context.Context) error {
 	return nil
 }
 
+// dumpBegins is how the Go runtime begins what it writes on SIGQUIT.
+const dumpBegins = "SIGQUIT: quit"
+
+// Dump ends the process with SIGQUIT, on which it writes down all its goroutines, and returns how
+// many there are. Log has them.
+func (n *Node) Dump(ctx context.Context) (goroutines int, err error) {
+	life, pid := n.current(), n.PID()
+	if pid == 0 {
+		return 0, fmt.Errorf("the node has ended by itself: %w", n.Ended(ctx))
+	}
+	n.log.clear()
+	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
+		return 0, fmt.Errorf("dump the node: %w", err)
+	}
+	if err := life.Wait(ctx); err == nil {
+		return 0, fmt.Errorf("wait for the end of the node: %w", context.Cause(ctx))
+	}
+	for line := range strings.Lines(n.Log()) {
+		if strings.HasPrefix(line, "goroutine ") {
+			goroutines++
+		}
+	}
+	if goroutines == 0 {
+		return 0, errors.New("the node wrote down no goroutines")
+	}
+	return goroutines, nil
+}
+
 // Stop stops the process with SIGTERM, if it runs, and returns when it is gone.
 func (n *Node) Stop() {
 	if life := n.current(); life != nil {
@@ -290,7 +319,7 @@ func (n *Node) Usage() (Usage, error) {
 type tail struct {
 	mu    sync.Mutex
 	lines []string
-	loud  bool // what follows is a report that must be kept whole
+	loud  bool // what follows is a report of the Go runtime that must be kept whole
 }
 
 const tailLines = 120
@@ -298,7 +327,9 @@ const tailLines = 120
 func (l *tail) line(_, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.loud = l.loud || strings.Contains(text, "WARNING: DATA RACE") || strings.HasPrefix(text, "panic: ") || strings.HasPrefix(text, "fatal error: ")
+	l.loud = l.loud || slices.ContainsFunc([]string{"WARNING: DATA RACE", "panic: ", "fatal error: ", dumpBegins}, func(words string) bool {
+		return strings.HasPrefix(text, words)
+	})
 	if len(l.lines) >= tailLines && !l.loud {
 		l.lines = append(l.lines[:0], l.lines[1:]...)
 	}
@@ -311,6 +342,12 @@ func (l *tail) loudly() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.loud
+}
+
+func (l *tail) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines, l.loud = nil, false
 }
 
 // String implements fmt.Stringer.
