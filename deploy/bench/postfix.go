@@ -76,7 +76,7 @@ func postfix(name, more string) server {
 	}
 }
 
-func postfixMissing() string {
+func postfixMissing(l *lab) string {
 	if _, err := find("postfix"); err != nil {
 		return "it is not installed (Debian's package postfix)"
 	}
@@ -86,7 +86,26 @@ func postfixMissing() string {
 	if os.Geteuid() != 0 {
 		return "Postfix starts as root only"
 	}
+	if folder := closedFolder(l.dir); folder != "" {
+		return "its daemons, which are no longer root, cannot enter " + folder + " (see --dir)"
+	}
 	return ""
+}
+
+// closedFolder returns the first of dir and its parents, from dir up, that only its owner and group
+// may enter; "" if there is none.
+func closedFolder(dir string) string {
+	for {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return ""
+		}
+		dir = parent
+	}
 }
 
 // startPostfix starts an instance with folders of its own.
@@ -119,7 +138,7 @@ func startPostfix(ctx context.Context, st *stage, more string) (*running, error)
 	if err != nil {
 		return nil, errors.Join(err, stop(context.WithoutCancel(ctx)))
 	}
-	pid, err := st.pid("postfix")
+	pid, err := pidOf(st.sup, "postfix")
 	if err != nil {
 		return nil, errors.Join(err, stop(context.WithoutCancel(ctx)))
 	}

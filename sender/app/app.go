@@ -48,7 +48,7 @@ type node struct {
 	logger *slog.Logger
 
 	events, gauges, notes *seglog.Log
-	spool                 *spool.Spool
+	spool                 *spool.Set
 	suppress              *suppress.Store
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
@@ -103,9 +103,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	dir := c.Spools[0].Dir
 	var err error
-	if n.spool, err = spool.Open(ctx, dir, spool.Options{
-		Logger: n.logger, EventLog: n.events.Incarnation(), MinFree: int64(c.Spools[0].MinFreeSpace),
-	}); err != nil {
+	if n.spool, err = n.openSpool(ctx); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	n.opened(n.spool.Close)
@@ -266,13 +264,7 @@ func (n *node) run(ctx context.Context, ready func([]string)) error {
 
 // serve recovers what is live and runs the parts until ctx is done or one of them fails.
 func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
-	live := 0
-	err := n.spool.Recover(func(m spool.LiveMessage) error {
-		n.received(m.Envelope, m.Received)
-		n.enqueue(m.Envelope, m.Recipients)
-		live += len(m.Recipients)
-		return ctx.Err()
-	})
+	live, err := n.recover(ctx)
 	select {
 	case <-ctx.Done():
 		return nil // told to stop; what is live is in the spool
@@ -285,6 +277,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })

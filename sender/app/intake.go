@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -114,6 +115,8 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	for _, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
 	}
+	t := tagOf(envelope)
+	envelope.Tag = t.encode()
 	err := n.spool.Put(ctx, envelope, m.Content)
 	if errors.Is(err, syscall.ENOSPC) {
 		n.logger.Error("message not accepted, the disk is full", "error", err)
@@ -128,22 +131,35 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		live[i].Index = uint32(i) //nolint:gosec // bounded by the server
 	}
 	n.received(envelope, 0)
-	n.enqueue(envelope, live)
+	n.enqueue(envelope.ID, envelope.Arrived, &t, live)
 	return nil
 }
+
+// events are for reuse: the recorder keeps none, and one is a kilobyte.
+var events = sync.Pool{New: func() any { return new(event.Event) }}
 
 // received submits the received events of the recipients from index from on. Their order in the
 // log is that of the recipients, before anything else happens to the message.
 func (n *node) received(envelope *spool.Envelope, from int) {
+	e := events.Get().(*event.Event) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer events.Put(e)
 	for i := from; i < len(envelope.Recipients); i++ {
-		e := &event.Event{Kind: event.Received, Time: envelope.Arrived}
+		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
 		n.recorder.Submit(e)
 	}
 }
 
-// enqueue puts the recipients into the queues of their domains.
-func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipient) {
+// enqueue puts the recipients into the queues of their domains: those that are due together as one item.
+func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spool.LiveRecipient) {
+	if len(recipients) == 1 {
+		r := recipients[0]
+		domain := t.domain(r.Index)
+		item := n.item(id, arrived, t, domain, r)
+		item.AddRecipient(r.Index)
+		n.queues.Add(queue.Name{Domain: domain, VMTA: t.VMTA}, item)
+		return
+	}
 	type part struct {
 		domain   string
 		attempts uint32
@@ -151,20 +167,28 @@ func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipien
 	}
 	items := map[part]*queue.Item{}
 	for _, r := range recipients {
-		p := part{route.Domain(envelope.Recipients[r.Index].Address), r.Attempts, r.Due}
+		p := part{t.domain(r.Index), r.Attempts, r.Due}
 		item := items[p]
 		if item == nil {
-			item = &queue.Item{
-				Message: envelope.ID, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(envelope.Arrived), //nolint:gosec // bounded
-				Expires: queue.At(envelope.Arrived.Add(n.config.Domain(p.domain, envelope.VMTA).BounceAfter)),
-				Labels:  queue.Label(envelope.Job, envelope.Tenant), Priority: queue.DefaultPriority,
-			}
+			item = n.item(id, arrived, t, p.domain, r)
 			items[p] = item
 		}
 		item.AddRecipient(r.Index)
 	}
 	for p, item := range items {
-		n.queues.Add(queue.Name{Domain: p.domain, VMTA: envelope.VMTA}, item)
+		n.queues.Add(queue.Name{Domain: p.domain, VMTA: t.VMTA}, item)
+	}
+}
+
+// item returns an item without recipients for those that are as r.
+func (n *node) item(id event.ID, arrived time.Time, t *tag, domain string, r spool.LiveRecipient) *queue.Item {
+	expires := t.Expires
+	if expires.IsZero() {
+		expires = arrived.Add(n.config.Domain(domain, t.VMTA).BounceAfter)
+	}
+	return &queue.Item{
+		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(arrived), //nolint:gosec // bounded
+		Expires: queue.At(expires), Labels: queue.Label(t.Job, t.Tenant), Priority: t.Priority,
 	}
 }
 

@@ -38,6 +38,7 @@ var sectionRules = map[string]sectionRule{
 	"address-list":            {in: append([]string{globalScope}, processor...), argument: perhapsArgument},
 	"admin":                   {in: outside, argument: withArgument},
 	"bounce-processor":        {in: outside},
+	"domain-key-list":         {in: outside, argument: withArgument},
 	"domain":                  {in: []string{globalScope, "virtual-mta", "virtual-mta-pool"}, argument: withArgument},
 	"event-log":               {in: outside, argument: withArgument},
 	"event-stream":            {in: outside, argument: withArgument},
@@ -53,7 +54,6 @@ var sectionRules = map[string]sectionRule{
 	"aliases":                    {in: outside, inert: notYet},
 	"bounce-category-patterns":   {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
-	"domain-key-list":            {in: outside, argument: withArgument, inert: notYet},
 	"email-patterns":             {in: processor, argument: perhapsArgument, inert: notYet},
 	"mx-rollup-list":             {in: outside, inert: notYet},
 	"pattern-list":               {in: []string{globalScope, "pattern-list"}, argument: perhapsArgument, inert: notYet},
@@ -88,7 +88,8 @@ func newBuilder(l *loader, nodes []*node) *builder {
 		config: &Config{
 			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100,
 			AddressLists: map[string]*AddressList{},
-			vmtas:        map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
+			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
+			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
 			sourceNames: map[string]*sourceSection{},
 			hash:        l.hash(),
 		},
@@ -165,6 +166,8 @@ func (b *builder) known(n *node) {
 	switch n.Name {
 	case "domain":
 		b.domain(n, &c.domains)
+	case "domain-key-list":
+		b.keyList(n)
 	case "virtual-mta":
 		b.vmta(n)
 	case "virtual-mta-pool":
@@ -182,7 +185,7 @@ func (b *builder) known(n *node) {
 	case "spool":
 		build(b, n, spoolScope, func(v *value) (Spool, error) {
 			dir, err := filePath(v)
-			return Spool{Pos: n.Pos, Dir: dir}, err
+			return newSpool(n.Pos, dir), err
 		}, func(s Spool) { c.Spools = append(c.Spools, s) })
 	case "acct-file":
 		b.acctFile(n)
@@ -409,6 +412,7 @@ func (b *builder) finish() {
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
 	b.addColdVMTAs()
+	c.completeSpools()
 	b.validate()
 	c.sortPeerLimits()
 	for _, m := range c.vmtaOrder {
@@ -435,8 +439,8 @@ func systemName() string {
 
 // complete fills in what the vmta's section leaves to the global directives.
 func (m *VMTA) complete(c *Config) {
-	m.completeFromPools(c)
-	m.DomainKeys = slices.Concat(m.DomainKeys, c.domainKeys)
+	m.completeColdVMTAs(c)
+	m.completeKeys(c)
 	if len(m.SourceHosts) == 0 {
 		m.SourceHosts = slices.Clone(c.sourceHosts)
 	}

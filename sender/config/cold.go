@@ -58,13 +58,12 @@ func (b *builder) validateColdVMTAs() {
 	}
 }
 
-// completeFromPools fills in what the vmta's section leaves to its pools. A cold vmta of a pool does
+// completeColdVMTAs fills in the cold vmtas where the vmta's section leaves them to its pools. A cold vmta of a pool does
 // not warm itself up.
-func (m *VMTA) completeFromPools(c *Config) {
+func (m *VMTA) completeColdVMTAs(c *Config) {
 	own := len(m.ColdVMTAs) > 0
 	for _, name := range m.Pools {
 		p, _ := c.Pool(name)
-		m.DomainKeys = append(m.DomainKeys, p.DomainKeys...)
 		if !own && !slices.ContainsFunc(p.ColdVMTAs, func(s string) bool { return strings.EqualFold(s, m.Name) }) {
 			m.ColdVMTAs = append(m.ColdVMTAs, p.ColdVMTAs...)
 		}

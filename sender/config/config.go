@@ -19,6 +19,7 @@
 package config
 
 import (
+	"crypto"
 	"fmt"
 	"net/netip"
 	"os"
@@ -61,9 +62,13 @@ type Config struct {
 
 	hash uint64
 
+	spoolMinFreeSpace Size
+
 	sourceHosts []SourceHost
 	domainKeys  []DomainKey
-	domainBase  []assignment[Settings] // domain directives outside sections
+	keyLists    map[string]*keyList      // by name in lower case
+	keyFiles    map[string]crypto.Signer // by path
+	domainBase  []assignment[Settings]   // domain directives outside sections
 	domains     domainTable
 	vmtas       map[string]*VMTA // by name in lower case, as all that follow
 	vmtaOrder   []*VMTA

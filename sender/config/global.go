@@ -25,6 +25,7 @@ var globals = newScope(globalScope,
 	many("reference-key", referenceKey, func(c *Config) *[]ReferenceKey { return &c.ReferenceKeys }),
 	many("spool", spoolDirectory, func(c *Config) *[]Spool { return &c.Spools }),
 	alias[Config]("disk-queue", "spool"),
+	one("spool-min-free-space", megabytes, func(c *Config) *Size { return &c.spoolMinFreeSpace }),
 )
 
 // Directives of other scopes that are allowed outside sections, where they count as weaker than

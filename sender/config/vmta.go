@@ -35,7 +35,7 @@ type VMTA struct {
 
 	SourceHosts []SourceHost // empty: the system chooses the address
 	HostName    string       // for EHLO and Message-IDs; never empty
-	DomainKeys  []DomainKey  // its own, then the global ones; the first that fits signs
+	DomainKeys  []DomainKey  // its own, its pools', then the global ones; the first that fits signs
 
 	MaxSMTPOut     int  // connections over all its queues; 0 means no limit
 	MaxSMTPMsgRate Rate // attempted recipients over all its queues
@@ -118,11 +118,11 @@ type Pool struct {
 	MaxSMTPMsgRate        Rate
 	MaxSMTPDataVolumeRate DataRate
 
-	ColdVMTAs  []string    // of members without their own
-	DomainKeys []DomainKey // of the members, after their own and before the global ones
+	ColdVMTAs []string // of members without their own
 
-	domains domainTable
-	set     map[string]Pos
+	domainKeys []DomainKey
+	domains    domainTable
+	set        map[string]Pos
 }
 
 // Origin returns where a directive of the pool was written, the zero Pos if it was not.
@@ -134,7 +134,7 @@ var poolScope = newScope("virtual-mta-pool",
 	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(p *Pool) *DataRate { return &p.MaxSMTPDataVolumeRate }),
 	many("cold-virtual-mta", identifier, func(p *Pool) *[]string { return &p.ColdVMTAs }),
-	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.DomainKeys }),
+	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
 )
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.

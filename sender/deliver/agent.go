@@ -93,7 +93,8 @@ type Agent struct {
 	Options
 
 	vmtas    map[string]*exit // by the name of the virtual MTA
-	sessions *smtpc.Sessions  // of TLS, for all connections
+	signing  *signing
+	sessions *smtpc.Sessions // of TLS, for all connections
 
 	mu       sync.Mutex
 	silent   map[limits.Key]int  // messages after which the peer closed last without a word
@@ -111,6 +112,10 @@ const maxNoChunks = 10_000
 // New returns an agent.
 func New(o Options) (*Agent, error) {
 	a := &Agent{Options: o, vmtas: map[string]*exit{}, sessions: smtpc.NewSessions(tlsSessions), silent: map[limits.Key]int{}, noChunks: map[netip.Addr]bool{}}
+	var err error
+	if a.signing, err = newSigning(o.Config, o.Logger); err != nil {
+		return nil, err
+	}
 	for _, vmta := range o.Config.VMTAs() {
 		list, err := sources(vmta)
 		if err != nil {
@@ -133,7 +138,7 @@ type exit struct {
 type way struct {
 	*exit
 	settings config.Settings
-	signer   signer
+	signer   *signer
 	limits   *throttle.QueueLimits
 }
 
@@ -147,7 +152,7 @@ func (a *Agent) way(q *queue.Queue) (*way, error) {
 		return nil, fmt.Errorf("virtual MTA %q does not exist any more", name.VMTA)
 	}
 	settings := a.Config.Domain(name.Domain, name.VMTA)
-	s, err := newSigner(vmta, settings)
+	s, err := a.signing.signer(vmta, settings.DKIM)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,8 @@ const tokenLife = 60 * 24 * time.Hour
 type mail struct {
 	envelope *spool.Envelope
 	content  []byte
+
+	signatures signatures // made for the last transaction
 }
 
 // unreadable puts an item back whose message the spool does not give now.
@@ -44,7 +46,7 @@ func (s *session) load(id event.ID) (*mail, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &mail{envelope, content}, nil
+	return &mail{envelope: envelope, content: content}, nil
 }
 
 // attempt sends an item, in as many transactions as it takes. It reports whether the session may
@@ -315,10 +317,7 @@ func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []s
 			t.From = token + "@" + s.way.settings.BounceDomain
 		}
 	}
-	signature, domains, err := s.way.signer.sign(m.content)
-	if err != nil {
-		s.Logger.Warn("message goes out unsigned", "message_id", item.Message.String(), "error", err)
-	}
+	signature, domains := s.way.signer.sign(m)
 	body := net.Buffers{[]byte(head.String()), signature, m.content}
 	for _, part := range body {
 		t.Size += int64(len(part))
