@@ -74,6 +74,13 @@ func (c *Commit) Wait(ctx context.Context) (Range, error) {
 	return c.place, c.err
 }
 
+// Await is Wait that nothing ends early.
+func (c *Commit) Await() (Range, error) {
+	<-c.done
+	c.done <- struct{}{} // for the next who waits
+	return c.place, c.err
+}
+
 // Enqueue hands over recs for a durable Append without waiting for the disk; records get their
 // numbers in the order of the calls. It blocks only while MaxPendingBytes are pending.
 // recs must not be changed before the commit is done.

@@ -54,6 +54,7 @@ type node struct {
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
 	queues                *queue.Manager
+	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
 	orders                *orders.Store
@@ -123,6 +124,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	n.throttle.LimitPeers(deliver.PeerLimits(c))
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
@@ -158,10 +160,13 @@ func (n *node) assemble(dir string) error {
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
+		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
+		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
+	n.agent = agent
 	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
 	n.operator = n.newOperator()
 	n.logSigning()
@@ -170,7 +175,7 @@ func (n *node) assemble(dir string) error {
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+	if len(n.config.KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
@@ -335,6 +340,14 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 		return fmt.Errorf("annotations: %w", err)
 	}
 	return nil
+}
+
+// noteDelivery writes a change of mode or of a source into the annotation stream. Mail does not wait
+// for it.
+func (n *node) noteDelivery(name, text string) {
+	if err := n.annotate(context.Background(), name, text); err != nil {
+		n.logger.Error("annotation not written", "error", err)
+	}
 }
 
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the

@@ -1,11 +1,11 @@
 package app
 
 import (
-	"context"
 	"strings"
 	"time"
 
 	"carom/schemas/event"
+	"carom/sender/account"
 	"carom/sender/admin"
 	"carom/sender/config"
 	"carom/sender/deliver"
@@ -13,6 +13,7 @@ import (
 	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/spool"
+	"carom/sender/throttle"
 )
 
 // newOperator puts in force what operators ordered.
@@ -49,10 +50,10 @@ type countingRecorder struct {
 	traffic *operate.Traffic
 }
 
-// Record is part of deliver.Recorder.
-func (r countingRecorder) Record(ctx context.Context, events ...*event.Event) error {
-	r.traffic.Count(events...)
-	return r.Recorder.Record(ctx, events...)
+// Submit is part of deliver.Recorder.
+func (r countingRecorder) Submit(e *event.Event) *account.Ticket {
+	r.traffic.Count(e)
+	return r.Recorder.Submit(e)
 }
 
 // Queues is part of admin.Node.
@@ -104,8 +105,40 @@ func (n *node) Explain(name string) (*admin.Explanation, error) {
 	status := q.Status(now)
 	return &admin.Explanation{
 		Queue: n.describe(&status, now), Waits: append([]string{}, n.operator.Waits(&status, now)...),
-		Orders: n.operator.About(status.Name), Paths: n.configured(status.Name),
+		Orders: n.operator.About(status.Name), Paths: n.paths(q, now),
 	}, nil
+}
+
+// paths returns every limit on the ways that mail of the queue has taken; before the first, what the
+// configuration says.
+func (n *node) paths(q *queue.Queue, now time.Time) []admin.Path {
+	taken := n.agent.Paths(q)
+	if len(taken) == 0 {
+		return n.configured(q.Name())
+	}
+	paths := make([]admin.Path, 0, len(taken))
+	for _, p := range taken {
+		path := admin.Path{Provider: p.Key.Provider, Source: p.Key.Source, Limits: []admin.Binding{}}
+		for _, b := range n.throttle.Explain(p) {
+			path.Limits = append(path.Limits, binding(&b, now))
+		}
+		paths = append(paths, path)
+	}
+	return paths
+}
+
+func binding(b *throttle.Binding, now time.Time) admin.Binding {
+	shown := admin.Binding{
+		Scope: b.Scope, Name: b.Name, Directive: b.Directive, Configured: b.Configured, InForce: b.InForce, Used: b.Used,
+		Waiting: b.Waiting, SetBy: b.SetBy, Reason: b.Reason, Epoch: b.Epoch, Binds: b.Binds,
+	}
+	if b.Wait > 0 {
+		shown.Next = now.Add(b.Wait).UTC()
+	}
+	if b.Expires != 0 {
+		shown.Expires = now.Add(b.Expires).UTC()
+	}
+	return shown
 }
 
 // limitDirectives are the directives of a domain that limit what leaves how fast.

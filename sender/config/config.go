@@ -38,6 +38,10 @@ type Config struct {
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
 
+	// Limits of connections to receivers: the first that fits counts.
+	MXConnectionLimits []MXConnectionLimit
+	IPConnectionLimits []IPConnectionLimit
+
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern
 	BounceDomains  []string // every bounce-domain that any section names, once
@@ -71,6 +75,9 @@ type Config struct {
 	pools       map[string]*Pool
 	poolOrder   []*Pool
 	users       map[string]*User
+
+	patternLists map[string]*PatternList // by name in lower case
+	rollups      []*Rollup               // in the order of the file
 
 	sourceBase   []assignment[Source]
 	sourceRanges []*sourceSection // the widest range first

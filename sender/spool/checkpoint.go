@@ -47,7 +47,11 @@ type checkpointHead struct {
 func (s *Spool) checkpoint(ctx context.Context) error {
 	head := checkpointHead{
 		messagesLog: s.messages.Incarnation(), stateLog: s.state.Incarnation(), eventLog: s.opt.EventLog,
-		stateSeq: s.state.Last(),
+		// Not the last one written: after power loss its number may belong to another record.
+		stateSeq: s.state.Durable(),
+	}
+	if err := s.state.Err(); err != nil {
+		return fmt.Errorf("checkpoint: %w", err) // the event log says what is lost
 	}
 	s.mu.Lock()
 	head.messageSeq, head.mark = s.through, s.mark

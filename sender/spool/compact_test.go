@@ -271,7 +271,7 @@ func TestSegmentsThatAreWorthItAreKept(t *testing.T) {
 
 func TestUnreadableMessageStays(t *testing.T) {
 	d := t.TempDir()
-	s := open(t, d, Options{SegmentBytes: 20 << 10})
+	s := open(t, d, Options{SegmentBytes: 20 << 10, CacheBytes: -1})
 	w := newWorld()
 	live := w.sparse(t, s, 40)
 	flip(t, firstSegment(d, "messages"), w.bodies[live[0].ID])

@@ -92,13 +92,13 @@ var errEnvelope = errors.New("malformed envelope")
 func appendEnvelope(b []byte, e *Envelope) []byte {
 	b = appendField(b, fieldID, e.ID[:])
 	b = appendText(b, fieldFrom, e.From)
-	var scratch []byte
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
-		scratch = appendField(scratch[:0], fieldAddress, r.Address)
-		scratch = appendText(scratch, fieldORcpt, r.ORcpt)
-		scratch = appendText(scratch, fieldNotify, r.Notify)
-		b = appendField(b, fieldRecipient, scratch)
+		b = append(b, fieldRecipient)
+		b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(len(r.Address)))+len(r.Address)+textLen(r.ORcpt)+textLen(r.Notify)))
+		b = appendField(b, fieldAddress, r.Address)
+		b = appendText(b, fieldORcpt, r.ORcpt)
+		b = appendText(b, fieldNotify, r.Notify)
 	}
 	b = appendTime(b, fieldArrived, e.Arrived)
 	b = appendTime(b, fieldExpires, e.Expires)
@@ -110,8 +110,13 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 	b = appendText(b, fieldTenant, e.Tenant)
 	b = appendText(b, fieldSourceName, e.SourceName)
 	b = appendText(b, fieldSMTPUser, e.SMTPUser)
-	if e.ClientIP.IsValid() {
+	if e.ClientIP.Zone() != "" {
 		b = appendText(b, fieldClientIP, e.ClientIP.String())
+	} else if e.ClientIP.IsValid() {
+		b = append(b, fieldClientIP, 0)
+		at := len(b)
+		b = e.ClientIP.AppendTo(b)
+		b[at-1] = byte(len(b) - at) // without a zone it is shorter than 128
 	}
 	b = appendText(b, fieldClientHost, e.ClientHost)
 	b = appendText(b, fieldRet, e.Ret)
@@ -142,9 +147,28 @@ func appendText(b []byte, field byte, value string) []byte {
 	return appendField(b, field, value)
 }
 
+// textLen returns how many bytes appendText appends.
+func textLen(value string) int {
+	if value == "" {
+		return 0
+	}
+	return 1 + uvarintLen(uint64(len(value))) + len(value)
+}
+
 func appendInt(b []byte, field byte, n int64) []byte {
-	var v [binary.MaxVarintLen64]byte
-	return appendField(b, field, v[:binary.PutVarint(v[:], n)])
+	b = append(b, field, 0)
+	at := len(b)
+	b = binary.AppendVarint(b, n)
+	b[at-1] = byte(len(b) - at) // at most binary.MaxVarintLen64
+	return b
+}
+
+// stored returns a time as it is when it is read again.
+func stored(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return time.UnixMicro(t.UnixMicro()).UTC()
 }
 
 func appendTime(b []byte, field byte, t time.Time) []byte {
@@ -155,11 +179,11 @@ func appendTime(b []byte, field byte, t time.Time) []byte {
 }
 
 func appendMap(b []byte, field byte, m map[string]string) []byte {
-	var scratch []byte
 	for k, v := range m {
-		scratch = appendField(scratch[:0], fieldKey, k)
-		scratch = appendText(scratch, fieldValue, v)
-		b = appendField(b, field, scratch)
+		b = append(b, field)
+		b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(len(k)))+len(k)+textLen(v)))
+		b = appendField(b, fieldKey, k)
+		b = appendText(b, fieldValue, v)
 	}
 	return b
 }

@@ -10,14 +10,33 @@ import (
 	"carom/schemas/seglog"
 )
 
+const (
+	// flushDelay is how long state waits for more before it is written: the death of the process costs
+	// that much of it, of which the event log has all but the times of retries.
+	flushDelay = 20 * time.Millisecond
+	// flushBytes is how much state is written without waiting.
+	flushBytes = 64 << 10
+)
+
 // keep is the keeper: the one goroutine that writes state and frees space.
 func (s *Spool) keep(ctx context.Context) {
 	defer close(s.stopped)
 	ticker := time.NewTicker(s.opt.SyncInterval)
 	defer ticker.Stop()
+	soon := time.NewTimer(time.Hour)
+	defer soon.Stop()
 	for {
 		select {
 		case <-s.wake:
+			s.mu.Lock()
+			much := len(s.pending.buf) >= flushBytes
+			s.mu.Unlock()
+			if !much {
+				soon.Reset(flushDelay)
+				continue
+			}
+			s.report(s.flush(ctx))
+		case <-soon.C:
 			s.report(s.flush(ctx))
 		case <-ticker.C:
 			s.report(s.tick(ctx))

@@ -27,9 +27,12 @@ func (s *Spool) Envelope(id event.ID) (e *Envelope, err error) {
 }
 
 // Read reads the envelope and the body of a live message at once, which costs half of what Envelope
-// and Body do. The body is the caller's. The error is ErrNotFound, or a *seglog.CorruptError, after
+// and Body do; the first time, soon after Put, they come from memory. The body is the caller's. The error is ErrNotFound, or a *seglog.CorruptError, after
 // which the message can only be finished.
 func (s *Spool) Read(id event.ID) (e *Envelope, body []byte, err error) {
+	if item := s.takeCached(id); item != nil {
+		return item.envelope, item.body, nil
+	}
 	err = s.at(id, func(m message) error {
 		var records [][]byte
 		if e, records, err = s.read(id, m); err == nil {
@@ -86,6 +89,17 @@ func (b *Body) Read(p []byte) (int, error) {
 
 // Close releases the body.
 func (b *Body) Close() error { return b.record.Close() }
+
+// takeCached returns a live message from the cache, once.
+func (s *Spool) takeCached(id event.ID) *cached {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	item := s.cache.take(id)
+	if m, _ := s.index.find(id); m == nil {
+		return nil
+	}
+	return item
+}
 
 // has returns whether a message is live.
 func (s *Spool) has(id event.ID) bool {

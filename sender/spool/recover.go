@@ -126,6 +126,13 @@ func (s *Spool) dropLost() {
 	for _, seg := range s.messages.Segments() {
 		there[seg.First] = true
 	}
+	lost := false
+	for segment := range s.index.inSegment {
+		lost = lost || !there[segment]
+	}
+	if !lost {
+		return
+	}
 	for id, h := range s.index.byID {
 		if segment := s.index.at(h).segment; !there[segment] {
 			s.note(fmt.Errorf("message %s is lost with segment %d", id, segment))

@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"carom/schemas/event"
 	"carom/schemas/seglog"
@@ -284,4 +286,43 @@ func FuzzIndex(f *testing.F) {
 			t.Errorf("%d entries of %x, which is %x: %v", n, b, again, err)
 		}
 	})
+}
+
+// BenchmarkRestart opens a spool after kill -9, without a checkpoint, and hands out its messages.
+func BenchmarkRestart(b *testing.B) {
+	const n = 100_000
+	d := b.TempDir()
+	s := open(b, d, Options{SyncInterval: 100 * time.Millisecond, CacheBytes: -1})
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for range n / 100 {
+				e := envelope(1)
+				if err := s.Put(b.Context(), e, make([]byte, 100)); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	must(b, s.Sync(b.Context()))
+	after := filepath.Join(b.TempDir(), "after")
+	must(b, os.CopyFS(after, os.DirFS(d)), s.Close(), os.RemoveAll(d))
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		must(b, os.RemoveAll(filepath.Join(after, checkpointName)))
+		b.StartTimer()
+		s, err := Open(b.Context(), after, Options{})
+		must(b, err)
+		got := 0
+		must(b, s.Recover(func(LiveMessage) error { got++; return nil }))
+		b.StopTimer()
+		if got != n {
+			b.Fatalf("%d messages", got)
+		}
+		must(b, s.Close())
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/message")
 }

@@ -10,7 +10,7 @@
 //
 //	messages/    two records a message, the envelope and the body, fsynced in groups; beside each full
 //	             segment its index, which says what lies in it
-//	state/       what became of recipients: small entries, written at once, fsynced every second
+//	state/       what became of recipients: small entries, written in 20 ms, fsynced every second
 //	checkpoint   the index of live messages at one moment, replaced as a whole
 //	damaged/     bytes that could not be read, set aside for a person to look at
 //
@@ -123,6 +123,9 @@ type Options struct {
 	// Free returns how many bytes are free on the disk that holds the folder dir, for MinFree. It is
 	// asked at most every 250 ms. If nil, statfs(2) is.
 	Free func(dir string) (int64, error)
+	// CacheBytes bounds the memory for messages that were just stored and are kept for the first Read,
+	// 16 MiB if 0. None are kept if it is negative.
+	CacheBytes int64
 	// FS is the file system, that of the machine if nil.
 	FS seglog.FS
 }
@@ -146,6 +149,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CompactBytes <= 0 {
 		o.CompactBytes = 8 << 20
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 16 << 20
 	}
 	if o.Free == nil {
 		o.Free = freeBytes
@@ -172,6 +178,7 @@ type Spool struct {
 
 	mu      sync.Mutex
 	index   index
+	cache   cache
 	pending pendingState
 	// unwritten has the entries of the indexes of segments that are not yet in a file.
 	unwritten map[uint64][]byte
@@ -183,7 +190,7 @@ type Spool struct {
 	moved     int // messages that compaction has copied
 	closed    bool
 
-	wake     chan struct{} // something is pending
+	wake     chan struct{} // something is pending, or much is
 	stop     chan struct{} // closed by Close
 	stopped  chan struct{} // closed when the keeper has ended
 	requests chan chan error
@@ -212,6 +219,7 @@ func Open(ctx context.Context, dir string, o Options) (*Spool, error) {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 		requests: make(chan chan error), segments: make(map[uint64]segment), unwritten: make(map[uint64][]byte),
 	}
+	s.cache.init(o.CacheBytes)
 	s.space.min, s.space.began, s.space.logger = o.MinFree, time.Now(), s.logger
 	s.space.free = func() (int64, error) { return o.Free(dir) }
 	if err := s.open(ctx); err != nil {
@@ -237,8 +245,9 @@ func (s *Spool) open(ctx context.Context) (err error) {
 }
 
 // Put stores a message and returns when it is durable. The body may come in pieces, which are
-// written one after the other and must not be changed before Put returns. Put sets e.Size. An ID must
-// never be used for a second message, not even after the first is finished. After an error the
+// written one after the other and must not be changed before Put returns. Put sets e.Size and rounds the
+// times to what is stored; from then on nobody may change e, because Read may return it. An ID must never
+// be used for a second message, not even after the first is finished. After an error the
 // message is not in the spool, except for one that wraps seglog.ErrPoisoned: then it may be there
 // after a restart. ErrNoSpace refuses it before the disk is full. ctx ends the wait for room in
 // memory, not that for the disk.
@@ -259,7 +268,14 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if e.Size > int64(s.opt.MaxMessageBytes) {
 		return fmt.Errorf("message of %d bytes, at most %d: %w", e.Size, s.opt.MaxMessageBytes, seglog.ErrTooLarge)
 	}
-	if s.has(e.ID) {
+	s.mu.Lock()
+	m, _ := s.index.find(e.ID)
+	err := s.err
+	s.mu.Unlock()
+	switch {
+	case err != nil: // what becomes of new mail could not be written down
+		return err
+	case m != nil:
 		return fmt.Errorf("put %s: %w", e.ID, ErrDuplicate)
 	}
 	p := s.newDeposit()
@@ -273,7 +289,7 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 		return s.putError(err)
 	}
 	// Whoever gives up now would not know whether the message will be there.
-	if _, err := p.commit.Wait(context.WithoutCancel(ctx)); err != nil {
+	if _, err := p.commit.Await(); err != nil {
 		return s.putError(err)
 	}
 	return nil
@@ -288,6 +304,7 @@ type deposit struct {
 	body     int      // bytes of its record
 	buf      []byte   // the envelope's record, and the first byte of the body's
 	parts    [][]byte // of both records
+	kept     bool     // in the cache from now on
 }
 
 func (s *Spool) newDeposit() *deposit {
@@ -301,11 +318,22 @@ func (s *Spool) newDeposit() *deposit {
 
 func (p *deposit) prepare(e *Envelope, body [][]byte) {
 	p.message = e
+	e.Arrived, e.Expires = stored(e.Arrived), stored(e.Expires)
 	p.buf = appendEnvelope(append(p.buf[:0], recordEnvelope), e)
 	p.envelope, p.body = len(p.buf), 1+int(e.Size)
 	p.buf = append(p.buf, recordBody)
-	p.parts = append(p.parts[:0], p.buf[:p.envelope], p.buf[p.envelope:])
-	p.parts = append(p.parts, body...)
+	if p.kept = p.spool.cache.fits(int64(p.envelope + p.body)); p.kept {
+		// The copy is made of memory of its own, and written from there.
+		own := make([]byte, 0, p.body)
+		own = append(own, recordBody)
+		for _, b := range body {
+			own = append(own, b...)
+		}
+		p.parts = append(p.parts[:0], p.buf[:p.envelope], own)
+	} else {
+		p.parts = append(p.parts[:0], p.buf[:p.envelope], p.buf[p.envelope:])
+		p.parts = append(p.parts, body...)
+	}
 	p.commit.Reset()
 	p.commit.Add(p.parts[:1]...)
 	p.commit.Add(p.parts[1:]...)
@@ -328,6 +356,9 @@ func (p *deposit) stored(at seglog.Range) {
 	defer s.mu.Unlock()
 	s.index.stored(e.id, at.Start, e.envelope, e.body, e.recipients)
 	s.known(at.Start.Segment, &e)
+	if p.kept {
+		s.cache.add(p.message, p.parts[1][1:], int64(e.envelope+e.body))
+	}
 }
 
 // known notes for the index of its segment what was written. The caller holds mu.
@@ -390,10 +421,13 @@ func (s *Spool) tell(change func()) error {
 	if s.err != nil {
 		return s.err
 	}
+	before := len(s.pending.buf)
 	change()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	if after := len(s.pending.buf); before == 0 && after > 0 || before < flushBytes && after >= flushBytes {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }

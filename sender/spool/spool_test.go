@@ -633,14 +633,30 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
+// BenchmarkPut stores messages from as many goroutines as a server has sessions, reads them once and
+// finishes them.
 func BenchmarkPut(b *testing.B) {
-	for _, size := range []int{4 << 10, 50 << 10} {
-		b.Run(fmt.Sprintf("%dKiB/writers=16", size>>10), func(b *testing.B) {
-			s := open(b, b.TempDir(), Options{})
-			content := make([]byte, size)
-			b.SetBytes(int64(size))
+	const writers = 40
+	for _, tc := range []struct {
+		name  string
+		size  int
+		cache int64
+		read  bool
+	}{
+		{"4KiB", 4 << 10, -1, false},
+		{"4KiB,read", 4 << 10, -1, true},
+		{"4KiB,read,cache", 4 << 10, 0, true},
+		{"50KiB,read", 50 << 10, -1, true},
+		{"50KiB,read,cache", 50 << 10, 0, true},
+	} {
+		b.Run(fmt.Sprintf("%s,writers=%d", tc.name, writers), func(b *testing.B) {
+			s := open(b, b.TempDir(), Options{SyncInterval: time.Second, CacheBytes: tc.cache})
+			content := make([]byte, tc.size)
+			b.SetBytes(int64(tc.size))
 			b.ReportAllocs()
-			b.SetParallelism(16 / runtime.GOMAXPROCS(0))
+			b.SetParallelism(writers / runtime.GOMAXPROCS(0))
+			var before, after syscall.Rusage
+			must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &before))
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					e := envelope(1)
@@ -648,11 +664,19 @@ func BenchmarkPut(b *testing.B) {
 						b.Error(err)
 						return
 					}
+					if tc.read {
+						if _, _, err := s.Read(e.ID); err != nil {
+							b.Error(err)
+						}
+					}
 					if err := s.Finished(e.ID, 0, 1); err != nil {
 						b.Error(err)
 					}
 				}
 			})
+			must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &after))
+			cpu := after.Utime.Nano() - before.Utime.Nano() + after.Stime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/float64(b.N), "cpu-ns/op")
 		})
 	}
 }
