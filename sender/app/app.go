@@ -28,6 +28,7 @@ import (
 	"carom/schemas/service"
 	"carom/sender/account"
 	"carom/sender/admin"
+	"carom/sender/cold"
 	"carom/sender/config"
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
@@ -60,6 +61,7 @@ type node struct {
 	orders                *orders.Store
 	operator              *operate.Operator
 	traffic               *operate.Traffic
+	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
 	closers  []func() error
@@ -125,6 +127,9 @@ func (n *node) open(ctx context.Context) error {
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
 	n.throttle.LimitPeers(deliver.PeerLimits(c))
+	if err := n.openCold(dir); err != nil {
+		return err
+	}
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()

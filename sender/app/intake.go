@@ -108,7 +108,7 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 // store puts the message into the spool, accounts for it and queues it.
 func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
 	envelope := &spool.Envelope{
-		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: m.VMTA, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret, Tenant: m.Tenant,
+		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: n.chooseVMTA(m.VMTA, recipients), Job: m.Job, EnvID: m.EnvID, Ret: m.Ret, Tenant: m.Tenant,
 		ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}

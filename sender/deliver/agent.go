@@ -148,7 +148,7 @@ func New(o Options) (*Agent, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: vmtaLimits(o.Config, vmta)}
+		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: limitsOfVMTA(o.Config, vmta)}
 	}
 	return a, nil
 }

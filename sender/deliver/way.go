@@ -65,7 +65,7 @@ func (a *Agent) way(q *queue.Queue) (*way, error) {
 		waits:     [2][]time.Duration{settings.RetryAfter, settings.BackoffRetryAfter},
 		penalties: backoff.Penalties(settings.InitialPTS, settings.MaxPTS),
 	}
-	w.limits[queue.Normal], w.limits[queue.Backoff] = queueLimits(a.Config, name.Domain, name.VMTA, &settings)
+	w.limits[queue.Normal], w.limits[queue.Backoff] = limitsOfQueue(a.Config, name.Domain, name.VMTA, &settings)
 	for mode := range w.policies {
 		w.policies[mode] = policy(w, settings, w.limits[mode])
 	}
