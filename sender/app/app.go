@@ -58,10 +58,10 @@ type node struct {
 	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
-	cold                  *cold.Store // nil where no virtual MTA has a cold one
 	orders                *orders.Store
 	operator              *operate.Operator
 	traffic               *operate.Traffic
+	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
 	closers  []func() error

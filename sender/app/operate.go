@@ -1,6 +1,7 @@
 package app
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -30,7 +31,8 @@ func (n *node) newOperator() *operate.Operator {
 			}
 			return vmta.Name, true
 		},
-		Annotate: n.annotate, Logger: n.logger,
+		Sourceless: func(s *queue.Status) bool { return s.DeferredWhy == deliver.AllSourcesDisabled(s.Name.String()) },
+		Annotate:   n.annotate, Logger: n.logger,
 	})
 }
 
@@ -103,9 +105,17 @@ func (n *node) Explain(name string) (*admin.Explanation, error) {
 	}
 	now := time.Now()
 	status := q.Status(now)
+	paths := n.paths(q, now)
+	waits := append([]string{}, n.operator.Waits(&status, now)...)
+	for _, p := range paths {
+		for _, b := range p.Limits {
+			if b.Binds {
+				waits = append(waits, fmt.Sprintf("for %s of %s %s, which is %s (set by %s)", b.Directive, b.Scope, b.Name, b.InForce, b.SetBy))
+			}
+		}
+	}
 	return &admin.Explanation{
-		Queue: n.describe(&status, now), Waits: append([]string{}, n.operator.Waits(&status, now)...),
-		Orders: n.operator.About(status.Name), Paths: n.paths(q, now),
+		Queue: n.describe(&status, now), Waits: waits, Orders: n.operator.About(status.Name), Paths: paths,
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -207,6 +208,64 @@ func TestPauseStopsMailThatFlows(t *testing.T) {
 	if ends := p.ends(); ends[event.Delivered] != 2020 {
 		t.Errorf("%d delivered, want 2020", ends[event.Delivered])
 	}
+}
+
+// TestSourceIsTakenAway disables the only source of a queue at work, and gives it back.
+func TestSourceIsTakenAway(t *testing.T) {
+	s := newSink(t)
+	p := operated(t, s)
+	p.fill(2000, "a.test", "")
+	p.run(func(address string) {
+		c := p.client()
+		waitFor(t, "mail that flows", func() bool { return s.taken.Load() > 20 })
+		give(t, c, admin.Instruction{Kind: orders.DisableSource, IP: "127.0.0.1", Filter: orders.Filter{Queue: "a.test/*"}})
+		before := s.taken.Load()
+		const sessions = 2 // each may be in a message at that moment
+		waitFor(t, "a queue without a source", func() bool {
+			e, err := c.Explain(t.Context(), "a.test/mail1")
+			return err == nil && e.Queue.Sessions == 0 && len(e.Waits) > 0 && strings.Contains(e.Waits[0], "All SMTP sources")
+		})
+		p.send(address, "bob@b.test") // whose queue may use it
+		waitFor(t, "mail of another queue", func() bool { return s.taken.Load() > before })
+		if taken := s.taken.Load(); taken > before+1+sessions {
+			t.Errorf("%d messages were taken, %d when the source was disabled", taken-1, before)
+		}
+		give(t, c, admin.Instruction{Kind: admin.EnableSource, IP: "127.0.0.1", Filter: orders.Filter{Queue: "*/*"}})
+		waitFor(t, "the rest", func() bool { return s.taken.Load() >= 2001 })
+	})
+}
+
+// TestExplainSaysWhichLimitBinds: a queue that waits for its rate says so, and where that was written.
+func TestExplainSaysWhichLimitBinds(t *testing.T) {
+	s := newSink(t)
+	p := operated(t, s)
+	file := filepath.Join(p.dir, "config")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, "<domain a.test>\n max-msg-rate 1/h\n</domain>\n"...)
+	if p.config, _, err = config.Parse(file, text); err != nil {
+		t.Fatal(err)
+	}
+	p.fill(100, "a.test", "")
+	p.run(func(string) {
+		c := p.client()
+		var e admin.Explanation
+		waitFor(t, "a binding limit", func() bool {
+			var err error
+			e, err = c.Explain(t.Context(), "a.test/mail1")
+			return err == nil && slices.ContainsFunc(e.Waits, func(why string) bool { return strings.Contains(why, "for max-msg-rate of queue a.test/mail1") })
+		})
+		if len(e.Paths) != 1 || e.Paths[0].Source != "127.0.0.1" || e.Paths[0].Provider != "a.test" {
+			t.Fatalf("the paths are %+v", e.Paths)
+		}
+		limits := e.Paths[0].Limits
+		i := slices.IndexFunc(limits, func(b admin.Binding) bool { return b.Directive == "max-msg-rate" })
+		if i < 0 || !limits[i].Binds || limits[i].Configured != "1/h" || !strings.Contains(limits[i].SetBy, "config:") || limits[i].Next.IsZero() {
+			t.Errorf("the limits are %+v", limits)
+		}
+	})
 }
 
 // child is a node in a process of its own.

@@ -74,7 +74,7 @@ func (s *session) disable(source netip.Addr, why string, until, now time.Time) {
 	if s.sourceLeft(now) {
 		return
 	}
-	text := fmt.Sprintf("All SMTP sources for queue %s are now disabled.", s.queue) // PowerMTA's words
+	text := AllSourcesDisabled(s.queue.String())
 	s.note("source", text)
 	if s.way.settings.BackoffUponAllSourcesDisabled {
 		end := time.Time{}
@@ -124,6 +124,11 @@ func (o *outOfUse) disabled(source netip.Addr) bool {
 		o.first = until
 	}
 	return disabled
+}
+
+// lostSource reports whether an operator has taken the source of the connection from the queue.
+func (s *session) lostSource() bool {
+	return s.conn != nil && s.SourceDisabled != nil && s.SourceDisabled(s.queue.String(), s.source.addr)
 }
 
 // next5xx decides about a failed connection: whether the next target is tried, and whether the mail

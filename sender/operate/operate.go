@@ -51,6 +51,8 @@ type Options struct {
 	Fill func(e *event.Event, envelope *spool.Envelope, index uint32)
 	// VMTA returns the name of a configured virtual MTA as the configuration writes it.
 	VMTA func(name string) (string, bool)
+	// Sourceless reports whether a queue waits because every source of it is disabled.
+	Sourceless func(s *queue.Status) bool
 	// Annotate writes a note for whoever looks at the curves.
 	Annotate func(ctx context.Context, name, text string) error
 	Logger   *slog.Logger
@@ -70,10 +72,11 @@ type Operator struct {
 
 var _ admin.Operator = (*Operator)(nil)
 
-// settling is a delete or reroute whose mail may still be in attempts.
+// settling is a delete or reroute whose mail may still come into the queues that it names: from
+// attempts, or after a start from other queues.
 type settling struct {
 	look     time.Time // when to look again
-	restored bool      // found at start: no attempt is older than its first look
+	restored bool      // found at start: it is repeated, and not told of again
 }
 
 // doomed is mail that a delete took out of the queues, until it is finished.
@@ -180,14 +183,36 @@ func (o *Operator) settle(ctx context.Context, order *orders.Order, s *settling,
 	if err != nil {
 		return err
 	}
-	settled := s.restored || quiet && found.Messages == 0 && o.quiet(order)
+	settled := quiet && found.Messages == 0 && o.quiet(order)
+	if s.restored {
+		settled = !order.Filter.NamesQueues() || o.superseded(order) || !o.older(order, now)
+	}
 	if !settled {
-		// Mail that is long in an attempt is rare, and held or due later when it comes back.
+		// What comes late is rare, and held or due later when it comes.
 		s.look = now.Add(max(interval, now.Sub(order.Made)/10))
 		return nil
 	}
 	delete(o.settling, order.ID)
 	return o.endIfDone(ctx, order)
+}
+
+// longestAttempt is more than a session needs for what it has in hand.
+const longestAttempt = time.Hour
+
+// older reports whether there may be mail of any queue that arrived before order. After a start
+// mail is in the queue of its domain, and gets to that of a rollup only when a session has looked for the
+// way. The caller holds o.mu.
+func (o *Operator) older(order *orders.Order, now time.Time) bool {
+	items, _ := o.Queues.Count(queue.Filter{ArrivedBefore: queue.At(order.Filter.ArrivedBefore)})
+	busy := slices.ContainsFunc(o.Queues.Statuses(), func(s queue.Status) bool { return s.Sessions > 0 })
+	return items > 0 || busy && now.Sub(order.Made) < longestAttempt
+}
+
+// superseded reports whether a later reroute brings mail that order would take.
+func (o *Operator) superseded(order *orders.Order) bool {
+	return slices.ContainsFunc(o.Store.List(), func(later orders.Order) bool {
+		return later.ID > order.ID && later.Kind == orders.Reroute && order.Filter.MayGoTo(later.To)
+	})
 }
 
 // leastLife is how long a delete or reroute lives at least: mail that arrived before it may be on
@@ -229,9 +254,24 @@ func (o *Operator) ended(ctx context.Context, order *orders.Order, how string) {
 		if order.Mode == orders.ModeBackoff {
 			o.Queues.SetMode(o.only(order), queue.Normal, fmt.Sprintf("order %d %s", order.ID, how))
 		}
+	case orders.DisableSource:
+		o.enabled(order)
 	default:
 	}
 	o.note(ctx, string(order.Kind)+"-end", fmt.Sprintf("order %d %s: %s", order.ID, how, order))
+}
+
+// enabled lets the queues be tried that waited for the source of an order.
+func (o *Operator) enabled(order *orders.Order) {
+	waiting := map[queue.Name]bool{}
+	for _, s := range o.Queues.Statuses() {
+		if order.Filter.MatchesQueue(s.Name.Domain, s.Name.VMTA) && o.Sourceless(&s) {
+			waiting[s.Name] = true
+		}
+	}
+	if len(waiting) > 0 {
+		o.Queues.Schedule(func(n queue.Name) bool { return waiting[n] }, false)
+	}
 }
 
 // note writes an annotation. That it cannot be written keeps no order from being carried out.

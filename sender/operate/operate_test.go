@@ -111,6 +111,7 @@ type node struct {
 	mu     sync.Mutex
 	served map[event.ID]string        // the queue that delivered it
 	busy   map[event.ID]chan struct{} // attempts of these messages last until it is closed, and fail
+	moves  map[event.ID]queue.Name    // where sessions find that these belong
 }
 
 // Run is part of queue.Runner.
@@ -127,6 +128,10 @@ func (n *node) Run(ctx context.Context, q *queue.Queue) {
 			<-busy
 			item.Attempts++
 			q.Retry(item, time.Now().Add(time.Minute))
+			continue
+		}
+		if to, moves := n.moves[item.Message]; moves && to != q.Name() {
+			n.queues.Add(to, item)
 			continue
 		}
 		events := make([]*event.Event, 0, len(item.Recipients))
@@ -171,6 +176,7 @@ func (w *world) open() *node {
 			}
 			return cmp.Or(strings.ToLower(name), "{default}"), true // as config.VMTA does
 		},
+		Sourceless: func(s *queue.Status) bool { return s.DeferredWhy == "no source" },
 		Annotate: func(_ context.Context, name, text string) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -405,6 +411,34 @@ func TestDeleteGoesOnAfterACrash(t *testing.T) {
 	})
 }
 
+// TestRollupsAreDeletedAfterACrash: after a start mail waits by its domain, and comes to the rollup
+// that was deleted only when a session has found its way.
+func TestRollupsAreDeletedAfterACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		e := w.mail("a.test", "mail1", "", "", 1)
+		time.Sleep(time.Second)
+		n := w.open()
+		rollup := queue.Name{Domain: "big.rollup", VMTA: "mail1"}
+		for _, taken := range n.queues.Take(queue.Filter{}, 10) {
+			n.queues.Add(rollup, taken.Item)
+		}
+		if r := n.give(admin.Instruction{Kind: orders.Delete, Filter: orders.Filter{Queue: "big.rollup/*"}}); r.Recipients != 1 {
+			t.Fatalf("met %d recipients, want 1", r.Recipients)
+		}
+		n = w.open() // no event was written
+		n.moves = map[event.ID]queue.Name{e.ID: rollup}
+		n.run()
+		time.Sleep(time.Minute)
+		if n.wasServed(e) != "" || w.count(event.Deleted) != 1 || len(n.Orders()) != 0 {
+			t.Errorf("served by %q, %d deleted, in force %v", n.wasServed(e), w.count(event.Deleted), n.inForce())
+		}
+		if err := n.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestRerouteIsRepeatedAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -604,6 +638,32 @@ func TestSourcesAreDisabledAndEnabled(t *testing.T) {
 	if _, err := n.Give(t.Context(), admin.Instruction{Kind: admin.EnableSource, IP: "192.0.2.2", Filter: orders.Filter{Queue: "*/*"}}, "ann"); !errors.Is(err, orders.ErrUnknown) {
 		t.Errorf("enable of what is not disabled: %v", err)
 	}
+}
+
+// TestQueuesGoOnWithTheirSource: a queue that waited for a source is tried when it is back.
+func TestQueuesGoOnWithTheirSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.open()
+		n.give(admin.Instruction{Kind: orders.DisableSource, IP: "192.0.2.1", Filter: orders.Filter{Queue: "a.test/*"}, Expires: time.Now().Add(time.Minute)})
+		a, b := w.mail("a.test", "mail1", "", "", 1), w.mail("a.test", "mail2", "", "", 1)
+		for e, why := range map[*spool.Envelope]string{a: "no source", b: "retry after a failure"} {
+			n.enqueue(e)
+			n.queues.Queue(queue.Name{Domain: "a.test", VMTA: e.VMTA}).Defer(time.Now().Add(time.Hour), why)
+		}
+		n.run()
+		time.Sleep(59 * time.Second)
+		if n.wasServed(a) != "" {
+			t.Error("served before")
+		}
+		time.Sleep(2 * time.Second)
+		if n.wasServed(a) == "" || n.wasServed(b) != "" {
+			t.Errorf("served: %q and %q; want only what waited for the source", n.wasServed(a), n.wasServed(b))
+		}
+		if err := n.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestMessagesAreListed(t *testing.T) {

@@ -73,6 +73,17 @@ func (f Filter) Covers(g Filter) bool {
 	return f.Job == g.Job && f.Tenant == g.Tenant
 }
 
+// NamesQueues reports whether f tells queues apart, by what they are called.
+func (f Filter) NamesQueues() bool {
+	domain, vmta, _ := strings.Cut(f.Queue, "/")
+	for _, name := range [...]string{domain, vmta, f.Domain, f.VMTA} {
+		if strings.Trim(name, "*") != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // MayGoTo reports whether mail that was rerouted to the virtual MTA may meet f there.
 func (f Filter) MayGoTo(vmta string) bool {
 	_, pattern, _ := strings.Cut(f.Queue, "/")

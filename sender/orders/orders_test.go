@@ -292,6 +292,29 @@ func TestWhatAResumeNames(t *testing.T) {
 	}
 }
 
+func TestWhatNamesQueues(t *testing.T) {
+	for _, tc := range []struct {
+		f     Filter
+		names bool
+		to    string // mail1 may go to
+	}{
+		{Filter{Queue: "*/*"}, false, "mail1"},
+		{Filter{Job: "june"}, false, "mail1"},
+		{Filter{Domain: "*"}, false, "mail1"},
+		{Filter{Queue: "a.test/*"}, true, "mail1"},
+		{Filter{Queue: "*/mail2"}, true, "mail2"},
+		{Filter{VMTA: "mail2"}, true, "mail2"},
+		{Filter{Domain: "a.test"}, true, "mail1"},
+	} {
+		if got := tc.f.NamesQueues(); got != tc.names {
+			t.Errorf("%q names queues: %t", tc.f, got)
+		}
+		if !tc.f.MayGoTo(tc.to) || tc.f.MayGoTo("mail1") != (tc.to == "mail1") {
+			t.Errorf("what goes to mail1 may meet %q: %t", tc.f, tc.f.MayGoTo("mail1"))
+		}
+	}
+}
+
 func TestOrderInOneLine(t *testing.T) {
 	o := Order{Kind: Reroute, Filter: Filter{Queue: "a.test/*", Tenant: "shop"}, To: "mail2", Expires: noon}
 	if got, want := o.String(), "reroute queue a.test/* tenant shop to mail2 until 2026-11-29T12:00:00Z"; got != want {

@@ -171,7 +171,7 @@ func (c *call) selection(withAge bool) *selection {
 	c.StringVar(&s.filter.Queue, "queue", "", "queues by `PATTERN` domain/vmta, * stands for any text")
 	c.StringVar(&s.filter.Job, "job", "", "mail of the job `ID`")
 	c.StringVar(&s.filter.Tenant, "tenant", "", "mail of the tenant `NAME`")
-	c.StringVar(&s.filter.Domain, "domain", "", "mail to the recipient domain `NAME`")
+	c.StringVar(&s.filter.Domain, "domain", "", "mail in queues of the domain or rollup `NAME`")
 	c.StringVar(&s.filter.VMTA, "vmta", "", "mail by the virtual MTA `NAME`")
 	if withAge {
 		c.Var(&s.olderThan, "older-than", "mail that arrived more than this `TIME` ago, such as 2h or 1d12h")
