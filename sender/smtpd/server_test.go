@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,9 @@ func (d *desk) Accept(_ context.Context, m *Message) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.accepted = append(d.accepted, m)
+	kept := *m
+	kept.Content = bytes.Clone(m.Content) // it is the server's
+	d.accepted = append(d.accepted, &kept)
 	return nil
 }
 
