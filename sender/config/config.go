@@ -36,6 +36,7 @@ type Config struct {
 	NameServers     []netip.AddrPort // empty: the system's
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
+	ServerTLS       ServerTLS        // of listeners that say nothing else
 
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern

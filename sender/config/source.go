@@ -28,6 +28,11 @@ type Source struct {
 	RequireAuth         bool
 	AllowAuth           bool
 
+	AllowStartTLS             bool
+	RequireStartTLSBeforeAuth bool
+	AllowUnencryptedPlainAuth bool
+	SMTPMaxAuthFailureRate    Rate // of logins that failed, from one address
+
 	AllowChunking  bool
 	AllowSMTPUTF8  bool
 	FixBareNewline bool // else a message with a CR or LF that is not part of a CRLF is refused
@@ -79,7 +84,11 @@ var sourceScope = newScope("source",
 	one("always-allow-relaying", boolean, func(s *Source) *bool { return &s.AlwaysAllowRelaying }),
 	alias[Source]("allow-relay", "always-allow-relaying"),
 	one("require-auth", boolean, func(s *Source) *bool { return &s.RequireAuth }),
-	planned(one("allow-auth", boolean, func(s *Source) *bool { return &s.AllowAuth })),
+	one("allow-auth", boolean, func(s *Source) *bool { return &s.AllowAuth }),
+	one("allow-starttls", boolean, func(s *Source) *bool { return &s.AllowStartTLS }),
+	one("require-starttls-before-auth", boolean, func(s *Source) *bool { return &s.RequireStartTLSBeforeAuth }),
+	one("allow-unencrypted-plain-auth", boolean, func(s *Source) *bool { return &s.AllowUnencryptedPlainAuth }),
+	one("smtp-max-auth-failure-rate", rate, func(s *Source) *Rate { return &s.SMTPMaxAuthFailureRate }),
 	one("allow-chunking", boolean, func(s *Source) *bool { return &s.AllowChunking }),
 	one("allow-smtputf8", boolean, func(s *Source) *bool { return &s.AllowSMTPUTF8 }),
 	one("fix-bare-newline", boolean, func(s *Source) *bool { return &s.FixBareNewline }),

@@ -110,11 +110,11 @@ func appendLiteral(b []byte, a netip.Addr) []byte {
 // protocol returns the keyword of the with clause, RFC 3848.
 func (s *session) protocol() string {
 	switch {
-	case s.wire.isTLS() && s.user != nil:
+	case s.wire.isTLS() && s.wire.user != nil:
 		return "ESMTPSA"
 	case s.wire.isTLS():
 		return "ESMTPS"
-	case s.user != nil:
+	case s.wire.user != nil:
 		return "ESMTPA"
 	}
 	return "ESMTP"

@@ -95,7 +95,7 @@ func BenchmarkMessage(b *testing.B) {
 	for _, octets := range []int{4 << 10, 50 << 10} {
 		b.Run(fmt.Sprintf("carom/%dKiB", octets>>10), func(b *testing.B) {
 			s := New(c, "mx.test", &nothing{}, slog.New(slog.DiscardHandler))
-			play(b, octets, s.engine(b.Context()), func(l net.Listener) net.Listener { return &door{Listener: l, server: s} })
+			play(b, octets, s.engine(b.Context()), func(l net.Listener) net.Listener { return &door{Listener: Listener{Listener: l}, server: s} })
 		})
 		b.Run(fmt.Sprintf("go-smtp/%dKiB", octets>>10), func(b *testing.B) {
 			s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return discard{}, nil }))

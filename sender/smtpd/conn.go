@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -35,7 +36,8 @@ type conn struct {
 	door     *door
 	client   netip.Addr
 	source   config.Source
-	session  *session // since the first EHLO
+	user     *config.User // who has logged in
+	session  *session     // since the first EHLO
 
 	in     []byte // in[taken:] was received and is not read yet
 	taken  int
@@ -49,6 +51,8 @@ type conn struct {
 	over     bool   // nothing is read any more
 	closed   bool
 
+	loginFailures int
+
 	sendBy time.Time // the deadline for writing
 
 	mu        sync.Mutex
@@ -59,23 +63,27 @@ type conn struct {
 
 // door is a listener that lets in whom the configuration admits.
 type door struct {
-	net.Listener
+	Listener
 	server *Server
-	source string
+	tls    *tls.Config // nil without a certificate
 }
+
+func (d *door) source() string { return d.Settings.Source }
 
 // Accept is part of net.Listener.
 func (d *door) Accept() (net.Conn, error) {
 	for {
-		raw, err := d.Listener.Accept()
+		raw, err := d.Listener.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
 		if c, refusal := d.admit(raw); refusal == nil {
 			return c, nil
 		} else {
-			_ = raw.SetWriteDeadline(time.Now().Add(time.Second)) // it fits into the system's buffer
-			_, _ = raw.Write([]byte(refusal.Error() + "\r\n"))
+			if !d.Settings.ImmediateTLS {
+				_ = raw.SetWriteDeadline(time.Now().Add(time.Second)) // it fits into the system's buffer
+				_, _ = raw.Write([]byte(refusal.Error() + "\r\n"))
+			}
 			_ = raw.Close()
 		}
 	}
@@ -87,7 +95,7 @@ func (d *door) admit(raw net.Conn) (*conn, *RefusalError) {
 	s := d.server
 	client := addrPort(raw.RemoteAddr()).Addr()
 	c := &conn{
-		Conn: raw, stream: raw, server: s, door: d, client: client, source: s.config.Source(client, d.source),
+		Conn: raw, stream: raw, server: s, door: d, client: client, source: s.config.Source(client, d.source()),
 		in: make([]byte, 0, inputBytes),
 	}
 	if !c.source.SMTPService {
@@ -115,8 +123,8 @@ func (c *conn) Read(b []byte) (int, error) {
 	if !c.begun {
 		c.begun = true
 		if err := c.begin(); err != nil {
-			c.over = true
-			return 0, err
+			c.over, c.out = true, nil // the greeting is not for the clear
+			return 0, io.EOF
 		}
 	}
 	for len(c.handed) == 0 {

@@ -48,7 +48,7 @@ func (p *tape) play(t *testing.T, conf string) (replies string, accepted []*Mess
 	hall.conns <- p
 	close(hall.conns)
 	engine := s.engine(t.Context())
-	_ = engine.Serve(&door{Listener: hall, server: s})
+	_ = engine.Serve(&door{Listener: Listener{Listener: hall}, server: s})
 	<-p.ended
 	_ = engine.Shutdown(context.Background())
 	if log.Len() > 0 {

@@ -107,7 +107,7 @@ func start(t *testing.T, conf string, d *desk, tune func(*Server)) *running {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
-	go func() { r.done <- r.Run(ctx, []Listener{{Listener: l}}) }()
+	go func() { r.done <- r.Run(ctx, []Listener{{Listener: l, Settings: c.Listeners[0]}}) }()
 	t.Cleanup(func() {
 		cancel()
 		r.wait(t)

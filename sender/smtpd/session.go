@@ -49,10 +49,9 @@ type session struct {
 	wire     *conn
 	smtp     *smtp.Conn
 	source   *config.Source
-	user     *config.User // who has logged in
-	local    netip.Addr   // where the feeder connected to
-	listener string       // with the port
-	hello    string       // "" without EHLO or HELO
+	local    netip.Addr // where the feeder connected to
+	listener string     // with the port
+	hello    string     // "" without EHLO or HELO
 
 	message   *Message // since MAIL; nil without
 	announced int64    // what MAIL said of its size
@@ -85,7 +84,7 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 		ID: event.NewID(), Arrived: time.Now().UTC(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
 		Listener: s.listener, ClientIP: s.wire.client, ClientName: s.hello, Tenant: s.tenant(),
 	}
-	if s.source.RequireAuth {
+	if s.source.RequireAuth && s.wire.user == nil {
 		return s.refuse(m, "", &RefusalError{530, [3]int{5, 7, 0}, "authentication required"})
 	}
 	if from != "" {
@@ -108,8 +107,8 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 
 // tenant returns on whose behalf mail is that nothing else says it of.
 func (s *session) tenant() string {
-	if s.user != nil {
-		return s.user.Name
+	if s.wire.user != nil {
+		return s.wire.user.Name
 	}
 	return s.source.Name
 }

@@ -33,6 +33,8 @@ package smtpd
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -143,9 +145,15 @@ type Server struct {
 	maxBytes, strangerBytes int64
 
 	buffers buffers
+	lockout lockout
 
-	mu    sync.Mutex
-	conns map[*conn]bool
+	hasPasswords bool                               // some user logs in by password
+	certified    map[[sha256.Size]byte]*config.User // users by the hash of their certificate
+	nobody       string                             // a password that is nobody's
+
+	mu           sync.Mutex
+	conns        map[*conn]bool
+	certificates map[string]*certificate // by file
 }
 
 // longestTimeout bounds what smtp-command-timeout and smtp-data-timeout may say.
@@ -154,17 +162,26 @@ const longestTimeout = 24 * time.Hour
 // New returns a server for the listeners of the configuration; Run starts it. The host name is
 // the one of the greeting.
 func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Server {
-	return &Server{
+	s := &Server{
 		config: c, intake: intake, logger: logger, host: host,
 		timeout: longestTimeout, grace: stopGrace, maxBytes: maxMessageBytes, strangerBytes: maxStrangerBytes,
-		conns: map[*conn]bool{},
+		conns: map[*conn]bool{}, certificates: map[string]*certificate{},
+		certified: map[[sha256.Size]byte]*config.User{}, nobody: rand.Text(),
 	}
+	for _, user := range c.Users() {
+		if user.Method == config.ByCertificate {
+			s.certified[sha256.Sum256(user.Certificate.Raw)] = user
+		} else {
+			s.hasPasswords = true
+		}
+	}
+	return s
 }
 
-// Listener is where a server listens: an address and the named source whose settings apply.
+// Listener is where a server listens, and what the configuration says about it.
 type Listener struct {
 	net.Listener
-	Source string
+	Settings config.Listener
 }
 
 // Run serves the listeners, which it closes, until ctx is done or one of them fails. Then idle
@@ -175,7 +192,8 @@ func (s *Server) Run(ctx context.Context, listeners []Listener) error {
 	served := make(chan error, len(listeners))
 	for i, l := range listeners {
 		servers[i] = s.engine(ctx)
-		go func() { served <- servers[i].Serve(&door{l.Listener, s, l.Source}) }() // ended by closing l
+		entrance := &door{l, s, s.serverTLS(l.Settings)}
+		go func() { served <- servers[i].Serve(entrance) }() // ended by closing l
 	}
 	var failed error
 	running := len(listeners)
