@@ -27,6 +27,7 @@ var may = map[string][]string{
 	"deploy":         {"deploy", "schemas", "sender", "ingest", "analytics"},
 
 	// Mechanisms know no policy and not each other.
+	"sender/backoff":  {"schemas"},
 	"sender/config":   {"schemas"},
 	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},

@@ -47,11 +47,12 @@ type node struct {
 	logger *slog.Logger
 
 	events, gauges, notes *seglog.Log
-	spool                 *spool.Spool
+	spool                 *spool.Set
 	suppress              *suppress.Store
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
 	queues                *queue.Manager
+	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
 
@@ -101,9 +102,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	dir := c.Spools[0].Dir
 	var err error
-	if n.spool, err = spool.Open(ctx, dir, spool.Options{
-		Logger: n.logger, EventLog: n.events.Incarnation(), MinFree: int64(c.Spools[0].MinFreeSpace),
-	}); err != nil {
+	if n.spool, err = n.openSpool(ctx); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	n.opened(n.spool.Close)
@@ -120,6 +119,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	n.throttle.LimitPeers(deliver.PeerLimits(c))
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
@@ -152,18 +152,21 @@ func (n *node) assemble(dir string) error {
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
+		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
+		Note:    n.noteDelivery,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
-	n.queues = queue.NewManager(agent)
+	n.agent = agent
+	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
 	n.logSigning()
 	return nil
 }
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+	if len(n.config.KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
@@ -260,13 +263,7 @@ func (n *node) run(ctx context.Context, ready func([]string)) error {
 
 // serve recovers what is live and runs the parts until ctx is done or one of them fails.
 func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
-	live := 0
-	err := n.spool.Recover(func(m spool.LiveMessage) error {
-		n.received(m.Envelope, m.Received)
-		n.enqueue(m.Envelope, m.Recipients)
-		live += len(m.Recipients)
-		return ctx.Err()
-	})
+	live, err := n.recover(ctx)
 	select {
 	case <-ctx.Done():
 		return nil // told to stop; what is live is in the spool
@@ -279,6 +276,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })
@@ -329,6 +327,14 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 		return fmt.Errorf("annotations: %w", err)
 	}
 	return nil
+}
+
+// noteDelivery writes a change of mode or of a source into the annotation stream. Mail does not wait
+// for it.
+func (n *node) noteDelivery(name, text string) {
+	if err := n.annotate(context.Background(), name, text); err != nil {
+		n.logger.Error("annotation not written", "error", err)
+	}
 }
 
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the

@@ -19,6 +19,7 @@
 package config
 
 import (
+	"crypto"
 	"fmt"
 	"net/netip"
 	"os"
@@ -37,6 +38,10 @@ type Config struct {
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
 	ServerTLS       ServerTLS        // of listeners that say nothing else
+
+	// Limits of connections to receivers: the first that fits counts.
+	MXConnectionLimits []MXConnectionLimit
+	IPConnectionLimits []IPConnectionLimit
 
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern
@@ -58,15 +63,22 @@ type Config struct {
 
 	hash uint64
 
+	spoolMinFreeSpace Size
+
 	sourceHosts []SourceHost
 	domainKeys  []DomainKey
-	domainBase  []assignment[Settings] // domain directives outside sections
+	keyLists    map[string]*keyList      // by name in lower case
+	keyFiles    map[string]crypto.Signer // by path
+	domainBase  []assignment[Settings]   // domain directives outside sections
 	domains     domainTable
 	vmtas       map[string]*VMTA // by name in lower case, as all that follow
 	vmtaOrder   []*VMTA
 	pools       map[string]*Pool
 	poolOrder   []*Pool
 	users       map[string]*User
+
+	patternLists map[string]*PatternList // by name in lower case
+	rollups      []*Rollup               // in the order of the file
 
 	sourceBase   []assignment[Source]
 	sourceRanges []*sourceSection // the widest range first

@@ -17,6 +17,9 @@ type failure struct {
 	phase event.Phase
 	reply smtpstatus.Reply
 	err   error
+
+	stays       bool // the mail stays queued although the reply is permanent
+	bounceQueue bool // a pattern bounces all that the queue holds
 }
 
 // failureOf returns what an error of opening a connection says.
