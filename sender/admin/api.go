@@ -114,6 +114,7 @@ type Binding struct {
 	Next       time.Time `json:"next,omitzero"`     // when it lets the next pass; zero: now, or when a connection is given back
 	SetBy      string    `json:"set_by"`            // a place in the configuration, or an actor
 	Reason     string    `json:"reason,omitempty"`
+	Epoch      uint64    `json:"epoch,omitempty"` // version of the lease
 	Expires    time.Time `json:"expires,omitzero"`
 	Binds      bool      `json:"binds"` // it is the one that says no now
 }

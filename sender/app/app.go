@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -166,9 +165,8 @@ func (n *node) assemble(dir string) error {
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
-		Requeue:        func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
-		Note:           n.noteDelivery,
-		SourceDisabled: func(name queue.Name, source netip.Addr) bool { return n.orders.Disabled(name.String(), source) },
+		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
+		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}

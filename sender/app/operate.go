@@ -7,11 +7,13 @@ import (
 	"carom/schemas/event"
 	"carom/sender/account"
 	"carom/sender/admin"
+	"carom/sender/config"
 	"carom/sender/deliver"
 	"carom/sender/operate"
 	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/spool"
+	"carom/sender/throttle"
 )
 
 // newOperator puts in force what operators ordered.
@@ -107,25 +109,60 @@ func (n *node) Explain(name string) (*admin.Explanation, error) {
 	}, nil
 }
 
-// paths returns the limits on each way that the mail of a queue has taken lately.
+// paths returns every limit on the ways that mail of the queue has taken; before the first, what the
+// configuration says.
 func (n *node) paths(q *queue.Queue, now time.Time) []admin.Path {
-	var paths []admin.Path
-	for _, p := range n.agent.Paths(q) {
+	taken := n.agent.Paths(q)
+	if len(taken) == 0 {
+		return n.configured(q.Name())
+	}
+	paths := make([]admin.Path, 0, len(taken))
+	for _, p := range taken {
 		path := admin.Path{Provider: p.Key.Provider, Source: p.Key.Source, Limits: []admin.Binding{}}
 		for _, b := range n.throttle.Explain(p) {
-			binding := admin.Binding{
-				Scope: b.Scope, Name: b.Name, Directive: b.Directive, Configured: b.Configured, InForce: b.InForce, Used: b.Used,
-				Waiting: b.Waiting, SetBy: b.SetBy, Reason: b.Reason, Binds: b.Binds,
-			}
-			if b.Wait > 0 {
-				binding.Next = now.Add(b.Wait)
-			}
-			if b.Expires != 0 {
-				binding.Expires = now.Add(b.Expires)
-			}
-			path.Limits = append(path.Limits, binding)
+			path.Limits = append(path.Limits, binding(&b, now))
 		}
 		paths = append(paths, path)
 	}
 	return paths
+}
+
+func binding(b *throttle.Binding, now time.Time) admin.Binding {
+	shown := admin.Binding{
+		Scope: b.Scope, Name: b.Name, Directive: b.Directive, Configured: b.Configured, InForce: b.InForce, Used: b.Used,
+		Waiting: b.Waiting, SetBy: b.SetBy, Reason: b.Reason, Epoch: b.Epoch, Binds: b.Binds,
+	}
+	if b.Wait > 0 {
+		shown.Next = now.Add(b.Wait).UTC()
+	}
+	if b.Expires != 0 {
+		shown.Expires = now.Add(b.Expires).UTC()
+	}
+	return shown
+}
+
+// limitDirectives are the directives of a domain that limit what leaves how fast.
+var limitDirectives = map[string]bool{
+	"max-smtp-out": true, "max-msg-rate": true, "max-msg-per-connection": true, "max-connect-rate": true, "max-data-volume-rate": true,
+	"adaptive-max-smtp-out": true, "adaptive-max-msg-rate": true, "adaptive-max-msg-per-connection": true,
+	"source-ip-max-smtp-out": true, "source-ip-max-msg-rate": true, "source-ip-max-connect-rate": true, "source-ip-max-data-volume-rate": true,
+}
+
+// configured returns the limits of a queue as the configuration gives them.
+func (n *node) configured(name queue.Name) []admin.Path {
+	path := admin.Path{Limits: []admin.Binding{}}
+	for _, s := range n.config.Explain(name.Domain, name.VMTA) {
+		byDefault := s.Origin == config.Pos{}
+		if !limitDirectives[s.Name] || byDefault && (s.Value == "0" || s.Value == "unlimited") {
+			continue
+		}
+		setBy := s.Origin.String()
+		if byDefault {
+			setBy = "default"
+		}
+		path.Limits = append(path.Limits, admin.Binding{
+			Scope: "queue", Name: name.String(), Directive: s.Name, Configured: s.Value, InForce: s.Value, SetBy: setBy,
+		})
+	}
+	return []admin.Path{path}
 }

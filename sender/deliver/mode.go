@@ -11,7 +11,6 @@ import (
 	"carom/schemas/smtpstatus"
 	"carom/sender/account"
 	"carom/sender/backoff"
-	"carom/sender/queue"
 )
 
 // badMailbox is what a bare 553 to RCPT means (smtp-553-means-invalid-mailbox).
@@ -103,14 +102,14 @@ func untilText(until time.Time) string {
 // asked for comes back.
 type outOfUse struct {
 	agent   *Agent
-	queue   queue.Name
+	queue   string
 	sources *backoff.Sources
 	now     time.Time
 	first   time.Time
 }
 
 func (s *session) disabledSources(now time.Time) *outOfUse {
-	return &outOfUse{agent: s.Agent, queue: s.queue.Name(), sources: s.sourcesOf(s.queue.Name(), false), now: now}
+	return &outOfUse{agent: s.Agent, queue: s.queue.String(), sources: s.sourcesOf(s.queue.Name(), false), now: now}
 }
 
 func (o *outOfUse) disabled(source netip.Addr) bool {

@@ -52,7 +52,7 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 		Key: limits.Key{Provider: route.Provider(s.way.settings, s.queue.Name().Domain, f.preferred), Source: s.source.key},
 	}
 	s.path.Queued = s.way.limits[s.way.mode(s.queue, now)]
-	s.way.found(s.path)
+	s.way.paths.note(s.path)
 	return s.hasMX(item, now)
 }
 

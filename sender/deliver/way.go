@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,43 +29,8 @@ type way struct {
 	transport [sha256.Size]byte  // stands for all of dial
 	rollup    *config.Rollup     // whose queue this is; nil for a queue of its own
 
+	paths  paths
 	leased atomic.Bool // the last permit came from a fresh lease of the control loop
-
-	mu    sync.Mutex
-	paths []throttle.Path // that sessions found lately, one for each key and source
-}
-
-// maxPaths bounds the paths that are remembered of a queue, for Agent.Paths alone.
-const maxPaths = 16
-
-// found remembers a path.
-func (w *way) found(p throttle.Path) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.paths = slices.DeleteFunc(w.paths, func(old throttle.Path) bool { return old.Key == p.Key && old.Source == p.Source })
-	if len(w.paths) == maxPaths {
-		w.paths = slices.Delete(w.paths, 0, 1)
-	}
-	w.paths = append(w.paths, p)
-}
-
-// Paths returns under whose limits the mail of a queue has left lately, or would leave if nothing has:
-// then without a key.
-func (a *Agent) Paths(q *queue.Queue) []throttle.Path {
-	w, err := a.way(q)
-	if err != nil {
-		return nil
-	}
-	w.mu.Lock()
-	paths := slices.Clone(w.paths)
-	w.mu.Unlock()
-	if len(paths) == 0 {
-		paths = []throttle.Path{{Queue: q.String(), VMTA: w.vmta.Name, VMTALimits: w.caps}}
-	}
-	for i := range paths {
-		paths[i].Queued = w.limits[w.mode(q, time.Now())]
-	}
-	return paths
 }
 
 // mode returns the mode whose limits are in force: with backoff-authority loop those of normal mode
