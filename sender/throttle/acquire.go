@@ -87,8 +87,11 @@ const keyRecheck = time.Second
 //
 // It waits for at most patience. If that is not enough it takes nothing and returns ErrLater at
 // once, with what denies the message; the Denial's Wait says when to come back. Otherwise an error
-// is that of ctx.
+// is that of ctx, also where nothing has to be waited for.
 func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int, patience time.Duration) (Permit, Denial, error) {
+	if err := ctx.Err(); err != nil {
+		return Permit{}, Denial{}, err
+	}
 	t.mu.Lock()
 	now := t.now()
 	r := t.route(now, &p)
