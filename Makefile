@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench gobench e2e demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench gobench e2e crash soak demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -48,6 +48,14 @@ gobench: ## run the benchmarks that stand beside the code
 
 e2e: engine ## run the whole-system tests alone
 	CAROM_REQUIRE_ENGINE=1 go test -count=1 -v ./deploy/e2e/...
+
+CRASH_ROUNDS ?= 100
+crash: ## kill -9 the node at random moments under load and count (CRASH_ROUNDS=1000, CRASH_SEED=N: again)
+	CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -v -timeout 0 -run '^TestCrash$$' ./deploy/crash
+
+SOAK_MINUTES ?= 10
+soak: ## steady load with faults, and an eye on memory, files and goroutines (SOAK_MINUTES=10)
+	SOAK_MINUTES=$(SOAK_MINUTES) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./deploy/crash
 
 demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)

@@ -47,7 +47,15 @@ func measureDKIM(ctx context.Context, l *lab, m *Measured) error {
 	if err != nil {
 		return err
 	}
-	signer, err := dkim.New([]dkim.Key{{Selector: "bench", Domain: "source.test", Signer: key}})
+	private, err := dkim.NewPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	keys, err := dkim.NewKeys([]dkim.Key{{Selector: "bench", Domain: "source.test", Source: private}})
+	if err != nil {
+		return err
+	}
+	signer, err := dkim.NewSigner(keys, dkim.Options{})
 	if err != nil {
 		return err
 	}
@@ -133,7 +141,7 @@ func signFor(ctx context.Context, signer *dkim.Signer, message []byte, goroutine
 	for range goroutines {
 		g.Go(func() error {
 			for time.Since(began) < period && ctx.Err() == nil {
-				if _, err := signer.Sign(message); err != nil {
+				if _, err := signer.Sign(dkim.NewMessage(message), dkim.Request{}); err != nil {
 					return fmt.Errorf("sign: %w", err)
 				}
 				made.Add(1)

@@ -10,11 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
 
+	"carom/deploy/peers"
 	"carom/deploy/up/supervise"
 	"carom/schemas/service"
 )
@@ -24,24 +24,12 @@ type tools struct{ source, sink string }
 
 func findTools() (t tools, err error) {
 	var errs [2]error
-	t.source, errs[0] = find("smtp-source")
-	t.sink, errs[1] = find("smtp-sink")
+	t.source, errs[0] = peers.Find("smtp-source")
+	t.sink, errs[1] = peers.Find("smtp-sink")
 	if err := errors.Join(errs[:]...); err != nil {
 		return t, service.Configf("carom bench: install Debian's package postfix: %w", err)
 	}
 	return t, nil
-}
-
-// find looks a program up in PATH and in /usr/sbin, which is not in everybody's PATH.
-func find(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path, nil
-	}
-	if path, err := exec.LookPath(filepath.Join("/usr/sbin", name)); err == nil {
-		return path, nil
-	}
-	return "", err
 }
 
 // stage is where one run happens: a folder, the sink and the processes.

@@ -33,6 +33,8 @@ import (
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
+	"carom/sender/operate"
+	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
@@ -53,8 +55,12 @@ type node struct {
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
 	queues                *queue.Manager
+	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
+	orders                *orders.Store
+	operator              *operate.Operator
+	traffic               *operate.Traffic
 	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
@@ -128,6 +134,9 @@ func (n *node) open(ctx context.Context) error {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
 	}
+	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
+		return err
+	}
 	return n.assemble(dir)
 }
 
@@ -154,20 +163,24 @@ func (n *node) assemble(dir string) error {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	agent, err := deliver.New(deliver.Options{
-		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
+		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
+		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
+	n.agent = agent
 	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
+	n.operator = n.newOperator()
 	n.logSigning()
 	return nil
 }
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+	if len(n.config.KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
@@ -273,12 +286,16 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
+	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
+	group.Go(func() error { return n.operator.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })
 	if n.watcher != nil {
@@ -287,7 +304,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	if n.config.Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.logger) })
+		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.operator, n.logger) })
 	}
 	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
@@ -328,6 +345,14 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 		return fmt.Errorf("annotations: %w", err)
 	}
 	return nil
+}
+
+// noteDelivery writes a change of mode or of a source into the annotation stream. Mail does not wait
+// for it.
+func (n *node) noteDelivery(name, text string) {
+	if err := n.annotate(context.Background(), name, text); err != nil {
+		n.logger.Error("annotation not written", "error", err)
+	}
 }
 
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the

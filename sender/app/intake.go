@@ -146,45 +146,55 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 	for i := from; i < len(envelope.Recipients); i++ {
 		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		n.traffic.Count(e)
 		n.recorder.Submit(e)
 	}
 }
 
-// enqueue puts the recipients into the queues of their domains: those that are due together as one item.
+// enqueue puts the recipients into the queues that their domains have at present: those that are due
+// together as one item.
 func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spool.LiveRecipient) {
 	if len(recipients) == 1 {
 		r := recipients[0]
-		domain := t.domain(r.Index)
-		item := n.item(id, arrived, t, domain, r)
+		plan := n.agent.Plan(t.domain(r.Index), t.VMTA)
+		item := newItem(id, arrived, t, plan.BounceAfter, r)
 		item.AddRecipient(r.Index)
-		n.queues.Add(queue.Name{Domain: domain, VMTA: t.VMTA}, item)
+		n.queues.Add(plan.Queue, item)
 		return
 	}
 	type part struct {
-		domain   string
-		attempts uint32
-		due      time.Time
+		queue       queue.Name
+		bounceAfter time.Duration
+		attempts    uint32
+		due         time.Time
 	}
 	items := map[part]*queue.Item{}
+	plans := map[string]deliver.Plan{} // one for each domain, or its recipients would part in a pool
 	for _, r := range recipients {
-		p := part{t.domain(r.Index), r.Attempts, r.Due}
+		domain := t.domain(r.Index)
+		plan, ok := plans[domain]
+		if !ok {
+			plan = n.agent.Plan(domain, t.VMTA)
+			plans[domain] = plan
+		}
+		p := part{plan.Queue, plan.BounceAfter, r.Attempts, r.Due}
 		item := items[p]
 		if item == nil {
-			item = n.item(id, arrived, t, p.domain, r)
+			item = newItem(id, arrived, t, plan.BounceAfter, r)
 			items[p] = item
 		}
 		item.AddRecipient(r.Index)
 	}
 	for p, item := range items {
-		n.queues.Add(queue.Name{Domain: p.domain, VMTA: t.VMTA}, item)
+		n.queues.Add(p.queue, item)
 	}
 }
 
-// item returns an item without recipients for those that are as r.
-func (n *node) item(id event.ID, arrived time.Time, t *tag, domain string, r spool.LiveRecipient) *queue.Item {
+// newItem returns an item without recipients for those that are as r.
+func newItem(id event.ID, arrived time.Time, t *tag, bounceAfter time.Duration, r spool.LiveRecipient) *queue.Item {
 	expires := t.Expires
 	if expires.IsZero() {
-		expires = arrived.Add(n.config.Domain(domain, t.VMTA).BounceAfter)
+		expires = arrived.Add(bounceAfter)
 	}
 	return &queue.Item{
 		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(arrived), //nolint:gosec // bounded

@@ -44,7 +44,9 @@ var sectionRules = map[string]sectionRule{
 	"event-stream":            {in: outside, argument: withArgument},
 	"feed":                    {in: outside, argument: withArgument},
 	"feedback-loop-processor": {in: outside},
+	"mx-rollup-list":          {in: outside},
 	"smtp-listener":           {in: outside, argument: withArgument},
+	"smtp-pattern-list":       {in: outside, argument: withArgument},
 	"smtp-user":               {in: outside, argument: withArgument},
 	"source":                  {in: outside, argument: withArgument},
 	"spool":                   {in: outside, argument: withArgument},
@@ -55,14 +57,12 @@ var sectionRules = map[string]sectionRule{
 	"bounce-category-patterns":   {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
 	"email-patterns":             {in: processor, argument: perhapsArgument, inert: notYet},
-	"mx-rollup-list":             {in: outside, inert: notYet},
 	"pattern-list":               {in: []string{globalScope, "pattern-list"}, argument: perhapsArgument, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
 	"rejectlog-file":             {in: outside, argument: withArgument, inert: notYet},
 	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"signals-filter":             {in: outside, argument: withArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
-	"smtp-pattern-list":          {in: outside, argument: withArgument, inert: notYet},
 	"source-group":               {in: outside, argument: withArgument, inert: notYet},
 	"sparkpost-analytics":        {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"transmissions-api":          {in: outside, inert: notYet},
@@ -79,7 +79,8 @@ type builder struct {
 	config *Config
 	macros *macros
 
-	bounceDomain map[string]bool // those already in config.BounceDomains
+	bounceDomain map[string]bool        // those already in config.BounceDomains
+	named        []assignment[Settings] // of domains, that name something to look up at the end
 }
 
 func newBuilder(l *loader, nodes []*node) *builder {
@@ -90,8 +91,8 @@ func newBuilder(l *loader, nodes []*node) *builder {
 			AddressLists: map[string]*AddressList{},
 			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
 			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
-			sourceNames: map[string]*sourceSection{},
-			hash:        l.hash(),
+			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{},
+			hash: l.hash(),
 		},
 		macros:       readMacros(l, nodes),
 		bounceDomain: map[string]bool{},
@@ -210,6 +211,10 @@ func (b *builder) known(n *node) {
 			u, err := streamURL(v)
 			return EventStream{Pos: n.Pos, URL: u, User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}, err
 		}, &c.EventStream)
+	case "smtp-pattern-list":
+		b.patternList(n)
+	case "mx-rollup-list":
+		b.rollupList(n)
 	case "admin":
 		single(b, n, adminScope, func(v *value) (Admin, error) {
 			path, err := filePath(v)
@@ -251,6 +256,7 @@ func (b *builder) misplaced(n *node) func(*node) {
 func (b *builder) toDomain(to *[]assignment[Settings]) func(assignment[Settings]) {
 	return func(a assignment[Settings]) {
 		*to = append(*to, a)
+		b.references(a)
 		if a.row.Name == "bounce-domain" {
 			var s Settings
 			a.apply(&s)
@@ -411,14 +417,15 @@ func (b *builder) finish() {
 		c.vmtas[DefaultVMTA] = m
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
-	b.addColdVMTAs()
 	c.completeSpools()
+	b.addColdVMTAs()
 	b.validate()
 	c.sortPeerLimits()
 	for _, m := range c.vmtaOrder {
 		m.complete(c)
 	}
 	c.domains.sort()
+	b.validateRollups()
 	for _, p := range c.pools {
 		p.domains.sort()
 	}
@@ -439,8 +446,8 @@ func systemName() string {
 
 // complete fills in what the vmta's section leaves to the global directives.
 func (m *VMTA) complete(c *Config) {
-	m.completeColdVMTAs(c)
 	m.completeKeys(c)
+	m.completeColdVMTAs(c)
 	if len(m.SourceHosts) == 0 {
 		m.SourceHosts = slices.Clone(c.sourceHosts)
 	}

@@ -76,6 +76,9 @@ type Config struct {
 	poolOrder   []*Pool
 	users       map[string]*User
 
+	patternLists map[string]*PatternList // by name in lower case
+	rollups      []*Rollup               // in the order of the file
+
 	sourceBase   []assignment[Source]
 	sourceRanges []*sourceSection // the widest range first
 	sourceNames  map[string]*sourceSection

@@ -5,6 +5,7 @@ import "strings"
 // validate checks what one directive says against what others say.
 func (b *builder) validate() {
 	b.validateMTAs()
+	b.validateReferences()
 	c := b.config
 	for _, section := range c.sourceRanges {
 		b.validateSource(section)

@@ -120,7 +120,7 @@ type Pool struct {
 
 	ColdVMTAs []string // of members without their own
 
-	domainKeys []DomainKey
+	domainKeys []DomainKey // of the members, after their own and before the global ones
 	domains    domainTable
 	set        map[string]Pos
 }
@@ -130,11 +130,11 @@ func (p *Pool) Origin(directive string) Pos { return p.set[directive] }
 
 var poolScope = newScope("virtual-mta-pool",
 	planned(many("virtual-mta", identifier, func(p *Pool) *[]string { return &p.Members })),
+	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
 	one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut }),
 	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(p *Pool) *DataRate { return &p.MaxSMTPDataVolumeRate }),
 	many("cold-virtual-mta", identifier, func(p *Pool) *[]string { return &p.ColdVMTAs }),
-	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
 )
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.
