@@ -1,7 +1,6 @@
 package throttle
 
 import (
-	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
@@ -258,22 +257,6 @@ func TestAMillionIdleQueuesAreForgotten(t *testing.T) {
 			t.Errorf("%d queues and %d keys are kept", len(th.queues), len(th.keys))
 		}
 	})
-}
-
-func TestKeysOfAQueue(t *testing.T) {
-	th, p := New(0), path("a/v", 0)
-	other := path("b/v", 0)
-	for _, source := range []string{"192.0.2.2", "192.0.2.1"} {
-		p.Key.Source, other.Key.Source = source, "192.0.2.3"
-		connect(th, p)
-		connect(th, other)
-	}
-	if got := fmt.Sprint(th.KeysOf("a/v")); got != "[google/192.0.2.1 google/192.0.2.2]" {
-		t.Errorf("keys %s", got)
-	}
-	if got := th.KeysOf("c/v"); got != nil {
-		t.Errorf("keys of a queue that never was: %v", got)
-	}
 }
 
 func TestExplain(t *testing.T) {

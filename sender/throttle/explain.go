@@ -2,7 +2,6 @@ package throttle
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -68,21 +67,6 @@ func (t *Throttle) Explain(p Path) []Binding {
 		bindings = append(bindings, e.Binding)
 	}
 	return append(bindings, key)
-}
-
-// KeysOf returns the keys that a queue has sent under lately: what Explain wants to know of a path and
-// the configuration does not say. It looks at all keys.
-func (t *Throttle) KeysOf(queue string) []limits.Key {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var keys []limits.Key
-	for key, k := range t.keys {
-		if _, ok := k.queues[queue]; ok {
-			keys = append(keys, key)
-		}
-	}
-	slices.SortFunc(keys, limits.Key.Compare)
-	return keys
 }
 
 func (t *Throttle) explainConnections(now time.Duration, p *Path, r *route) []explained {
