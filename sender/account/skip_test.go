@@ -18,7 +18,11 @@ func TestSkip(t *testing.T) {
 	quiet, loud := delivered(), delivered()
 	quiet.Queue, loud.Queue = "quiet.test/v", "loud.test/v"
 	write(t, f, quiet, loud)
-	for _, text := range listing(t, dir) {
+	files := listing(t, dir)
+	if len(files) != 1 {
+		t.Errorf("%d files", len(files))
+	}
+	for _, text := range files {
 		if strings.Contains(text, "quiet.test") || !strings.Contains(text, "loud.test") {
 			t.Errorf("the file holds %s", text)
 		}
