@@ -32,6 +32,7 @@ var may = map[string][]string{
 	"sender/config":   {"schemas"},
 	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},
+	"sender/orders":   {"schemas"},
 	"sender/resolve":  {"schemas"},
 	"sender/smtpc":    {"schemas"},
 	"sender/spool":    {"schemas"},

@@ -33,6 +33,8 @@ import (
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
+	"carom/sender/operate"
+	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
@@ -56,6 +58,9 @@ type node struct {
 	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
+	orders                *orders.Store
+	operator              *operate.Operator
+	traffic               *operate.Traffic
 	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
@@ -129,6 +134,9 @@ func (n *node) open(ctx context.Context) error {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
 	}
+	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
+		return err
+	}
 	return n.assemble(dir)
 }
 
@@ -155,16 +163,17 @@ func (n *node) assemble(dir string) error {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	agent, err := deliver.New(deliver.Options{
-		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
 		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
-		Note:    n.noteDelivery,
+		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
 	n.agent = agent
 	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
+	n.operator = n.newOperator()
 	n.logSigning()
 	return nil
 }
@@ -277,12 +286,16 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
+	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
+	group.Go(func() error { return n.operator.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })
 	if n.watcher != nil {
@@ -291,7 +304,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	if n.config.Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.logger) })
+		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.operator, n.logger) })
 	}
 	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
@@ -313,7 +326,7 @@ func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresse
 			errs = append(errs, service.Configf("%s: smtp-listener %s: %w", l.Pos, address, err))
 			continue
 		}
-		listeners = append(listeners, smtpd.Listener{Listener: listener, Source: l.Source})
+		listeners = append(listeners, smtpd.Listener{Listener: listener, Settings: l})
 		addresses = append(addresses, listener.Addr().String())
 	}
 	if err := errors.Join(errs...); err != nil {

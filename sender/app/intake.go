@@ -146,6 +146,7 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 	for i := from; i < len(envelope.Recipients); i++ {
 		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		n.traffic.Count(e)
 		n.recorder.Submit(e)
 	}
 }

@@ -100,8 +100,9 @@ type Options struct {
 	Requeue func(name queue.Name, item *queue.Item)
 	// Note writes down a change of mode or of a source for people to see; nil: it is only logged.
 	Note func(name, text string)
-	// SourceDisabled reports whether an operator took a source address out of use; nil: never.
-	SourceDisabled func(vmta string, source netip.Addr) bool
+	// SourceDisabled reports whether an operator keeps a queue (domain/vmta) from using a source
+	// address; nil: never.
+	SourceDisabled func(queue string, source netip.Addr) bool
 }
 
 // Agent delivers. It implements queue.Runner.

@@ -382,8 +382,8 @@ func TestOperatorDisablesASource(t *testing.T) {
 	p := newPeer(t, always(nil))
 	const vmta = "<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\nsmtp-source-host 127.0.0.3 three.test\n</virtual-mta>\n"
 	b := newBench(t, to(p)+vmta, names{mx: "mx.a.test", addr: p.addr.Addr()})
-	b.agent.SourceDisabled = func(vmta string, source netip.Addr) bool {
-		return vmta == "v" && source == netip.MustParseAddr("127.0.0.2")
+	b.agent.SourceDisabled = func(queue string, source netip.Addr) bool {
+		return strings.HasSuffix(queue, "/v") && source == netip.MustParseAddr("127.0.0.2")
 	}
 	for _, domain := range []string{"a.test", "b.test", "c.test"} {
 		b.putBy("v", time.Hour, "ann@"+domain)

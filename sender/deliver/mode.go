@@ -74,7 +74,7 @@ func (s *session) disable(source netip.Addr, why string, until, now time.Time) {
 	if s.sourceLeft(now) {
 		return
 	}
-	text := fmt.Sprintf("All SMTP sources for queue %s are now disabled.", s.queue) // PowerMTA's words
+	text := AllSourcesDisabled(s.queue.String())
 	s.note("source", text)
 	if s.way.settings.BackoffUponAllSourcesDisabled {
 		end := time.Time{}
@@ -102,18 +102,18 @@ func untilText(until time.Time) string {
 // asked for comes back.
 type outOfUse struct {
 	agent   *Agent
-	vmta    string
+	queue   string
 	sources *backoff.Sources
 	now     time.Time
 	first   time.Time
 }
 
 func (s *session) disabledSources(now time.Time) *outOfUse {
-	return &outOfUse{agent: s.Agent, vmta: s.way.vmta.Name, sources: s.sourcesOf(s.queue.Name(), false), now: now}
+	return &outOfUse{agent: s.Agent, queue: s.queue.String(), sources: s.sourcesOf(s.queue.Name(), false), now: now}
 }
 
 func (o *outOfUse) disabled(source netip.Addr) bool {
-	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.vmta, source) {
+	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.queue, source) {
 		return true
 	}
 	if o.sources == nil {
@@ -124,6 +124,11 @@ func (o *outOfUse) disabled(source netip.Addr) bool {
 		o.first = until
 	}
 	return disabled
+}
+
+// lostSource reports whether an operator has taken the source of the connection from the queue.
+func (s *session) lostSource() bool {
+	return s.conn != nil && s.SourceDisabled != nil && s.SourceDisabled(s.queue.String(), s.source.addr)
 }
 
 // next5xx decides about a failed connection: whether the next target is tried, and whether the mail

@@ -52,7 +52,13 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 		Key: limits.Key{Provider: route.Provider(s.way.settings, s.queue.Name().Domain, f.preferred), Source: s.source.key},
 	}
 	s.path.Queued = s.way.limits[s.way.mode(s.queue, now)]
+	s.way.paths.note(s.path)
 	return s.hasMX(item, now)
+}
+
+// AllSourcesDisabled says why a queue waits that has no source left, in PowerMTA's words.
+func AllSourcesDisabled(queue string) string {
+	return fmt.Sprintf("All SMTP sources for queue %s are now disabled.", queue)
 }
 
 // allDisabledWait is how long a queue whose sources are all disabled for good waits before it looks
@@ -74,7 +80,7 @@ func (s *session) chooseSource(item *queue.Item, targets []target, now time.Time
 	if expires := item.Expires.Time(); expires.Before(until) {
 		until = expires
 	}
-	s.queue.Defer(until, fmt.Sprintf("All SMTP sources for queue %s are now disabled.", s.queue)) // PowerMTA's words
+	s.queue.Defer(until, AllSourcesDisabled(s.queue.String()))
 	s.back(item)
 	return false
 }

@@ -71,6 +71,10 @@ func (s *session) run(ctx context.Context) {
 			}
 			continue
 		}
+		if s.lostSource() {
+			s.back(item)
+			return
+		}
 		if !s.attempt(ctx, item) || s.over || s.queue.ShouldYield() {
 			return
 		}

@@ -29,6 +29,7 @@ type way struct {
 	transport [sha256.Size]byte  // stands for all of dial
 	rollup    *config.Rollup     // whose queue this is; nil for a queue of its own
 
+	paths  paths
 	leased atomic.Bool // the last permit came from a fresh lease of the control loop
 }
 
