@@ -150,7 +150,7 @@ func (n *node) assemble(dir string) error {
 	n.reports = reports.New(keys, n.suppress.Key)
 	var sinks []account.Sink
 	for _, a := range c.AcctFiles {
-		file, err := account.OpenFile(acctOptions(a))
+		file, err := account.OpenFile(acctOptions(a, deliver.Unaccounted(c)))
 		if err != nil {
 			return &service.ConfigError{Err: err}
 		}
@@ -190,10 +190,10 @@ func (n *node) logSigning() {
 	}
 }
 
-func acctOptions(a config.AcctFile) account.FileOptions {
+func acctOptions(a config.AcctFile, skip func(*event.Event) bool) account.FileOptions {
 	o := account.FileOptions{
 		Path: a.Path, MaxBytes: int64(a.MaxSize), MoveTo: a.MoveTo, Interval: a.MoveInterval, DeleteAfter: a.DeleteAfter,
-		UserString: a.UserString, UnixTimes: !a.ISOTimes,
+		UserString: a.UserString, UnixTimes: !a.ISOTimes, Skip: skip,
 	}
 	for _, record := range a.Records {
 		o.Records = append(o.Records, string(record))
