@@ -326,7 +326,7 @@ func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresse
 			errs = append(errs, service.Configf("%s: smtp-listener %s: %w", l.Pos, address, err))
 			continue
 		}
-		listeners = append(listeners, smtpd.Listener{Listener: listener, Source: l.Source})
+		listeners = append(listeners, smtpd.Listener{Listener: listener, Settings: l})
 		addresses = append(addresses, listener.Addr().String())
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -88,6 +88,7 @@ func newBuilder(l *loader, nodes []*node) *builder {
 		loader: l,
 		config: &Config{
 			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100,
+			ServerTLS:    defaultServerTLS(),
 			AddressLists: map[string]*AddressList{},
 			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
 			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
@@ -352,16 +353,14 @@ func (b *builder) source(n *node) {
 func (b *builder) user(n *node) {
 	build(b, n, userScope, func(v *value) (User, error) {
 		name, err := freeText(v)
-		return User{Name: name, Pos: n.Pos}, err
+		return User{Name: name, Pos: n.Pos, Method: ByPassword}, err
 	}, func(u User) {
 		key := strings.ToLower(u.Name)
 		if first, ok := b.config.users[key]; ok {
 			b.errorf(n.Pos, "a second <smtp-user %s>: the first is at %s", u.Name, first.Pos)
 			return
 		}
-		if !n.hasChild("password") && !n.hasChild("authentication-method") {
-			b.errorf(n.Pos, "<smtp-user %s> has no password", u.Name)
-		}
+		b.checkUser(n, &u)
 		b.config.users[key] = &u
 	})
 }
@@ -417,6 +416,7 @@ func (b *builder) finish() {
 		c.vmtas[DefaultVMTA] = m
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
+	b.finishListeners()
 	c.completeSpools()
 	b.addColdVMTAs()
 	b.validate()
@@ -447,7 +447,7 @@ func systemName() string {
 // complete fills in what the vmta's section leaves to the global directives.
 func (m *VMTA) complete(c *Config) {
 	m.completeKeys(c)
-	m.completeFromPools(c)
+	m.completeColdVMTAs(c)
 	if len(m.SourceHosts) == 0 {
 		m.SourceHosts = slices.Clone(c.sourceHosts)
 	}

@@ -37,6 +37,7 @@ type Config struct {
 	NameServers     []netip.AddrPort // empty: the system's
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
+	ServerTLS       ServerTLS        // of listeners that say nothing else
 
 	// Limits of connections to receivers: the first that fits counts.
 	MXConnectionLimits []MXConnectionLimit

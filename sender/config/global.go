@@ -9,7 +9,8 @@ import (
 
 // globals are the directives outside sections. Those that set a default of other scopes are
 // in globalDomain and globalSource.
-var globals = newScope(globalScope,
+var globals = newScope(globalScope, append(
+	serverTLSRows("smtp-server-", func(c *Config, change func(*ServerTLS)) { change(&c.ServerTLS) }),
 	many("host-name", hostName, func(c *Config) *[]string { return &c.HostNames }),
 	planned(many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters })),
 	many("smtp-listener", listener, func(c *Config) *[]Listener { return &c.Listeners }),
@@ -26,7 +27,7 @@ var globals = newScope(globalScope,
 	many("spool", spoolDirectory, func(c *Config) *[]Spool { return &c.Spools }),
 	alias[Config]("disk-queue", "spool"),
 	one("spool-min-free-space", megabytes, func(c *Config) *Size { return &c.spoolMinFreeSpace }),
-)
+)...)
 
 // Directives of other scopes that are allowed outside sections, where they count as weaker than
 // any section, and those that work on the whole tree.

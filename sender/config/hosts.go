@@ -138,6 +138,11 @@ type Listener struct {
 	Prefix netip.Prefix
 	Port   uint16 // 0 asks the system for any free port
 	Source string // the named source whose settings apply, or empty
+
+	ImmediateTLS bool // TLS begins before the greeting
+	TLS          ServerTLS
+
+	tls []func(*ServerTLS) // what its section says
 }
 
 // Address returns what to listen on ("127.0.0.1:25", ":25" for all addresses), and false if the

@@ -199,12 +199,17 @@ var (
 type User struct {
 	Name     string
 	Pos      Pos
+	Method   AuthMethod
 	Password Secret
-	Source   string // the named source that applies after login, or empty
+	// Certificate is what proves the user by Method certificate.
+	Certificate PeerCertificate
+	Source      string // the named source that applies after login, or empty
 }
 
 var userScope = newScope("smtp-user",
-	planned(one("password", secret, func(u *User) *Secret { return &u.Password })),
+	one("authentication-method", authMethod, func(u *User) *AuthMethod { return &u.Method }),
+	one("password", secret, func(u *User) *Secret { return &u.Password }),
+	one("tls-certificate", peerCertificate, func(u *User) *PeerCertificate { return &u.Certificate }),
 	one("source", identifier, func(u *User) *string { return &u.Source }),
 )
 
@@ -214,9 +219,11 @@ func (c *Config) User(name string) (*User, bool) {
 	return u, ok
 }
 
-var listenerScope = newScope("smtp-listener",
+var listenerScope = newScope("smtp-listener", append(
+	serverTLSRows("", func(l *Listener, change func(*ServerTLS)) { l.tls = append(l.tls, change) }),
 	one("source", identifier, func(l *Listener) *string { return &l.Source }),
-)
+	one("immediate-tls", boolean, func(l *Listener) *bool { return &l.ImmediateTLS }),
+)...)
 
 // EventLog is where the node's events are kept until they are shipped.
 type EventLog struct {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // AddDateHeader is the value of add-date-header.
@@ -26,6 +27,18 @@ type Source struct {
 	AlwaysAllowRelaying bool
 	RequireAuth         bool
 	AllowAuth           bool
+
+	AllowStartTLS             bool
+	RequireStartTLSBeforeAuth bool
+	AllowUnencryptedPlainAuth bool
+	SMTPMaxAuthFailureRate    Rate // of logins that failed, from one address
+
+	AllowChunking  bool
+	AllowSMTPUTF8  bool
+	FixBareNewline bool // else a message with a CR or LF that is not part of a CRLF is refused
+
+	SMTPCommandTimeout time.Duration // for a command, from its first octet to its last
+	SMTPDataTimeout    time.Duration // for a message likewise
 
 	DefaultVirtualMTA  string // empty, a vmta, a pool, or BySMTPSourceIP
 	ProcessXVirtualMTA bool
@@ -53,9 +66,13 @@ const BySMTPSourceIP = "by-smtp-source-ip"
 // DefaultSource returns PowerMTA's documented defaults.
 func DefaultSource() Source {
 	return Source{
-		Name:              "0/0",
-		SMTPService:       true,
-		AllowAuth:         true,
+		Name:        "0/0",
+		SMTPService: true,
+		AllowAuth:   true,
+
+		AllowChunking: true, AllowSMTPUTF8: true,
+		SMTPCommandTimeout: 10 * time.Minute, SMTPDataTimeout: 10 * time.Minute,
+
 		MaxMessageHops:    100,
 		AddReceivedHeader: true,
 		AddDateHeader:     AddDateNo,
@@ -67,7 +84,16 @@ var sourceScope = newScope("source",
 	one("always-allow-relaying", boolean, func(s *Source) *bool { return &s.AlwaysAllowRelaying }),
 	alias[Source]("allow-relay", "always-allow-relaying"),
 	one("require-auth", boolean, func(s *Source) *bool { return &s.RequireAuth }),
-	planned(one("allow-auth", boolean, func(s *Source) *bool { return &s.AllowAuth })),
+	one("allow-auth", boolean, func(s *Source) *bool { return &s.AllowAuth }),
+	one("allow-starttls", boolean, func(s *Source) *bool { return &s.AllowStartTLS }),
+	one("require-starttls-before-auth", boolean, func(s *Source) *bool { return &s.RequireStartTLSBeforeAuth }),
+	one("allow-unencrypted-plain-auth", boolean, func(s *Source) *bool { return &s.AllowUnencryptedPlainAuth }),
+	one("smtp-max-auth-failure-rate", rate, func(s *Source) *Rate { return &s.SMTPMaxAuthFailureRate }),
+	one("allow-chunking", boolean, func(s *Source) *bool { return &s.AllowChunking }),
+	one("allow-smtputf8", boolean, func(s *Source) *bool { return &s.AllowSMTPUTF8 }),
+	one("fix-bare-newline", boolean, func(s *Source) *bool { return &s.FixBareNewline }),
+	one("smtp-command-timeout", positiveInterval, func(s *Source) *time.Duration { return &s.SMTPCommandTimeout }),
+	one("smtp-data-timeout", positiveInterval, func(s *Source) *time.Duration { return &s.SMTPDataTimeout }),
 	one("default-virtual-mta", clearable(identifier), func(s *Source) *string { return &s.DefaultVirtualMTA }),
 	one("process-x-virtual-mta", boolean, func(s *Source) *bool { return &s.ProcessXVirtualMTA }),
 	one("retain-x-virtual-mta", boolean, func(s *Source) *bool { return &s.RetainXVirtualMTA }),

@@ -222,6 +222,7 @@ func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 		s.ended.Store(err == nil)
 		return err
 	}
+	s.send = func(t smtpc.Transaction) smtpc.Result { return s.conn.Send(lasting, t) }
 	s.run(ctx)
 	s.close(ctx)
 	if err := s.settle(lasting); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"carom/schemas/event"
@@ -70,11 +71,8 @@ func (s *session) disable(source netip.Addr, why string, until, now time.Time) {
 		return
 	}
 	s.note("source", fmt.Sprintf("source %s is disabled for queue %s%s: %s", source, s.queue, untilText(until), why))
-	out := s.disabledSources(now)
-	for _, other := range s.way.sources {
-		if !out.disabled(other.addr) {
-			return
-		}
+	if s.sourceLeft(now) {
+		return
 	}
 	text := AllSourcesDisabled(s.queue.String())
 	s.note("source", text)
@@ -85,6 +83,12 @@ func (s *session) disable(source netip.Addr, why string, until, now time.Time) {
 		}
 		s.enterBackoff(text, end)
 	}
+}
+
+// sourceLeft reports whether the virtual MTA has a source that the queue may use.
+func (s *session) sourceLeft(now time.Time) bool {
+	out := s.disabledSources(now)
+	return slices.ContainsFunc(s.way.sources, func(other source) bool { return !out.disabled(other.addr) })
 }
 
 func untilText(until time.Time) string {
@@ -133,7 +137,8 @@ func (s *session) next5xx(f *failure) bool {
 	now := time.Now()
 	d := s.consult(f.reply, false, now)
 	s.act(d, f.reply, now)
-	f.stays = d.SkipMX || f.phase == event.PhaseGreeting && !s.way.settings.BounceUpon5xxGreeting || d.Disable
+	f.sourceGone = d.Disable
+	f.stays = f.stays || d.SkipMX || f.phase == event.PhaseGreeting && !s.way.settings.BounceUpon5xxGreeting || d.Disable
 	if d.Bounce {
 		f.bounceQueue = true
 		return false
@@ -143,14 +148,17 @@ func (s *session) next5xx(f *failure) bool {
 
 // skip rules a host out for the rest of the session and reports whether others are left.
 func (s *session) skip(host string) bool {
-	left := make([]target, 0, len(s.targets))
-	for _, t := range s.targets {
-		if t.name != host {
-			left = append(left, t)
-		}
+	s.skipped = append(s.skipped, host)
+	s.targets = s.unskipped(s.targets)
+	return len(s.targets) > 0
+}
+
+// unskipped returns the targets that are not ruled out.
+func (s *session) unskipped(targets []target) []target {
+	if len(s.skipped) == 0 {
+		return targets
 	}
-	s.targets = left
-	return len(left) > 0
+	return slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return slices.Contains(s.skipped, t.name) })
 }
 
 // bounceQueue bounces all that the queue holds at this moment, as bounce-queue asks.

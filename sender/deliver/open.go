@@ -70,7 +70,7 @@ const allDisabledWait = time.Hour
 func (s *session) chooseSource(item *queue.Item, targets []target, now time.Time) bool {
 	out := s.disabledSources(now)
 	var ok bool
-	if s.source, s.targets, ok = s.way.source(targets, out.disabled); ok {
+	if s.source, s.targets, ok = s.way.source(s.unskipped(targets), out.disabled); ok {
 		return true
 	}
 	until := out.first
@@ -199,8 +199,9 @@ const stopGrace = 8 * time.Second
 // watch cuts the connection when ctx ends in the middle of a transfer: at once for a queue of higher
 // priority as long as the end of the message is not sent, else after stopGrace, and not at all
 // without allow-cancel-during-transfer.
-func (s *session) watch(ctx context.Context) {
-	abort := s.conn.Abort()
+func (s *session) watch(ctx context.Context) { s.watchWith(ctx, s.conn.Abort()) }
+
+func (s *session) watchWith(ctx context.Context, abort func()) {
 	cancels := s.way.settings.AllowCancelDuringTransfer
 	s.unwatch = context.AfterFunc(ctx, func() {
 		switch {
@@ -224,6 +225,7 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 	switch {
 	case verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1:
 		s.queue.Defer(now.Add(connectionHold), "receiver allows no more connections") // the others go on
+	case failed.sourceGone && s.sourceLeft(now): // the next session comes from another one
 	case failed.phase == event.PhaseResolve:
 		s.queue.Defer(now.Add(s.way.settings.RetryAfterDNSError), failed.err.Error())
 	default:

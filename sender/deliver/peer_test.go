@@ -105,8 +105,14 @@ func (p *peer) serve(conn net.Conn) {
 				return
 			}
 			var body strings.Builder
-			for lines.Scan() && lines.Text() != "." {
-				body.WriteString(lines.Text() + "\n")
+			ended := false
+			for !ended && lines.Scan() {
+				if ended = lines.Text() == "."; !ended {
+					body.WriteString(lines.Text() + "\n")
+				}
+			}
+			if !ended {
+				return
 			}
 			p.mu.Lock() // before the answer, after which a test may look
 			p.messages = append(p.messages, envelope.String()+body.String())
@@ -157,11 +163,15 @@ type eventLog struct {
 	events []*event.Event
 	wrote  chan struct{}
 	gate   func() // called before anything is durable, if it is not nil
+	fail   error  // what Append fails with
 }
 
 func (l *eventLog) Append(_ context.Context, records ...[]byte) (seglog.Range, error) {
 	if l.gate != nil {
 		l.gate()
+	}
+	if l.fail != nil {
+		return seglog.Range{}, l.fail
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

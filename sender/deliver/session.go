@@ -27,6 +27,7 @@ type session struct {
 	found   found // the way to the receiver; see resolve
 	source  source
 	targets []target // of found, those that source reaches and nothing has ruled out
+	skipped []string // hosts that a reply ruled out
 	target  target   // the one that conn goes to
 	dns     time.Duration
 	path    throttle.Path
@@ -42,13 +43,15 @@ type session struct {
 	over     bool          // the session is to end before the next message
 
 	// Kept for their memory, from one message to the next.
-	rcpts []smtpc.Rcpt
-	head  []byte
-	body  buffers
+	rcpts   []smtpc.Rcpt
+	head    []byte
+	body    buffers
+	scratch event.Event
 
-	last      *account.Ticket // of the events that were submitted
-	beforeEnd func() error    // waits until they are durable
-	ended     atomic.Bool     // the end of the message in hand may have been sent
+	last      *account.Ticket                      // of the events that were submitted
+	beforeEnd func() error                         // waits until they are durable
+	send      func(smtpc.Transaction) smtpc.Result // over conn; watch cuts it
+	ended     atomic.Bool                          // the end of the message in hand may have been sent
 }
 
 // run delivers until nothing is due or the connection has done its share; the manager starts

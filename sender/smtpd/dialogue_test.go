@@ -326,6 +326,78 @@ func TestDialogue(t *testing.T) {
 				S: 250
 				RSET
 				S: 250
+				BDAT 2 LAST
+
+				S: 503
+				MAIL FROM:<b@feeder.test>
+				S: 250
+				RCPT TO:<b@away.test>
+				S: 250
+				BDAT 10 LAST
+				second
+
+				S: 250
+				QUIT
+				S: 221
+				S:`,
+			accepted: 1,
+		},
+		{
+			name: "CHUNKING is not allowed", conf: open + "<source 127.0.0.1>\nallow-chunking no\nallow-smtputf8 no\n</source>", dialogue: `
+				EHLO feeder.test
+				S: 250
+				MAIL FROM:<a@feeder.test> SMTPUTF8
+				S: 504 5.5.4
+				MAIL FROM:<a@feeder.test>
+				S: 250
+				RCPT TO:<a@away.test>
+				S: 250
+				BDAT 6 LAST
+				QUIT
+				S: 503 5.5.1
+				DATA
+				S: 354
+				.
+				S: 250`,
+			accepted: 1, refused: []string{"<> 504"},
+		},
+		{
+			name: "nothing but chunks inside a message of chunks", conf: open, dialogue: `
+				EHLO feeder.test
+				S: 250
+				BDAT 2
+
+				S: 503 5.5.1
+				MAIL FROM:<a@feeder.test>
+				S: 250
+				BDAT 6
+				QUIT
+				S: 503 5.5.1
+				RCPT TO:<a@away.test>
+				S: 250
+				BDAT 6
+				QUIT
+				S: 250
+				RCPT TO:<b@away.test>
+				S: 503 5.5.1
+				DATA
+				S: 503 5.5.1
+				MAIL FROM:<a@feeder.test>
+				S: 503 5.5.1
+				NOOP
+				S: 250
+				BDAT 0 LAST
+				S: 250
+				BDAT 0 LAST
+				S: 503 5.5.1`,
+			accepted: 1,
+		},
+		{
+			name: "BDAT that makes no sense ends the session", conf: open, dialogue: `
+				EHLO feeder.test
+				S: 250
+				BDAT -1
+				S: 501 5.5.4
 				S:`,
 		},
 	} {

@@ -28,10 +28,10 @@ func TestSplitHeader(t *testing.T) {
 		{"empty line with blanks is folding", "A: b\r\n \r\nC: d\r\n", []string{"A", "C"}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			header, rest := splitHeader([]byte(tc.message), 1000)
+			header, rest := splitHeader(nil, []byte(tc.message), 1000)
 			names := make([]string, len(header))
 			for i, field := range header {
-				names[i] = field.name
+				names[i] = string(field.name)
 			}
 			if diff := cmp.Diff(tc.names, names, cmpopts.EquateEmpty()); diff != "" || string(rest) != tc.rest {
 				t.Errorf("splitHeader(%q): rest %q, want %q; names (-want +got):\n%s", tc.message, rest, tc.rest, diff)
@@ -58,7 +58,7 @@ func TestFromDomain(t *testing.T) {
 		{"ann@\x01", ""},
 		{"a@" + strings.Repeat("x", 400), ""},
 	} {
-		header, _ := splitHeader([]byte("From: "+tc.from+"\r\n"), 1000)
+		header, _ := splitHeader(nil, []byte("From: "+tc.from+"\r\n"), 1000)
 		if got := header.fromDomain(); got != tc.want {
 			t.Errorf("From: %s: got %q, want %q", tc.from, got, tc.want)
 		}
@@ -103,14 +103,14 @@ func FuzzSplitHeader(f *testing.F) {
 		f.Add([]byte(s), 100)
 	}
 	f.Fuzz(func(t *testing.T, message []byte, limit int) {
-		header, rest := splitHeader(message, limit)
+		header, rest := splitHeader(nil, message, limit)
 		var joined []byte
 		for _, field := range header {
 			joined = append(joined, field.raw...)
-			if field.name == "" || !bytes.HasPrefix(field.raw, []byte(field.name)) {
+			if len(field.name) == 0 || !bytes.HasPrefix(field.raw, field.name) {
 				t.Errorf("field %q has the name %q", field.raw, field.name)
 			}
-			if got := header.get(field.name); strings.ContainsAny(got, "\r\n") {
+			if got := header.get(string(field.name)); strings.ContainsAny(got, "\r\n") {
 				t.Errorf("value %q of %q has a line end", got, field.name)
 			}
 		}

@@ -73,8 +73,8 @@ func TestHeader(t *testing.T) {
 		{"blanks before the colon", "add-received-header no\nprocess-x-job yes", "X-Job \t: j\r\nA : b\r\n\r\n", "A : b\r\n\r\n\r\n"},
 		{"no name before the colon", "add-received-header no", "A: b\r\n : c\r\n\t:d\r\n\r\n", "A: b\r\n : c\r\n\t:d\r\n\r\n\r\n"},
 		{"dots", "add-received-header no", "A: b\r\n\r\n..\r\n..x\r\n.y", "A: b\r\n\r\n.\r\n.x\r\ny\r\n"},
-		{"bare LF", "add-received-header no", "A: b\nB: c\n\nbody\n", "A: b\r\nB: c\r\n\r\nbody\r\n\r\n"},
-		{"bare CR", "add-received-header no", "A: b\rc\r\n\r\nx\ry\r\r\nz\r", "A: b c\r\n\r\nx y \r\nz \r\n"},
+		{"bare LF", "add-received-header no\nfix-bare-newline yes", "A: b\nB: c\n\nbody\n", "A: b\r\nB: c\r\n\r\nbody\r\n\r\n"},
+		{"bare CR", "add-received-header no\nfix-bare-newline yes", "A: b\rc\r\n\r\nx\ry\r\r\nz\r", "A: b c\r\n\r\nx y \r\nz \r\n"},
 		{"line over 1000 octets", "add-received-header no", "A: b\r\n\r\n" + strings.Repeat("x", 100_000), "A: b\r\n\r\n" + strings.Repeat("x", 100_000) + "\r\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -283,29 +283,16 @@ func TestBounds(t *testing.T) {
 
 func TestLineThatNeverEnds(t *testing.T) {
 	d := &desk{}
-	s := start(t, open, d, nil)
+	s := start(t, open, d, func(s *Server) { s.maxBytes = 1 << 20 })
 	f := s.hello(t)
-	f.say("MAIL FROM:<a@b.test>", "250")
-	f.say("RCPT TO:<a@away.test>", "250")
-	f.say("DATA", "354")
-	f.send(strings.Repeat("x", maxLineBytes+1))
-	f.expect("554 5.6.0 a line")
-	f.expect("500") // go-smtp ends the session
-	f.expect("")
+	f.mail(strings.Repeat("x", 5<<20), "552 5.3.4")
+	f.mail(strings.Repeat("x", 1<<19), "250")
 
-	f = s.hello(t)
-	f.send(strings.Repeat("x", maxLineBytes+1))
-	for {
-		line, err := f.in.ReadLine()
-		if err != nil {
-			break // go-smtp may have taken the part that it could read for a command
-		}
-		if line[0] != '5' {
-			t.Errorf("answer %q to a line that never ends", line)
-		}
-	}
-	if len(d.messages()) > 0 {
-		t.Error("a message was accepted")
+	f.send(strings.Repeat("x", maxCommand+1))
+	f.expect("500 5.5.2 line is too long")
+	f.expect("")
+	if len(d.messages()) != 1 {
+		t.Error("the line that was too long was accepted")
 	}
 }
 
@@ -315,8 +302,9 @@ func TestReceivedNamesTheClientByRFC5321(t *testing.T) {
 		"2001:db8::1":    "from x ([IPv6:2001:db8::1])\r\n\t",
 		"fe80::1%eth0.7": "from x ([IPv6:fe80::1])\r\n\t",
 	} {
-		s := &session{source: config.DefaultSource()}
-		if got := s.from(&Message{ClientName: "x", ClientIP: netip.MustParseAddr(address)}); got != want {
+		source := config.DefaultSource()
+		s := &session{source: &source}
+		if got := string(s.appendFrom(nil, &Message{ClientName: "x", ClientIP: netip.MustParseAddr(address)})); got != want {
 			t.Errorf("client %s: got %q, want %q", address, got, want)
 		}
 	}
@@ -333,14 +321,28 @@ func TestNothingButCRLFDotCRLFEndsTheData(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%q", first+"."+second), func(t *testing.T) {
 				d := &desk{}
+				content := "Subject: outer\r\n\r\nbody" + first + "." + second + inner
+				bare := strings.ContainsAny(strings.ReplaceAll(content, "\r\n", ""), "\r\n")
 				f := start(t, open, d, nil).hello(t)
-				f.mail("Subject: outer\r\n\r\nbody"+first+"."+second+inner, "250")
+				if bare {
+					f.mail(content, "550 5.6.11 ")
+				} else {
+					f.mail(content, "250")
+				}
 				f.say("NOOP", "250 2.0.0 I have") // the answer to NOOP and not to what is inside
+				if refused := len(d.messages()) == 0; refused != bare {
+					t.Fatalf("refused: %t, want %t", refused, bare)
+				}
+
+				d = &desk{}
+				f = start(t, open+"<source 127.0.0.1>\nfix-bare-newline yes\n</source>", d, nil).hello(t)
+				f.mail(content, "250")
+				f.say("NOOP", "250 2.0.0 I have")
 				got := d.messages()
 				if len(got) != 1 {
 					t.Fatalf("%d messages", len(got))
 				}
-				content := string(got[0].Content)
+				content = string(got[0].Content)
 				if !strings.Contains(content, "MAIL FROM:<evil") {
 					t.Errorf("content is cut: %q", content)
 				}
@@ -356,7 +358,7 @@ func TestNothingButCRLFDotCRLFEndsTheData(t *testing.T) {
 // part of this one.
 func TestEndOfDataAfterASloppyLine(t *testing.T) {
 	d := &desk{}
-	f := start(t, open, d, nil).hello(t)
+	f := start(t, open+"<source 127.0.0.1>\nfix-bare-newline yes\n</source>", d, nil).hello(t)
 	one := "MAIL FROM:<a@b.test>\r\nRCPT TO:<a@away.test>\r\nDATA\r\n"
 	f.send(one)
 	f.expect("250")

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,9 @@ func (d *desk) Accept(_ context.Context, m *Message) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.accepted = append(d.accepted, m)
+	kept := *m
+	kept.Content = bytes.Clone(m.Content) // it is the server's
+	d.accepted = append(d.accepted, &kept)
 	return nil
 }
 
@@ -104,7 +107,7 @@ func start(t *testing.T, conf string, d *desk, tune func(*Server)) *running {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
-	go func() { r.done <- r.Run(ctx, []Listener{{Listener: l}}) }()
+	go func() { r.done <- r.Run(ctx, []Listener{{Listener: l, Settings: c.Listeners[0]}}) }()
 	t.Cleanup(func() {
 		cancel()
 		r.wait(t)

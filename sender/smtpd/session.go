@@ -1,7 +1,6 @@
 package smtpd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -19,9 +17,7 @@ import (
 )
 
 type backend struct {
-	server *Server
-	source string
-	ctx    context.Context // go-smtp's sessions get none
+	ctx context.Context // go-smtp's sessions get none
 }
 
 // NewSession is part of smtp.Backend; it is called at the first EHLO.
@@ -30,11 +26,12 @@ func (b *backend) NewSession(c *smtp.Conn) (smtp.Session, error) {
 	if !ok {
 		return nil, fmt.Errorf("connection of an unknown kind %T", c.Conn())
 	}
-	client, local := addrPort(wire.RemoteAddr()), addrPort(wire.LocalAddr())
-	return &session{
-		server: b.server, ctx: b.ctx, wire: wire, source: b.server.config.Source(client.Addr(), b.source),
-		client: client.Addr(), local: local, hello: printable(c.Hostname(), 255),
-	}, nil
+	local := addrPort(wire.LocalAddr())
+	wire.session = &session{
+		server: wire.server, ctx: b.ctx, wire: wire, smtp: c, source: &wire.source,
+		local: local.Addr(), listener: local.String(),
+	}
+	return wire.session, nil
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -45,60 +42,49 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// session is one connection of a feeder. go-smtp calls its methods one after another, but for
-// Data, which runs beside the others while a message comes in by BDAT.
+// session is one connection of a feeder. go-smtp calls its methods one after another.
 type session struct {
-	server *Server
-	ctx    context.Context // go-smtp's methods get none
-	wire   *conn
-	source config.Source
-	client netip.Addr
-	local  netip.AddrPort
-	hello  string
+	server   *Server
+	ctx      context.Context // go-smtp's methods get none
+	wire     *conn
+	smtp     *smtp.Conn
+	source   *config.Source
+	local    netip.Addr // where the feeder connected to
+	listener string     // with the port
+	hello    string     // "" without EHLO or HELO
 
-	mu       sync.Mutex
-	message  *Message // since MAIL; nil without
-	refusals int
+	message   *Message // since MAIL; nil without
+	announced int64    // what MAIL said of its size
+	refusals  int
+
+	header  fields // these two are memory for the next message
+	scratch []byte
 }
 
 var _ smtp.Session = (*session)(nil)
 
+// greet notes that the feeder has introduced itself.
+func (s *session) greet() { s.hello = printable(s.smtp.Hostname(), 255) }
+
 // Reset is part of smtp.Session.
-func (s *session) Reset() {
-	s.begin(nil)
-	if s.wire.isReceiving() { // by BDAT, which go-smtp would mix up with the next
-		s.wire.hangUp()
-	}
-}
+func (s *session) Reset() { s.message = nil }
 
 // Logout is part of smtp.Session.
 func (s *session) Logout() error { return nil }
 
-func (s *session) begin(m *Message) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.message = m
-}
-
-func (s *session) current() *Message {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.message
-}
-
 // Mail is part of smtp.Session.
 func (s *session) Mail(from string, options *smtp.MailOptions) error {
-	if s.wire.isOver() {
-		return (&RefusalError{421, [3]int{4, 3, 0}, "closing connection"}).smtp()
-	}
-	if s.current() != nil { // go-smtp would go on with the recipients of the message before
+	switch {
+	case s.hello == "": // since STARTTLS
+		return (&RefusalError{503, [3]int{5, 5, 1}, "say EHLO first"}).smtp()
+	case s.message != nil: // go-smtp would go on with the recipients of the message before
 		return (&RefusalError{503, [3]int{5, 5, 1}, "a transaction is in progress"}).smtp() // RFC 5321 section 4.1.4
 	}
 	m := &Message{
 		ID: event.NewID(), Arrived: time.Now().UTC(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
-		Listener: s.local.String(), ClientIP: s.client, ClientName: s.hello, Tenant: s.source.Name,
+		Listener: s.listener, ClientIP: s.wire.client, ClientName: s.hello, Tenant: s.tenant(),
 	}
-	if s.source.RequireAuth {
+	if s.source.RequireAuth && s.wire.user == nil {
 		return s.refuse(m, "", &RefusalError{530, [3]int{5, 7, 0}, "authentication required"})
 	}
 	if from != "" {
@@ -109,11 +95,30 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 		}
 		m.From = address
 	}
+	if options.UTF8 && !s.source.AllowSMTPUTF8 {
+		return s.refuse(m, "", &RefusalError{504, [3]int{5, 5, 4}, "SMTPUTF8 is not offered"})
+	}
 	if limit := s.maxBytes(); options.Size > limit {
 		return s.refuse(m, "", tooLarge(limit))
 	}
-	s.begin(m)
+	s.message, s.announced = m, options.Size
 	return nil
+}
+
+// tenant returns on whose behalf mail is that nothing else says it of.
+func (s *session) tenant() string {
+	if s.wire.user != nil {
+		return s.wire.user.Name
+	}
+	return s.source.Name
+}
+
+// maxRecipients returns the bound of a message's recipients.
+func (s *session) maxRecipients() int {
+	if most := s.source.MaxRcptPerMessage; most > 0 {
+		return min(most, maxRecipients)
+	}
+	return maxRecipients
 }
 
 // maxBytes returns the bound of a message.
@@ -134,7 +139,10 @@ func tooLarge(limit int64) *RefusalError {
 
 // Rcpt is part of smtp.Session.
 func (s *session) Rcpt(to string, options *smtp.RcptOptions) error {
-	m := s.current()
+	m := s.message
+	if s.wire.chunking != nil {
+		return (&RefusalError{503, [3]int{5, 5, 1}, "BDAT has begun"}).smtp()
+	}
 	address, r := s.checkRecipient(m, to)
 	if r != nil {
 		return s.refuse(m, address, r)
@@ -176,12 +184,17 @@ func (s *session) tenantAtRcpt() string {
 	if s.source.TenantHeader != "" {
 		return ""
 	}
-	return s.source.Name
+	return s.tenant()
 }
 
-// refuse tells the intake of a refusal that is final, and ends sessions of strangers who only
-// collect them.
+// refuse is refusal for go-smtp.
 func (s *session) refuse(m *Message, recipient string, r *RefusalError) error {
+	return s.refusal(m, recipient, r).smtp()
+}
+
+// refusal tells the intake of a refusal that is final, ends sessions of strangers who only collect
+// them, and returns what the feeder is told.
+func (s *session) refusal(m *Message, recipient string, r *RefusalError) *RefusalError {
 	switch {
 	case r == errSuppressed && recipient == "": // allSuppressed
 		for _, each := range m.Recipients {
@@ -190,126 +203,185 @@ func (s *session) refuse(m *Message, recipient string, r *RefusalError) error {
 	case r.Code >= 500:
 		s.server.intake.Refused(m, recipient, r)
 	}
-	s.mu.Lock()
 	s.refusals++
-	enough := s.refusals >= maxRefusals && !s.source.AlwaysAllowRelaying
-	s.mu.Unlock()
-	if enough {
+	if s.refusals >= maxRefusals && !s.source.AlwaysAllowRelaying {
 		s.wire.hangUp()
-		r = &RefusalError{421, [3]int{4, 7, 0}, "too many errors"}
+		return &RefusalError{421, [3]int{4, 7, 0}, "too many errors"}
 	}
-	return r.smtp()
+	return r
 }
 
-// Data is part of smtp.Session.
-func (s *session) Data(r io.Reader) error {
-	m := s.current()
-	if m == nil { // a RSET overtook the first BDAT
-		return smtp.ErrDataReset
+// takesChunk reports whether BDAT is in its place.
+func (s *session) takesChunk() bool {
+	return s.source.AllowChunking && s.message != nil && len(s.message.Recipients) > 0
+}
+
+// newBody returns where the message is received into. Where there is no memory for it, it is lost
+// from the beginning.
+func (s *session) newBody() *body {
+	limit := int(s.maxBytes())
+	most := headroom + limit + maxRead
+	start := headroom + stuffed
+	if s.announced > 0 { // believed only as far as a small buffer goes
+		start += int(min(s.announced, int64(sizes[len(sizes)-1]/2)))
 	}
-	s.wire.receive(true)
-	defer s.wire.receive(false)
-	content, err := s.read(r)
-	if err == nil {
-		err = s.prepare(m, withCRLF(content))
+	grow := func(b *buffer) *buffer { return s.server.buffers.exchange(b, most) }
+	b := s.server.buffers.lend(start)
+	if b == nil {
+		d := newBody(s.server.buffers.scrap(), limit, grow)
+		d.lost = errNoMemory
+		return d
 	}
-	if err == nil {
-		err = s.server.intake.Accept(s.ctx, m)
+	return newBody(b, limit, grow)
+}
+
+// stuffed is what is added to the announced size: for the end of the message and for stuffed dots.
+const stuffed = 1024
+
+// Data is part of smtp.Session. It reads the message itself, or has it from BDAT; go-smtp's reader
+// finds the end of one afterwards.
+func (s *session) Data(io.Reader) error {
+	c, m := s.wire, s.message
+	if m == nil { // go-smtp would not ask
+		return (&RefusalError{503, [3]int{5, 5, 1}, "no transaction"}).smtp()
 	}
+	defer c.receive(false)
+	d := c.chunking
+	c.chunking = nil
+	if d == nil {
+		c.receive(true)
+		d = s.newBody()
+		if err := c.receiveBody(d); errors.Is(err, errIncomplete) {
+			s.server.buffers.giveBack(d.buffer)
+			s.server.logger.Debug("message not complete", "error", err, "client", c.client.String())
+			c.hangUp()
+			return incomplete.smtp() // for those who still listen
+		}
+	} else {
+		d.bare = hasBareNewline(d.message().bytes())
+	}
+	defer func() { s.server.buffers.giveBack(d.buffer) }()
+	c.handed = handedEnd
+	err := s.accept(m, d)
 	refusal, ok := errors.AsType[*RefusalError](err)
 	switch {
 	case err == nil:
 		return nil
 	case ok:
 		return s.refuse(m, "", refusal)
-	case errors.Is(err, errIncomplete):
-		s.server.logger.Debug("message not complete", "error", err, "client", s.client.String())
-		return (&RefusalError{451, [3]int{4, 4, 2}, "message is incomplete"}).smtp() // for those who still listen
 	default:
-		s.server.logger.Error("message not accepted", "error", err, "message_id", m.ID.String(), "client", s.client.String())
+		s.server.logger.Error("message not accepted", "error", err, "message_id", m.ID.String(), "client", c.client.String())
 		return (&RefusalError{451, [3]int{4, 3, 0}, "message not accepted, try again later"}).smtp()
 	}
 }
 
 var errIncomplete = errors.New("read message")
 
-// read returns the message, errIncomplete or a *RefusalError.
-func (s *session) read(r io.Reader) ([]byte, error) {
-	limit := s.maxBytes()
-	var content bytes.Buffer
-	_, err := content.ReadFrom(io.LimitReader(r, limit+1))
+// accept hands the message on.
+func (s *session) accept(m *Message, d *body) error {
+	in := d.message()
 	switch {
-	case int64(content.Len()) > limit, errors.Is(err, smtp.ErrDataTooLarge):
-		return nil, tooLarge(limit)
-	case errors.Is(err, smtp.ErrTooLongLine):
-		return nil, &RefusalError{554, [3]int{5, 6, 0}, "a line of the message is too long"}
-	case err != nil:
-		return nil, fmt.Errorf("%w: %w", errIncomplete, err)
-	case s.wire.isOver(): // go-smtp takes the end of the connection for the end of the last BDAT
-		return nil, fmt.Errorf("%w: %w", errIncomplete, io.ErrUnexpectedEOF)
+	case d.lost != nil:
+		return s.lost(d.lost)
+	case d.bare && !s.source.FixBareNewline:
+		return errBareNewline
+	case d.bare:
+		fixed := withCRLF(in.bytes())
+		in = message{fixed, 0, len(fixed)}
 	}
-	return content.Bytes(), nil
+	if r := s.prepare(m, in); r != nil {
+		return r
+	}
+	return s.server.intake.Accept(s.ctx, m)
 }
+
+// errBareNewline is for messages that others could read as two, or as none: SMTP knows no other
+// line end than CRLF (RFC 5321 section 2.3.8).
+var errBareNewline = &RefusalError{550, [3]int{5, 6, 11}, "message has a CR or LF alone, where only CRLF ends a line"}
+
+// lost returns what the feeder is told of a message that was not kept.
+func (s *session) lost(why error) *RefusalError {
+	if errors.Is(why, errNoMemory) {
+		return errExhausted
+	}
+	return tooLarge(s.maxBytes())
+}
+
+var errExhausted = &RefusalError{452, [3]int{4, 3, 2}, "Server resources temporarily exhausted"} // PowerMTA's text
 
 // maxName bounds the job ID and the tenant's name, in octets: both are dictionaries in the
 // warehouse.
 const maxName = 255
 
-// prepare reads and rewrites the header: x- headers out, Received and what is missing in. Its error
-// is a *RefusalError.
-func (s *session) prepare(m *Message, content []byte) error {
+// prepare reads and rewrites the header: x- headers out, Received and what is missing in.
+func (s *session) prepare(m *Message, in message) *RefusalError {
 	source := s.source
-	header, rest := splitHeader(content, maxHeaderBytes)
+	header, rest := splitHeader(s.header, in.bytes(), maxHeaderBytes)
+	if cap(header) <= maxKeptFields {
+		s.header = header
+	}
 	switch {
-	case len(content)-len(rest) > maxHeaderBytes:
+	case in.end-in.start-len(rest) > maxHeaderBytes:
 		return &RefusalError{552, [3]int{5, 3, 4}, "header of the message is too large"}
 	case header.count("Received") > source.MaxMessageHops:
 		return &RefusalError{554, [3]int{5, 4, 6}, "too many hops"}
 	}
 	m.FromDomain = header.fromDomain()
-	ours := []string{"X-Carom-Ref"} // only carom's own, added at delivery, is to be believed
-	var asked string
-	if source.ProcessXVirtualMTA {
-		asked = header.get("X-Virtual-MTA")
-		if !source.RetainXVirtualMTA {
-			ours = append(ours, "X-Virtual-MTA")
-		}
+	asked := s.readFields(m, header)
+	refusal := checkNames(m)
+	if refusal != nil {
+		return refusal
 	}
+	if m.VMTA, refusal = s.server.intake.SelectVMTA(*source, asked, s.local); refusal != nil {
+		return refusal
+	}
+	if s.allSuppressed(m) {
+		return errSuppressed
+	}
+	m.Content = s.assemble(m, in, header, rest)
+	return nil
+}
+
+// maxKeptFields is how many fields a session has memory for between messages.
+const maxKeptFields = 256
+
+// readFields takes from the header what the feeder says to us, and marks it as removed. It returns
+// the virtual MTA that the feeder asks for.
+func (s *session) readFields(m *Message, header fields) (vmta string) {
+	source := s.source
 	if source.JobIDHeader != "" {
 		m.Job = header.get(source.JobIDHeader)
+	}
+	if source.TenantHeader != "" {
+		if tenant := header.get(source.TenantHeader); tenant != "" {
+			m.Tenant = tenant
+		}
+	}
+	if source.ProcessXVirtualMTA {
+		vmta = header.get("X-Virtual-MTA")
 	}
 	if source.ProcessXJob {
 		if job := header.get("X-Job"); job != "" {
 			m.Job = job
-		}
-		if !source.RetainXJob {
-			ours = append(ours, "X-Job")
 		}
 	}
 	if source.ProcessXEnvid {
 		if envid := header.get("X-EnvID"); envid != "" {
 			m.EnvID = printable(envid, 100) // RFC 3461 section 4.4
 		}
-		ours = append(ours, "X-EnvID")
+		header.remove("X-EnvID")
+	}
+	if source.ProcessXVirtualMTA && !source.RetainXVirtualMTA {
+		header.remove("X-Virtual-MTA")
+	}
+	if source.ProcessXJob && !source.RetainXJob {
+		header.remove("X-Job")
 	}
 	if source.TenantHeader != "" {
-		if tenant := header.get(source.TenantHeader); tenant != "" {
-			m.Tenant = tenant
-		}
-		ours = append(ours, source.TenantHeader)
+		header.remove(source.TenantHeader)
 	}
-	refusal := checkNames(m)
-	if refusal != nil {
-		return refusal
-	}
-	if m.VMTA, refusal = s.server.intake.SelectVMTA(source, asked, s.local.Addr()); refusal != nil {
-		return refusal
-	}
-	if s.allSuppressed(m) {
-		return errSuppressed
-	}
-	m.Content = s.assemble(m, header.without(ours...), rest)
-	return nil
+	header.remove("X-Carom-Ref") // only carom's own, added at delivery, is to be believed
+	return vmta
 }
 
 func checkNames(m *Message) *RefusalError {
@@ -335,49 +407,4 @@ func (s *session) allSuppressed(m *Message) bool {
 		}
 	}
 	return true
-}
-
-func (s *session) assemble(m *Message, header fields, rest []byte) []byte {
-	size := len(rest)
-	for _, field := range header {
-		size += len(field.raw)
-	}
-	var b bytes.Buffer
-	b.Grow(size + 1024) // what is added below
-	if s.source.AddReceivedHeader {
-		fmt.Fprintf(&b, "Received: %sby %s with ESMTP id %s;\r\n\t%s\r\n",
-			s.from(m), s.server.host, m.ID, m.Arrived.Format(time.RFC1123Z))
-	}
-	if s.source.AddDateHeader == config.AddDateOverride {
-		header = header.without("Date")
-	}
-	if s.source.AddDateHeader != config.AddDateNo && header.count("Date") == 0 {
-		fmt.Fprintf(&b, "Date: %s\r\n", m.Arrived.Format(time.RFC1123Z))
-	}
-	if s.source.AddMessageIDHeader && header.count("Message-ID") == 0 {
-		fmt.Fprintf(&b, "Message-ID: <%s@%s>\r\n", m.ID, s.server.host)
-	}
-	for _, field := range header {
-		b.Write(field.raw)
-	}
-	if b.Len() > 0 && b.Bytes()[b.Len()-1] != '\n' { // BDAT may end a message anywhere
-		b.WriteString("\r\n")
-	}
-	if !bytes.HasPrefix(rest, []byte("\r\n")) {
-		b.WriteString("\r\n")
-	}
-	b.Write(rest)
-	return b.Bytes()
-}
-
-// from returns the from clause of our Received field, RFC 5321 section 4.4.
-func (s *session) from(m *Message) string {
-	if s.source.HideMessageSource {
-		return ""
-	}
-	literal := m.ClientIP.WithZone("").String()
-	if m.ClientIP.Is6() {
-		literal = "IPv6:" + literal // RFC 5321 section 4.1.3
-	}
-	return fmt.Sprintf("from %s ([%s])\r\n\t", m.ClientName, literal)
 }

@@ -7,34 +7,34 @@
 // # What is bounded
 //
 // A message by max-message-size and 64 MiB, one from a client that may not relay by 16 MiB, its
-// header by 1 MiB, its recipients by max-rcpt-per-message and 10,000. A line has at most 1 MiB:
-// RFC 5321 section 4.5.3.1.6 allows 1000 octets, generators of HTML write more. Each command and
-// each message has ten minutes from its first byte to its last, however slowly they come. A client
-// that may not relay is cut off after 20 refusals, anybody after 4 unknown commands.
+// header by 1 MiB, its recipients by max-rcpt-per-message and 10,000, a command by 4000 octets. Each
+// command and each message has smtp-command-timeout and smtp-data-timeout from its first octet to
+// its last, however slowly they come. A client that may not relay is cut off after 20 refusals,
+// anybody after 4 unknown commands.
 //
 // # Line ends
 //
-// The end of data is CRLF "." CRLF and nothing else. A CR that no LF follows becomes a blank
-// before go-smtp sees it, and a bare LF becomes CRLF afterwards, so that what is handed on has no
-// other line end than CRLF.
+// The end of data is CRLF "." CRLF and nothing else. A message with a CR or LF that is not part of
+// a CRLF is refused, as others would read it as something else; with fix-bare-newline such a CR
+// becomes a blank and such a LF a CRLF. What is handed on has no other line end than CRLF.
 //
 // # go-smtp v0.25.1
 //
-// Guarded against here: CR CR LF "." CR LF, which it does not take for the end of data; a
-// connection that ends inside the last BDAT, which it does; a second MAIL, which leaves it with the
-// recipients of the first; a RSET between two BDAT, after which it may give the next message the
-// answer of this one (the session ends instead); a message that runs into its deadline, whose rest it would take for
-// commands; Close after Shutdown, which does nothing.
+// It is the engine of the protocol: it parses the commands of a transaction and answers them. It
+// sees a line at a time and nothing of a message, which it would read octet by octet; BDAT,
+// STARTTLS and AUTH are dealt with beneath it, and the answer to EHLO is put together here.
 //
-// CHUNKING is offered always, and SIZE with the bound of all sources. It takes no <Postmaster>
-// without a domain (RFC 5321 section 4.5.1), and it removes the quotes of a quoted local part;
-// they are put back here where they are needed.
+// Guarded against: a second MAIL, which leaves it with the recipients of the first; Close after
+// Shutdown, which does nothing. It takes no <Postmaster> without a domain (RFC 5321 section 4.5.1),
+// and it removes the quotes of a quoted local part; they are put back where they are needed.
 //
 // A Server is safe for concurrent use; each connection has its own session.
 package smtpd
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,13 +55,9 @@ const (
 	maxMessageBytes  = 64 << 20 // a message is held in memory while it is taken in
 	maxStrangerBytes = 16 << 20 // of a client that may not relay: reports, with the message they are about
 	maxHeaderBytes   = 1 << 20
-	maxLineBytes     = 1 << 20
 	maxRecipients    = 10_000 // RFC 5321 section 4.5.3.1.8 asks for at least 100
 	maxRefusals      = 20     // of a client that may not relay
 )
-
-// commandTimeout is PowerMTA's default of smtp-command-timeout and of smtp-data-timeout.
-const commandTimeout = 10 * time.Minute
 
 // stopGrace is how long a message that is being sent may take when the server is told to stop.
 const stopGrace = 5 * time.Second
@@ -91,7 +87,9 @@ type Message struct {
 	ClientIP   netip.Addr
 	ClientName string // as given in EHLO
 
-	Content []byte // header and body with CRLF line ends
+	// Content is header and body with CRLF line ends. It is the server's: whoever keeps it beyond
+	// Accept copies it.
+	Content []byte
 }
 
 // RefusalError is an answer that keeps a command from succeeding.
@@ -142,28 +140,48 @@ type Server struct {
 	logger *slog.Logger
 	host   string
 
-	// commandTimeout, stopGrace, maxMessageBytes and maxStrangerBytes but in tests
+	// longestTimeout, stopGrace, maxMessageBytes and maxStrangerBytes but in tests
 	timeout, grace          time.Duration
 	maxBytes, strangerBytes int64
 
-	mu    sync.Mutex
-	conns map[*conn]bool
+	buffers buffers
+	lockout lockout
+
+	hasPasswords bool                               // some user logs in by password
+	certified    map[[sha256.Size]byte]*config.User // users by the hash of their certificate
+	nobody       string                             // a password that is nobody's
+
+	mu           sync.Mutex
+	conns        map[*conn]bool
+	certificates map[string]*certificate // by file
 }
+
+// longestTimeout bounds what smtp-command-timeout and smtp-data-timeout may say.
+const longestTimeout = 24 * time.Hour
 
 // New returns a server for the listeners of the configuration; Run starts it. The host name is
 // the one of the greeting.
 func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Server {
-	return &Server{
+	s := &Server{
 		config: c, intake: intake, logger: logger, host: host,
-		timeout: commandTimeout, grace: stopGrace, maxBytes: maxMessageBytes, strangerBytes: maxStrangerBytes,
-		conns: map[*conn]bool{},
+		timeout: longestTimeout, grace: stopGrace, maxBytes: maxMessageBytes, strangerBytes: maxStrangerBytes,
+		conns: map[*conn]bool{}, certificates: map[string]*certificate{},
+		certified: map[[sha256.Size]byte]*config.User{}, nobody: rand.Text(),
 	}
+	for _, user := range c.Users() {
+		if user.Method == config.ByCertificate {
+			s.certified[sha256.Sum256(user.Certificate.Raw)] = user
+		} else {
+			s.hasPasswords = true
+		}
+	}
+	return s
 }
 
-// Listener is where a server listens: an address and the named source whose settings apply.
+// Listener is where a server listens, and what the configuration says about it.
 type Listener struct {
 	net.Listener
-	Source string
+	Settings config.Listener
 }
 
 // Run serves the listeners, which it closes, until ctx is done or one of them fails. Then idle
@@ -173,8 +191,9 @@ func (s *Server) Run(ctx context.Context, listeners []Listener) error {
 	servers := make([]*smtp.Server, len(listeners))
 	served := make(chan error, len(listeners))
 	for i, l := range listeners {
-		servers[i] = s.serverFor(ctx, l.Source)
-		go func() { served <- servers[i].Serve(&door{l.Listener, s, l.Source}) }() // ended by closing l
+		servers[i] = s.engine(ctx)
+		entrance := &door{l, s, s.serverTLS(l.Settings)}
+		go func() { served <- servers[i].Serve(entrance) }() // ended by closing l
 	}
 	var failed error
 	running := len(listeners)
@@ -198,11 +217,11 @@ func (s *Server) Run(ctx context.Context, listeners []Listener) error {
 	return nil
 }
 
-func (s *Server) serverFor(ctx context.Context, source string) *smtp.Server {
-	server := smtp.NewServer(&backend{server: s, source: source, ctx: context.WithoutCancel(ctx)})
+// engine returns a server that speaks the protocol. Time is kept by conn.
+func (s *Server) engine(ctx context.Context) *smtp.Server {
+	server := smtp.NewServer(&backend{context.WithoutCancel(ctx)})
 	server.Domain = s.host
-	server.MaxMessageBytes, server.MaxRecipients, server.MaxLineLength = s.maxBytes, maxRecipients, maxLineBytes
-	server.ReadTimeout, server.WriteTimeout = s.timeout, s.timeout
+	server.MaxMessageBytes, server.MaxRecipients, server.MaxLineLength = s.maxBytes, maxRecipients, 0
 	server.EnableSMTPUTF8, server.EnableDSN = true, true
 	server.ErrorLog = errorLog{s.logger}
 	return server

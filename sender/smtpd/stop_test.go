@@ -3,11 +3,9 @@ package smtpd
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -244,50 +242,6 @@ func TestNothingOfAMessageThatBreaksOff(t *testing.T) {
 	eventually(t, "the sessions have ended", func() bool { return s.sessions() == 0 })
 	if len(d.messages()) != 0 {
 		t.Error("half a message was accepted")
-	}
-}
-
-// chunks is a connection that hands out what it is given piece by piece.
-type chunks struct {
-	net.Conn
-	pieces []string
-}
-
-func (c *chunks) Read(b []byte) (int, error) {
-	if len(c.pieces) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b, c.pieces[0])
-	if c.pieces[0] = c.pieces[0][n:]; c.pieces[0] == "" {
-		c.pieces = slices.Delete(c.pieces, 0, 1)
-	}
-	return n, nil
-}
-
-func TestBareCRAcrossReads(t *testing.T) {
-	for _, tc := range []struct {
-		name   string
-		pieces []string
-		want   string
-	}{
-		{"pair in two pieces", []string{"a\r", "\nb"}, "a\r\nb"},
-		{"bare at the end of a piece", []string{"a\r", "b"}, "a b"},
-		{"two at the end of a piece", []string{"a\r\r", "\nb"}, "a \r\nb"},
-		{"bare at the end", []string{"a\r"}, "a "},
-		{"nothing else", []string{"\r", "\r", "\r", "\n"}, "  \r\n"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			for size := 1; size < 5; size++ {
-				c := newConn(&chunks{pieces: slices.Clone(tc.pieces)}, nil)
-				var got strings.Builder
-				if _, err := io.CopyBuffer(&got, struct{ io.Reader }{c}, make([]byte, size)); err != nil {
-					t.Fatal(err)
-				}
-				if got.String() != tc.want {
-					t.Errorf("read %d at a time: got %q, want %q", size, got.String(), tc.want)
-				}
-			}
-		})
 	}
 }
 

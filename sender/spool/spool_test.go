@@ -55,7 +55,7 @@ type store interface {
 	Recover(f func(LiveMessage) error) error
 	Sync(ctx context.Context) error
 	Stats() Stats
-	Room(bytes int64) error
+	Room(size int64) error
 	Close() error
 }
 
