@@ -40,7 +40,7 @@ fuzz: ## run every fuzzer for 20 seconds (FUZZTIME=2m: longer)
 	  for f in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
 	    echo "$$package $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$package; done; done
 
-bench: build ## measure carom against Debian's Postfix and go-smtp (needs package postfix; about seven minutes)
+bench: build engine ## measure carom against Postfix, go-smtp, openssl and its own targets (half an hour; see deploy/docs/bench.md)
 	./build/carom bench $(BENCH_FLAGS)
 
 gobench: ## run the benchmarks that stand beside the code

@@ -47,9 +47,8 @@ func samples(pairs ...float64) (all []Sample) {
 	return all
 }
 
-func TestSummarise(t *testing.T) {
+func TestCompare(t *testing.T) {
 	m := Measured{
-		Targets: []Target{{whatRate, 2.5}, {whatCPU, 0.1}},
 		Servers: []ServerResult{
 			{Name: "carom", Samples: samples(0.5, 0.2, 0.4, 0.3, 50, 9)},
 			{Name: "slow", Samples: samples(2, 3)},
@@ -57,33 +56,63 @@ func TestSummarise(t *testing.T) {
 			{Name: "absent", Skipped: "it is not installed"},
 		},
 	}
-	m.summarise()
+	m.compare()
+	m.judge([]Target{{Figure: rateRatio, AtLeast: 2.5}, {Figure: cpuRatio, AtMost: 0.1}, {Figure: cpuRatio, AtMost: 0.15}, {Figure: rateRatio, AtLeast: 2}})
 	if m.Servers[0].Rate != 2000 || m.Servers[0].CPUPer1000 != 0.3 || m.Servers[0].PeakMiB != 10 {
 		t.Errorf("medians of carom: %+v, want 2000/s, 0.3 CPU s and 10 MiB", m.Servers[0])
 	}
-	if m.Best != "fast" || m.Rate != 2 || m.CPU != 0.15 {
-		t.Errorf("best peer %q, rate ratio %v, CPU ratio %v; want fast, 2, 0.15", m.Best, m.Rate, m.CPU)
+	if m.Best != "fast" {
+		t.Errorf("best peer %q, want fast", m.Best)
 	}
-	want := []string{"rate ratio 2.00, wanted at least 2.50: missed", "cpu ratio 0.15, wanted at most 0.10: missed"}
-	if diff := cmp.Diff(want, m.Verdicts); diff != "" {
+	want := []string{
+		"rate ratio 2.00, wanted at least 2.50: missed", "cpu ratio 0.15, wanted at most 0.10: missed",
+		"cpu ratio 0.15, wanted at most 0.15: reached", "rate ratio 2.00, wanted at least 2.00: reached",
+	}
+	if diff := cmp.Diff(want, verdicts(m)); diff != "" {
 		t.Errorf("verdicts: %s", diff)
-	}
-	if got := (Target{whatCPU, 0.1}).verdict(1, 0.05); !strings.HasSuffix(got, ": reached") {
-		t.Errorf("half the CPU time that was wanted: %q, want reached", got)
-	}
-	if got := (Target{whatRate, 0.6}).verdict(0.6, 9); !strings.HasSuffix(got, ": reached") {
-		t.Errorf("just the rate that was wanted: %q, want reached", got)
 	}
 }
 
-func TestSummariseWithoutPeers(t *testing.T) {
-	m := Measured{
-		Targets: []Target{{whatRate, 10}},
-		Servers: []ServerResult{{Name: "carom", Samples: samples(1, 1)}, {Name: "absent", Skipped: "no such thing"}},
+func verdicts(m Measured) (lines []string) {
+	for _, v := range m.Verdicts {
+		lines = append(lines, v.String())
 	}
-	m.summarise()
-	if m.Best != "" || m.Verdicts != nil || m.Servers[0].Rate != 1000 {
-		t.Errorf("got %+v, want carom's figures and no verdict", m)
+	return lines
+}
+
+func TestJudge(t *testing.T) {
+	targets := []Target{{Figure: "memory", AtMost: 500}, {Figure: "sign rate", AtLeast: 0.85}, {Figure: "forgotten", AtMost: 1}}
+	for _, tc := range []struct {
+		name, small string
+		memory      []float64
+		want        []string
+	}{
+		{"enough", "", []float64{400, 9000, 500}, []string{"memory 500 MB, wanted at most 500 MB: reached"}},
+		{"too much", "", []float64{501}, []string{"memory 501 MB, wanted at most 500 MB: missed"}},
+		{"a small run", "with 2000 messages", []float64{20}, []string{"memory 20.0 MB, wanted at most 500 MB: not judged (with 2000 messages)"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := Measured{Small: tc.small}
+			for _, v := range tc.memory {
+				m.add("memory", "MB", v)
+			}
+			m.skip("sign rate", "no openssl")
+			m.summarise()
+			m.judge(targets)
+			tc.want = append(tc.want, "sign rate, wanted at least 0.85: not measured (no openssl)", "forgotten, wanted at most 1.00: not measured")
+			if diff := cmp.Diff(tc.want, verdicts(m)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestCompareWithoutPeers(t *testing.T) {
+	m := Measured{Servers: []ServerResult{{Name: "carom", Samples: samples(1, 1)}, {Name: "absent", Skipped: "no such thing"}}}
+	m.compare()
+	m.judge([]Target{{Figure: rateRatio, AtLeast: 10}})
+	if m.Best != "" || m.Servers[0].Rate != 1000 || m.Verdicts[0].Result != undone {
+		t.Errorf("got %+v, want carom's figures and a target that was not measured", m)
 	}
 	var out bytes.Buffer
 	if err := (Result{Scenarios: []Measured{m}}).print(&out); err != nil {
@@ -95,12 +124,20 @@ func TestSummariseWithoutPeers(t *testing.T) {
 }
 
 func TestPrint(t *testing.T) {
-	m := Measured{
-		Name: "relay", About: "hand on", Sessions: 40, Targets: []Target{{whatRate, 2}},
+	relay := Measured{
+		Name: "relay", About: "hand on", Sessions: 40, Bytes: 4096, Runs: 1,
 		Servers: []ServerResult{{Name: "carom", Samples: samples(0.25, 0.5)}, {Name: "peer", Samples: samples(1, 2)}},
 	}
-	m.summarise()
-	r := Result{Options: options{Runs: 1}, Machine: Machine{CPUs: 2, Kernel: "6.1", Go: "go1", FileSystem: "tmpfs", LoadBefore: "1 1 1", LoadAfter: "2 1 1"}, Scenarios: []Measured{m}}
+	relay.compare()
+	relay.judge([]Target{{Figure: rateRatio, AtLeast: 2}})
+	wait := Measured{Name: "wait", About: "keep", Messages: 5000, Runs: 3, Small: "too few"}
+	wait.add("memory", "MB", 51)
+	wait.add("restart", "s", 1.25)
+	wait.add("slower", "", 7)
+	wait.skip("signs", "no key")
+	wait.summarise()
+	wait.judge([]Target{{Figure: "memory", AtMost: 500}, {Figure: "signs", AtLeast: 1}})
+	r := Result{Machine: Machine{CPUs: 2, Kernel: "6.1", Go: "go1", FileSystem: "tmpfs", LoadBefore: "1 1 1", LoadAfter: "2 1 1"}, Scenarios: []Measured{relay, wait}}
 	var out bytes.Buffer
 	if err := r.print(&out); err != nil {
 		t.Fatal(err)
@@ -110,11 +147,22 @@ The folder is in memory (tmpfs): fsync costs nothing there. Use --dir.
 The machine was busy before the run: rates are too low, and ratios uncertain.
 
 relay: hand on
-40 sessions, medians of 1
+4096 bytes, 40 sessions, medians of 1
    server   msg/s   ratio   CPU s/1000   ratio   peak MiB
     carom    4000    4.00        0.500    0.25         10
      peer    1000    1.00        2.000    1.00         10
 rate ratio 4.00, wanted at least 2.00: reached
+
+wait: keep
+5000 messages, medians of 3
+    memory                   51.0   MB
+   restart                   1.25    s
+    slower                   7.00
+     signs   not measured: no key
+memory 51.0 MB, wanted at most 500 MB: not judged (too few)
+signs, wanted at least 1.00: not measured (no key)
+
+Targets: 3, 1 reached, 1 not judged, 1 not measured
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)
@@ -259,7 +307,7 @@ func TestFileSystem(t *testing.T) {
 }
 
 func TestMistakesInFlags(t *testing.T) {
-	for _, args := range [][]string{{"no-such-scenario"}, {"--runs", "0"}, {"--seconds", "0"}, {"--no-such-flag"}} {
+	for _, args := range [][]string{{"no-such-scenario"}, {"--runs", "0"}, {"--seconds", "0"}, {"--messages", "5"}, {"--no-such-flag"}} {
 		var out bytes.Buffer
 		err := Command(t.Context(), args, service.IO{In: strings.NewReader(""), Out: &out, Err: &out})
 		if _, ok := errors.AsType[*service.ConfigError](err); !ok {
@@ -277,6 +325,29 @@ func TestHelpNamesEveryScenario(t *testing.T) {
 	for _, s := range scenarios {
 		if !strings.Contains(out.String(), "  "+s.Name) || !strings.Contains(out.String(), s.About) {
 			t.Errorf("--help does not tell of %s", s.Name)
+		}
+	}
+}
+
+func TestList(t *testing.T) {
+	var out bytes.Buffer
+	if err := Command(t.Context(), []string{"--list"}, service.IO{In: strings.NewReader(""), Out: &out, Err: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != len(scenarios) || !strings.HasPrefix(out.String(), "  relay-4k  ") {
+		t.Errorf("--list prints %d lines, want %d:\n%s", lines, len(scenarios), out.String())
+	}
+}
+
+func TestParseSpeed(t *testing.T) {
+	const version3 = "version: 3.0.19\nbuilt on: Fri Apr  3 12:29:32 2026 UTC\n                  sign    verify    sign/s verify/s\n" +
+		"rsa 2048 bits 0.000947s 0.000024s   1056.0  42049.0\n"
+	if got, err := parseSpeed([]byte(version3)); err != nil || got != 1056 {
+		t.Errorf("got %v, %v; want 1056", got, err)
+	}
+	for _, text := range []string{"", "rsa 2048 bits", "rsa 4096 bits 0.1s 0.1s 10.0 400.0", "rsa 2048 bits 0.1s 0.1s many 400.0"} {
+		if got, err := parseSpeed([]byte(text)); err == nil {
+			t.Errorf("parseSpeed(%q) = %v, want an error", text, got)
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 // server on that library can be at best. It runs in this process; of its CPU time the few calls
 // that watch the run are part, and its memory is that of this process.
 var goSMTP = server{
-	name: "go-smtp, accept and discard", missing: func() string { return "" },
+	name: "go-smtp, accept and discard", missing: nothing,
 	start: func(ctx context.Context, _ *stage) (*running, error) {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 
 	"carom/deploy/peers"
 )
@@ -28,12 +30,36 @@ func postfix(name, more string) server {
 	}
 }
 
-func postfixMissing() string { return new(peers.Postfix).Missing() }
+func postfixMissing(l *lab) string {
+	if missing := new(peers.Postfix).Missing(); missing != "" {
+		return missing
+	}
+	if folder := closedFolder(l.dir); folder != "" {
+		return "its daemons, which are no longer root, cannot enter " + folder + " (see --dir)"
+	}
+	return ""
+}
 
 // relayMain is a relay that hands all mail to one host. It wants the host's port.
 const relayMain = `mynetworks = 127.0.0.0/8
 relayhost = [127.0.0.1]:%s
 `
+
+// closedFolder returns the first of dir and its parents, from dir up, that only its owner and group
+// may enter; "" if there is none.
+func closedFolder(dir string) string {
+	for {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return ""
+		}
+		dir = parent
+	}
+}
 
 // startPostfix starts an instance with folders of its own.
 func startPostfix(ctx context.Context, st *stage, more string) (*running, error) {
@@ -52,7 +78,7 @@ func startPostfix(ctx context.Context, st *stage, more string) (*running, error)
 	if err := st.sup.Start(ctx, process); err != nil {
 		return nil, errors.Join(err, instance.Stop(context.WithoutCancel(ctx)))
 	}
-	pid, err := st.pid(process.Name)
+	pid, err := pidOf(st.sup, process.Name)
 	if err != nil {
 		return nil, errors.Join(err, instance.Stop(context.WithoutCancel(ctx)))
 	}

@@ -2,11 +2,8 @@ package bench
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -20,18 +17,21 @@ type Result struct {
 
 // Measured is the result of a scenario.
 type Measured struct {
-	Name     string         `json:"name"`
-	About    string         `json:"about"`
-	Bytes    int            `json:"message_bytes"`
-	Sessions int            `json:"sessions"`
-	Servers  []ServerResult `json:"servers"` // carom is the first
-	// Best is the name of the peer with the highest rate, to which carom is compared; empty if no
-	// peer could run.
-	Best     string   `json:"best_peer,omitempty"`
-	Rate     float64  `json:"rate_ratio,omitempty"` // carom's divided by the best peer's
-	CPU      float64  `json:"cpu_ratio,omitempty"`
-	Targets  []Target `json:"targets,omitempty"`
-	Verdicts []string `json:"verdicts,omitempty"` // one for each target
+	Name     string `json:"name"`
+	About    string `json:"about"`
+	Bytes    int    `json:"message_bytes,omitempty"`
+	Sessions int    `json:"sessions,omitempty"` // of smtp-source
+	Messages int    `json:"messages,omitempty"` // that wait, where that is the point
+	Runs     int    `json:"runs"`
+
+	Servers []ServerResult `json:"servers,omitempty"` // of a comparison carom is the first
+	// Best is the name of the peer with the highest rate, to which carom is compared; empty if
+	// nothing is compared or no peer could run.
+	Best    string   `json:"best_peer,omitempty"`
+	Figures []Figure `json:"figures,omitempty"`
+	// Small says why the figures do not decide about the targets; empty if they do.
+	Small    string    `json:"small,omitempty"`
+	Verdicts []Verdict `json:"verdicts,omitempty"` // one for each target
 }
 
 // ServerResult is what one server did in a scenario.
@@ -44,23 +44,64 @@ type ServerResult struct {
 	PeakMiB    float64  `json:"peak_mib,omitempty"`
 }
 
-// Sample is one measurement.
+// Sample is one measurement of a rate.
 type Sample struct {
 	Messages   int     `json:"messages"`
 	Seconds    float64 `json:"seconds"`
 	CPUSeconds float64 `json:"cpu_seconds"`
 	PeakMiB    float64 `json:"peak_mib"`
+	// Landing is the last part of Seconds: after the last delivery, until everything else that
+	// follows from it had happened.
+	Landing float64 `json:"landing_seconds,omitempty"`
 }
 
 // Rate returns messages a second.
 func (s Sample) Rate() float64 { return ratio(float64(s.Messages), s.Seconds) }
+
+// delivering returns the seconds until the last delivery.
+func (s Sample) delivering() float64 { return s.Seconds - s.Landing }
 
 // CPUPer1000 returns the CPU seconds for 1000 messages.
 func (s Sample) CPUPer1000() float64 { return ratio(1000*s.CPUSeconds, float64(s.Messages)) }
 
 // String returns the measurement in a line.
 func (s Sample) String() string {
-	return fmt.Sprintf("%d messages in %.1f s, %.0f/s, %.3f CPU s for 1000", s.Messages, s.Seconds, s.Rate(), s.CPUPer1000())
+	return fmt.Sprintf("%d messages in %.1f s, %.0f/s, %.3f CPU s for 1000, %.0f MiB", s.Messages, s.Seconds, s.Rate(), s.CPUPer1000(), s.PeakMiB)
+}
+
+// Figure is a number that is not a server's rate, CPU time or memory.
+type Figure struct {
+	Name   string    `json:"name"`
+	Unit   string    `json:"unit,omitempty"` // none for a ratio
+	Values []float64 `json:"values"`         // in the order of the runs
+	Median float64   `json:"median"`
+	// Skipped says why there are no values.
+	Skipped string `json:"skipped,omitempty"`
+}
+
+// Target is what a figure is to reach: AtLeast or AtMost, whichever is not 0.
+type Target struct {
+	Figure  string  `json:"figure"`
+	AtLeast float64 `json:"at_least,omitempty"`
+	AtMost  float64 `json:"at_most,omitempty"`
+}
+
+// The results of a Verdict.
+const (
+	reached = "reached"
+	missed  = "missed"
+	undone  = "not measured"
+	small   = "not judged"
+)
+
+// Verdict says whether a figure reached its target.
+type Verdict struct {
+	Target
+
+	Got    float64 `json:"got"`
+	Unit   string  `json:"unit,omitempty"`
+	Result string  `json:"result"`        // reached, missed, not measured or not judged
+	Why    string  `json:"why,omitempty"` // it was not measured or judged
 }
 
 // ratio returns a/b, and 0 where there is none.
@@ -82,9 +123,43 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// summarise works out medians, ratios and verdicts.
+// add adds a value to the figure of that name, which it makes if there is none.
+func (m *Measured) add(name, unit string, value float64) {
+	i := slices.IndexFunc(m.Figures, func(f Figure) bool { return f.Name == name })
+	if i < 0 {
+		i = len(m.Figures)
+		m.Figures = append(m.Figures, Figure{Name: name, Unit: unit})
+	}
+	m.Figures[i].Values = append(m.Figures[i].Values, value)
+}
+
+// skip notes that a figure could not be measured.
+func (m *Measured) skip(name, why string) {
+	m.Figures = append(m.Figures, Figure{Name: name, Skipped: why})
+}
+
+// last returns the last value of the figure of that name, and whether there is one.
+func (m *Measured) last(name string) (float64, bool) {
+	f, ok := m.figure(name)
+	if !ok {
+		return 0, false
+	}
+	return f.Values[len(f.Values)-1], true
+}
+
+// figure returns the figure of that name with its median, and whether there is one.
+func (m *Measured) figure(name string) (Figure, bool) {
+	i := slices.IndexFunc(m.Figures, func(f Figure) bool { return f.Name == name })
+	if i < 0 {
+		return Figure{}, false
+	}
+	f := m.Figures[i]
+	f.Median = median(f.Values)
+	return f, len(f.Values) > 0
+}
+
+// summarise works out medians.
 func (m *Measured) summarise() {
-	var best *ServerResult
 	for i := range m.Servers {
 		s := &m.Servers[i]
 		of := func(f func(Sample) float64) float64 {
@@ -96,77 +171,76 @@ func (m *Measured) summarise() {
 		}
 		s.Rate, s.CPUPer1000 = of(Sample.Rate), of(Sample.CPUPer1000)
 		s.PeakMiB = of(func(s Sample) float64 { return s.PeakMiB })
-		if i > 0 && s.Rate > 0 && (best == nil || s.Rate > best.Rate) {
+	}
+	for i := range m.Figures {
+		m.Figures[i].Median = median(m.Figures[i].Values)
+	}
+}
+
+// compare finds the best peer and the ratios of carom, the first server, to it.
+func (m *Measured) compare() {
+	m.summarise()
+	var best *ServerResult
+	for i := range m.Servers {
+		if s := &m.Servers[i]; i > 0 && s.Rate > 0 && (best == nil || s.Rate > best.Rate) {
 			best = s
 		}
 	}
-	if best == nil {
-		return
-	}
-	carom := m.Servers[0]
-	m.Best, m.Rate, m.CPU = best.Name, ratio(carom.Rate, best.Rate), ratio(carom.CPUPer1000, best.CPUPer1000)
-	for _, t := range m.Targets {
-		m.Verdicts = append(m.Verdicts, t.verdict(m.Rate, m.CPU))
+	if carom := m.Servers[0]; best != nil && carom.Rate > 0 {
+		m.Best = best.Name
+		m.add(rateRatio, "", ratio(carom.Rate, best.Rate))
+		m.add(cpuRatio, "", ratio(carom.CPUPer1000, best.CPUPer1000))
 	}
 }
 
-// verdict says whether the ratios reach the target.
-func (t Target) verdict(rate, cpu float64) string {
-	got, want, reached := rate, "at least", rate >= t.Ratio
-	if t.What == whatCPU {
-		got, want, reached = cpu, "at most", cpu <= t.Ratio
-	}
-	word := "missed"
-	if reached {
-		word = "reached"
-	}
-	return fmt.Sprintf("%s ratio %.2f, wanted %s %.2f: %s", t.What, got, want, t.Ratio, word)
-}
-
-// print writes the result as tables.
-func (r Result) print(w io.Writer) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d CPUs, kernel %s, %s, %s; load average %s before, %s after\n", r.Machine.CPUs, r.Machine.Kernel,
-		r.Machine.FileSystem, r.Machine.Go, r.Machine.LoadBefore, r.Machine.LoadAfter)
-	if r.Machine.FileSystem == "tmpfs" {
-		b.WriteString("The folder is in memory (tmpfs): fsync costs nothing there. Use --dir.\n")
-	}
-	if busy(r.Machine.LoadBefore, r.Machine.CPUs) {
-		b.WriteString("The machine was busy before the run: rates are too low, and ratios uncertain.\n")
-	}
-	for _, m := range r.Scenarios {
-		fmt.Fprintf(&b, "\n%s: %s\n%d sessions, medians of %d\n", m.Name, m.About, m.Sessions, r.Options.Runs)
-		m.print(&b)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// busy reports whether others used more than a quarter of the CPUs in the minute before, by the load average.
-func busy(load string, cpus int) bool {
-	first, _, _ := strings.Cut(load, " ")
-	running, err := strconv.ParseFloat(first, 64)
-	return err == nil && running > float64(cpus)/4
-}
-
-func (m Measured) print(b *strings.Builder) {
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', tabwriter.AlignRight)
-	best := m.Servers[max(0, slices.IndexFunc(m.Servers, func(s ServerResult) bool { return s.Name == m.Best }))]
-	_, _ = fmt.Fprint(t, "server\tmsg/s\tratio\tCPU s/1000\tratio\tpeak MiB\t\n")
-	for _, s := range m.Servers {
-		if s.Skipped != "" {
-			continue
+// judge says of each target whether it is reached.
+func (m *Measured) judge(targets []Target) {
+	for _, t := range targets {
+		v := Verdict{Target: t, Result: missed}
+		f, ok := m.figure(t.Figure)
+		v.Got, v.Unit = f.Median, f.Unit
+		switch {
+		case !ok:
+			v.Result, v.Why = undone, f.Skipped
+		case m.Small != "":
+			v.Result, v.Why = small, m.Small
+		case t.AtLeast > 0 && v.Got >= t.AtLeast, t.AtMost > 0 && v.Got <= t.AtMost:
+			v.Result = reached
+		default: // missed
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%.0f\t%.2f\t%.3f\t%.2f\t%.0f\t\n", s.Name, s.Rate, ratio(s.Rate, best.Rate),
-			s.CPUPer1000, ratio(s.CPUPer1000, best.CPUPer1000), s.PeakMiB)
+		m.Verdicts = append(m.Verdicts, v)
 	}
-	_ = t.Flush() // a strings.Builder takes everything
-	for _, s := range m.Servers {
-		if s.Skipped != "" {
-			fmt.Fprintf(b, "%s was skipped: %s\n", s.Name, s.Skipped)
-		}
+}
+
+// String returns the verdict in a line.
+func (v Verdict) String() string {
+	want, bound := "at least", v.AtLeast
+	if v.AtMost > 0 {
+		want, bound = "at most", v.AtMost
 	}
-	for _, v := range m.Verdicts {
-		fmt.Fprintln(b, v)
+	unit := ""
+	if v.Unit != "" {
+		unit = " " + v.Unit
 	}
+	got := " " + number(v.Got) + unit
+	if v.Result == undone {
+		got = ""
+	}
+	why := ""
+	if v.Why != "" {
+		why = " (" + v.Why + ")"
+	}
+	return fmt.Sprintf("%s%s, wanted %s %s%s: %s%s", v.Figure, got, want, number(bound), unit, v.Result, why)
+}
+
+// number writes a figure with as many digits as one can believe.
+func number(v float64) string {
+	digits := 2
+	switch {
+	case v >= 100:
+		digits = 0
+	case v >= 20:
+		digits = 1
+	}
+	return strconv.FormatFloat(v, 'f', digits, 64)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,10 +34,10 @@ func findTools() (t tools, err error) {
 
 // stage is where one run happens: a folder, the sink and the processes.
 type stage struct {
-	lab      *lab
-	scenario scenario
-	dir      string
-	sup      *supervise.Supervisor
+	lab   *lab
+	bytes int // of a message
+	dir   string
+	sup   *supervise.Supervisor
 
 	sinkAddr string   // empty without one
 	counter  *os.File // what smtp-sink counts
@@ -60,15 +61,18 @@ func (st *stage) close() error {
 	return errors.Join(err, os.RemoveAll(st.dir))
 }
 
-// pid returns the process id of the process of that name.
-func (st *stage) pid(name string) (int, error) {
-	for _, s := range st.sup.States() {
+// pidOf returns the process id of the process of that name.
+func pidOf(sup *supervise.Supervisor, name string) (int, error) {
+	for _, s := range sup.States() {
 		if s.Name == name && s.PID != 0 {
 			return s.PID, nil
 		}
 	}
 	return 0, fmt.Errorf("%s does not run", name)
 }
+
+// sinkName is the name of the sink's process.
+const sinkName = "smtp-sink"
 
 // startSink starts smtp-sink. It counts into a file: of a pipe, a reader would have to wake up for
 // each message.
@@ -85,7 +89,7 @@ func (st *stage) startSink(ctx context.Context) error {
 		args = append(args, "-u", "nobody") // it does not run as root
 	}
 	return st.sup.Start(ctx, supervise.Process{
-		Name: "smtp-sink", Path: st.lab.tools.sink, Once: true, Stdout: st.counter,
+		Name: sinkName, Path: st.lab.tools.sink, Once: true, Stdout: st.counter,
 		Args:  append(args, st.sinkAddr, strconv.Itoa(backlog)),
 		Ready: func(ctx context.Context) error { return answers(ctx, st.sinkAddr) },
 	})
@@ -94,37 +98,82 @@ func (st *stage) startSink(ctx context.Context) error {
 // backlog is the length of the sink's queue of connections that wait.
 const backlog = 400
 
-// send sends n messages through r and returns how long it took: until the sink has the last one,
-// or, without a sink, until the server has taken it.
-func (st *stage) send(ctx context.Context, r *running, n int) (time.Duration, error) {
+// send sends n messages through r and returns when the sink has the last one, or, without a sink,
+// when the server has taken it, and everything has landed that follows from it.
+func (st *stage) send(ctx context.Context, r *running, n int) (landing time.Duration, err error) {
+	if err := st.source(ctx, r.addr, "recipient@sink.test", n); err != nil {
+		return 0, err
+	}
+	if st.sinkAddr != "" {
+		st.sunk += n
+		if err := st.awaitSink(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if r.landed == nil {
+		return 0, nil
+	}
 	began := time.Now()
-	err := st.sup.Do(ctx, supervise.Process{
+	err = r.landed(ctx)
+	return time.Since(began), err
+}
+
+// source hands n messages for one recipient to addr.
+func (st *stage) source(ctx context.Context, addr, recipient string, n int) error {
+	return st.sup.Do(ctx, supervise.Process{
 		Name: "smtp-source", Path: st.lab.tools.source,
 		Args: []string{
-			"-d", "-s", strconv.Itoa(sessions), "-l", strconv.Itoa(st.scenario.Bytes), "-m", strconv.Itoa(n),
-			"-f", "sender@source.test", "-t", "recipient@sink.test", r.addr,
+			"-d", "-s", strconv.Itoa(sessions), "-l", strconv.Itoa(st.bytes), "-m", strconv.Itoa(n),
+			"-f", "sender@source.test", "-t", recipient, addr,
 		},
 	})
-	if err != nil || st.sinkAddr == "" {
-		return time.Since(began), err
-	}
-	st.sunk += n
+}
+
+// awaitSink waits until the sink has all messages that it should have.
+func (st *stage) awaitSink(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		got, err := st.received()
-		if err != nil {
-			return 0, err
-		}
-		if got >= st.sunk {
-			return time.Since(began), nil
+		if err != nil || got >= st.sunk {
+			return err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return 0, fmt.Errorf("the sink has %d of %d messages: %w", got, st.sunk, context.Cause(ctx))
+			return fmt.Errorf("the sink has %d of %d messages: %w", got, st.sunk, context.Cause(ctx))
 		}
 	}
+}
+
+// sample measures how r deals with n messages.
+func (st *stage) sample(ctx context.Context, r *running, n int) (Sample, error) {
+	return measure(ctx, r.usage, n, func() (time.Duration, error) { return st.send(ctx, r, n) })
+}
+
+// measure measures time, CPU time and memory of work with n messages, which returns the last part
+// of its time.
+func measure(ctx context.Context, read func() (usage, error), n int, work func() (landing time.Duration, err error)) (Sample, error) {
+	before, err := settled(ctx, read)
+	if err != nil {
+		return Sample{}, err
+	}
+	memory := watchMemory(read)
+	began := time.Now()
+	landing, err := work()
+	took := time.Since(began)
+	peak := memory.stop()
+	if err != nil {
+		return Sample{}, err
+	}
+	after, err := settled(ctx, read)
+	if err != nil {
+		return Sample{}, err
+	}
+	return Sample{
+		Messages: n, Seconds: took.Seconds(), CPUSeconds: (after.cpu - before.cpu).Seconds(),
+		PeakMiB: float64(max(peak, after.memory)) / (1 << 20), Landing: landing.Seconds(),
+	}, nil
 }
 
 // checkSink returns an error unless the sink, if there is one, has exactly so many messages.
@@ -184,11 +233,18 @@ func answers(ctx context.Context, addr string) error {
 	return err
 }
 
-// freeAddress returns a loopback address with a port that nobody listens on.
+// freeAddress returns a loopback address that nobody listens at. Its port lies under those that
+// systems take for outgoing connections (net.ipv4.ip_local_port_range), so none of these gets in the
+// way later, or connects to itself.
 func freeAddress(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for tries := 0; ; tries++ {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(10_000)))
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		if err == nil {
+			return addr, l.Close()
+		}
+		if tries >= 50 {
+			return "", err
+		}
 	}
-	return l.Addr().String(), l.Close()
 }

@@ -98,7 +98,7 @@ func TestConfigurationIsValid(t *testing.T) {
 	}
 	s := c.Domain("eurotelco.test", "bank")
 	if s.Provider != "eurotelco" || s.MaxMsgRate.PerSecond() != 99 || s.MaxSMTPOut != 20 || s.DefaultSMTPPort != 2525 ||
-		s.BounceDomain != bounceDomain || s.DKIMSign != config.DKIMYes || s.RetryRecipientsAfter != 6*time.Second {
+		s.BounceDomain != bounceDomain || s.FirstDKIM.Sign != config.DKIMYes || s.RetryRecipientsAfter != 6*time.Second {
 		t.Errorf("settings of eurotelco.test/bank: %+v", s)
 	}
 	if s := c.Domain("gmailish.test", "shop"); s.MaxSMTPOut != 20 {

@@ -27,9 +27,12 @@ var may = map[string][]string{
 	"deploy":         {"deploy", "schemas", "sender", "ingest", "analytics"},
 
 	// Mechanisms know no policy and not each other.
+	"sender/backoff":  {"schemas"},
+	"sender/cold":     {"schemas"},
 	"sender/config":   {"schemas"},
 	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},
+	"sender/orders":   {"schemas"},
 	"sender/resolve":  {"schemas"},
 	"sender/smtpc":    {"schemas"},
 	"sender/spool":    {"schemas"},

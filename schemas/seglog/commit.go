@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 )
 
 const (
@@ -18,6 +19,7 @@ const (
 
 // Commit is a group of records on their way to the disk.
 type Commit struct {
+	then    func(Range)
 	entries []entry
 	bytes   int64 // on disk
 	durable bool  // wanted: fsync before done
@@ -25,6 +27,28 @@ type Commit struct {
 	place   Range
 	err     error
 	inline  [2]entry // backs entries for the usual small call
+}
+
+// NewCommit returns a commit without records, for Add and EnqueueCommit. When they are durable the
+// committer calls then, which may be nil, with their place: in the order of their numbers, before
+// Wait returns, and before anything is written that is not in the same group. It must not wait.
+func NewCommit(then func(Range)) *Commit {
+	c := newCommit(true)
+	c.then = then
+	return c
+}
+
+// Add adds a record, whose payload may lie in several pieces of memory; they are written without
+// being joined first, and must not be changed before the commit is done.
+func (c *Commit) Add(parts ...[]byte) { c.add(parts) }
+
+// Reset empties a commit that is done, so that it can be used again. Nobody may be in Wait.
+func (c *Commit) Reset() {
+	select {
+	case <-c.done:
+	default:
+	}
+	c.entries, c.bytes, c.place, c.err = c.inline[:0], 0, Range{}, nil
 }
 
 // entry is one record: its payload in parts.
@@ -39,19 +63,23 @@ type entry struct {
 func (c *Commit) Wait(ctx context.Context) (Range, error) {
 	select {
 	case <-c.done:
-		return c.place, c.err
 	default:
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return Range{}, ctx.Err()
+		}
 	}
-	select {
-	case <-c.done:
-		return c.place, c.err
-	case <-ctx.Done():
-		return Range{}, ctx.Err()
-	}
+	c.done <- struct{}{} // for the next who waits
+	return c.place, c.err
 }
 
-// Done is closed when Wait would return without waiting.
-func (c *Commit) Done() <-chan struct{} { return c.done }
+// Await is Wait that nothing ends early.
+func (c *Commit) Await() (Range, error) {
+	<-c.done
+	c.done <- struct{}{} // for the next who waits
+	return c.place, c.err
+}
 
 // Enqueue hands over recs for a durable Append without waiting for the disk; records get their
 // numbers in the order of the calls. It blocks only while MaxPendingBytes are pending.
@@ -67,18 +95,8 @@ func (l *Log) Enqueue(ctx context.Context, recs ...[]byte) (*Commit, error) {
 	return c, nil
 }
 
-// EnqueueParts is Enqueue for records that each lie in several pieces of memory; they are
-// written without being joined first.
-func (l *Log) EnqueueParts(ctx context.Context, recs ...[][]byte) (*Commit, error) {
-	c := newCommit(true)
-	for _, parts := range recs {
-		c.add(parts)
-	}
-	if err := l.enqueue(ctx, c); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
+// EnqueueCommit is Enqueue for the records of c.
+func (l *Log) EnqueueCommit(ctx context.Context, c *Commit) error { return l.enqueue(ctx, c) }
 
 // Write appends recs like Append but returns when they are written, not when they are durable:
 // they survive the death of the process, and power loss after the next Sync or Append.
@@ -104,7 +122,7 @@ func (l *Log) Sync(ctx context.Context) error {
 }
 
 func newCommit(durable bool) *Commit {
-	c := &Commit{durable: durable, done: make(chan struct{})}
+	c := &Commit{durable: durable, done: make(chan struct{}, 1)}
 	c.entries = c.inline[:0]
 	return c
 }
@@ -188,11 +206,9 @@ func (l *Log) take() (batch []*Commit, bytes int64) {
 		bytes += b
 		n++
 	}
-	batch = l.pending[:n:n]
-	if l.pending = l.pending[n:]; len(l.pending) == 0 {
-		l.pending = nil
-	}
-	return batch, bytes
+	l.batch = append(l.batch[:0], l.pending[:n]...)
+	l.pending = slices.Delete(l.pending, 0, n)
+	return l.batch, bytes
 }
 
 // full returns whether the active segment is no place for so many bytes more.
@@ -239,13 +255,19 @@ func (l *Log) commit(batch []*Commit, bytes int64) {
 func (l *Log) finish(batch []*Commit, err error) {
 	for _, c := range batch {
 		c.err = err
-		if err != nil {
+		switch {
+		case err != nil:
 			c.place = Range{}
+		case c.then != nil:
+			c.then(c.place)
 		}
+	}
+	for _, c := range batch {
 		clear(c.entries) // the caller's memory
 		l.room.Release(l.weight(c))
-		close(c.done)
+		c.done <- struct{}{}
 	}
+	clear(batch)
 }
 
 // place gives a batch its numbers and offsets and returns the end of both.

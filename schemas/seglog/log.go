@@ -104,7 +104,8 @@ type Log struct {
 	synced    int64     // offset through which the segment is fsynced
 	published watermark // what readers know
 	buf       []byte
-	closeErr  error // what Close returns, after stopped
+	batch     []*Commit // memory for the next batch
+	closeErr  error     // what Close returns, after stopped
 }
 
 // tail is the end of the log as somebody sees it.

@@ -186,15 +186,22 @@ func TestFilesAreForTheOwnerOnly(t *testing.T) {
 func TestReadByPosition(t *testing.T) {
 	l := open(t, dir, small(seglogtest.New()))
 	body := bytes.Repeat([]byte("0123456789"), 9000)
+	var told seglog.Range
+	c := seglog.NewCommit(func(r seglog.Range) { told = r })
 	for i := range 20 {
-		c, err := l.EnqueueParts(t.Context(),
-			[][]byte{[]byte("envelope "), fmt.Append(nil, i)}, [][]byte{body[:50000], nil, body[50000:]}, nil)
-		if err != nil {
+		c.Reset()
+		c.Add([]byte("envelope "), fmt.Append(nil, i))
+		c.Add(body[:50000], nil, body[50000:])
+		c.Add()
+		if err := l.EnqueueCommit(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		r, err := c.Wait(t.Context())
 		if err != nil {
 			t.Fatal(err)
+		}
+		if again, err := c.Wait(t.Context()); err != nil || again != r || told != r {
+			t.Errorf("committer told %+v, Wait says %+v and then %+v, %v", told, r, again, err)
 		}
 		if r.First != uint64(3*i+1) || r.Last != r.First+2 {
 			t.Errorf("range %+v", r)
@@ -586,5 +593,55 @@ func TestOpenWritesDoubtfulBytesAgain(t *testing.T) {
 	l = open(t, dir, seglog.Options{FS: next})
 	if !rewritten || l.Last() != 2 {
 		t.Errorf("rewritten = %v, Last = %d", rewritten, l.Last())
+	}
+}
+
+// TestCommitterTellsInOrder checks what an index beside the log relies on: the places come in order,
+// each before its caller goes on, and all of a segment before the next one is begun.
+func TestCommitterTellsInOrder(t *testing.T) {
+	disk := seglogtest.New()
+	l := open(t, dir, small(disk))
+	var last seglog.Range // owned by the committer
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			told := false
+			c := seglog.NewCommit(func(r seglog.Range) {
+				if r.First != last.Last+1 {
+					t.Errorf("told of %+v after %+v", r, last)
+				}
+				if n := l.Segments(); n[len(n)-1].First != r.Start.Segment {
+					t.Errorf("told of segment %d when %d is begun", r.Start.Segment, n[len(n)-1].First)
+				}
+				last, told = r, true
+			})
+			for n := range 50 {
+				c.Reset()
+				told = false
+				c.Add([]byte(record(n)))
+				if err := l.EnqueueCommit(t.Context(), c); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := c.Wait(t.Context()); err != nil || !told {
+					t.Errorf("Wait: %v, told: %v", err, told)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	disk.Fail(func(op seglogtest.Op, _ string) error {
+		if op == seglogtest.OpWrite {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	c := seglog.NewCommit(func(seglog.Range) { t.Error("told of what was not written") })
+	c.Add([]byte("x"))
+	if err := l.EnqueueCommit(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Wait(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Wait on a full disk: %v", err)
 	}
 }

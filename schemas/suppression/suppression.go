@@ -12,7 +12,11 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"hash"
+	"io"
 	"strings"
+	"sync"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -40,16 +44,42 @@ func Normalize(address string) string {
 		return strings.ToLower(address)
 	}
 	local, domain := address[:at], strings.TrimSuffix(address[at+1:], ".")
+	if isASCII(domain) { // IDNA changes nothing but the case
+		return strings.ToLower(local) + "@" + strings.ToLower(domain)
+	}
 	if ascii, err := idna.Lookup.ToASCII(domain); err == nil {
 		domain = ascii
 	}
 	return strings.ToLower(local) + "@" + strings.ToLower(domain)
 }
 
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
 // Key returns the key of an address: the first 16 bytes of HMAC-SHA256(secret, normalised
 // address) in lower-case hexadecimal, 32 characters. It stands in every event as recipient_key.
-func Key(secret []byte, address string) string {
-	mac := hmac.New(sha256.New, secret)
-	_, _ = mac.Write([]byte(Normalize(address))) // a hash never fails
-	return hex.EncodeToString(mac.Sum(nil)[:keySize])
+func Key(secret []byte, address string) string { return NewHasher(secret).Key(address) }
+
+// Hasher makes the keys of many addresses. It is safe for concurrent use.
+type Hasher struct{ macs sync.Pool }
+
+// NewHasher returns a hasher for the secret, which must not be changed.
+func NewHasher(secret []byte) *Hasher {
+	return &Hasher{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}}
+}
+
+// Key returns what the function Key does.
+func (h *Hasher) Key(address string) string {
+	mac := h.macs.Get().(hash.Hash) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer h.macs.Put(mac)
+	mac.Reset()
+	_, _ = io.WriteString(mac, Normalize(address)) // a hash never fails
+	var sum [sha256.Size]byte
+	return hex.EncodeToString(mac.Sum(sum[:0])[:keySize])
 }

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"carom/schemas/event"
@@ -60,17 +61,34 @@ type Sink interface {
 // flushInterval is how often sinks hear from a recorder that has nothing to write.
 const flushInterval = 10 * time.Second
 
-// Ticket is an event on its way to the log.
+// Ticket is one event or several, of whichever goroutines, on their way to the log together.
 type Ticket struct {
 	recorder *Recorder
-	event    *event.Event
-	written  chan struct{} // closed when the event is durable
+	written  chan struct{} // closed when the events are durable
+
+	// Guarded by recorder.mu until Run takes the ticket.
+	records []byte // of all events, one behind the other
+	ends    []int  // where each record ends
+	news    []news
+	events  []event.Event // for the sinks; none without any
 }
 
-// Wait returns when the event is durable, or with the error that kept it from being so: ErrStopped,
-// with the reason if there is one, or that of ctx. With the latter the event may become durable all
-// the same.
+// news is what the spool is told of an event.
+type news struct {
+	kind      event.Kind
+	message   event.ID
+	recipient uint32
+}
+
+// Wait returns when the events are durable, or with the error that kept them from being so:
+// ErrStopped, with the reason if there is one, or that of ctx. With the latter they may become
+// durable all the same.
 func (t *Ticket) Wait(ctx context.Context) error {
+	select {
+	case <-t.written:
+		return nil
+	default:
+	}
 	select {
 	case <-t.written:
 		return nil
@@ -94,9 +112,16 @@ type Recorder struct {
 	configHash uint64
 	logger     *slog.Logger
 
-	tickets chan *Ticket
+	wake    chan struct{} // something waits
 	stopped chan struct{} // closed when Run returns
 	failure error         // why Run returned; set before stopped is closed
+
+	mu      sync.Mutex
+	room    sync.Cond // for Submit, when queueLength events wait
+	waiting []*Ticket // the last one takes events until it holds maxBatch
+	events  int       // in waiting
+	ended   bool      // Run has returned
+	spare   *Ticket   // memory for the next ticket
 }
 
 // sink is a Sink and whether it takes what it is given.
@@ -109,17 +134,21 @@ type sink struct {
 func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *slog.Logger) *Recorder {
 	r := &Recorder{
 		log: log, spool: spool, configHash: configHash, logger: logger,
-		tickets: make(chan *Ticket, queueLength), stopped: make(chan struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
+	r.room.L = &r.mu
 	for _, s := range sinks {
 		r.sinks = append(r.sinks, &sink{Sink: s})
 	}
 	return r
 }
 
+// scratch holds buffers in which events are encoded.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
 // Submit hands an event over and returns at once unless queueLength events wait. It fills in
 // format version, time (where it is zero), number of recipients (where it is 0) and configuration
-// hash. The event must not be changed afterwards.
+// hash. It keeps nothing of the event but its maps and lists.
 func (r *Recorder) Submit(e *event.Event) *Ticket {
 	e.FormatVersion = event.FormatVersion
 	if e.Time.IsZero() {
@@ -129,92 +158,157 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 		e.Recipients = 1
 	}
 	e.ConfigHash = r.configHash
-	t := &Ticket{recorder: r, event: e, written: make(chan struct{})}
+	buffer := scratch.Get().(*[]byte)        //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	*buffer = event.Encode((*buffer)[:0], e) // here, where there are many to do it
+	t := r.add(e, *buffer)
+	scratch.Put(buffer)
 	select {
-	case r.tickets <- t:
-	case <-r.stopped: // Wait says so; and so it does of what is put into the queue from now on
+	case r.wake <- struct{}{}:
+	default: // a wake-up is under way
 	}
+	return t
+}
+
+// add puts an event and its record into the last ticket, or a new one.
+func (r *Recorder) add(e *event.Event, record []byte) *Ticket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.events >= queueLength && !r.ended {
+		r.room.Wait()
+	}
+	if n := len(r.waiting); n == 0 || len(r.waiting[n-1].ends) >= maxBatch {
+		r.waiting = append(r.waiting, r.newTicket())
+	}
+	t := r.waiting[len(r.waiting)-1]
+	t.records = append(t.records, record...)
+	t.ends = append(t.ends, len(t.records))
+	t.news = append(t.news, news{e.Kind, e.MessageID, e.RecipientIdx})
+	if len(r.sinks) > 0 {
+		t.events = append(t.events, *e)
+	}
+	r.events++
+	return t // after Run has returned it is never written, and Wait says so
+}
+
+// newTicket returns a ticket in the memory of one that was written. The caller holds r.mu.
+func (r *Recorder) newTicket() *Ticket {
+	t := &Ticket{recorder: r, written: make(chan struct{})}
+	if old := r.spare; old != nil {
+		t.records, t.ends, t.news, t.events = old.records[:0], old.ends[:0], old.news[:0], old.events[:0]
+		r.spare = nil
+	}
+	return t
+}
+
+// next returns the first ticket, nil if nothing waits.
+func (r *Recorder) next() *Ticket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) == 0 {
+		return nil
+	}
+	t := r.waiting[0]
+	r.waiting[0] = nil
+	if r.waiting = r.waiting[1:]; len(r.waiting) == 0 {
+		r.waiting = nil
+	}
+	r.events -= len(t.ends)
+	r.room.Broadcast()
 	return t
 }
 
 // Record submits events and returns when all of them are durable.
 func (r *Recorder) Record(ctx context.Context, events ...*event.Event) error {
-	tickets := make([]*Ticket, len(events))
-	for i, e := range events {
-		tickets[i] = r.Submit(e)
+	var last *Ticket
+	for _, e := range events {
+		last = r.Submit(e)
 	}
-	for _, t := range tickets {
-		if err := t.Wait(ctx); err != nil {
-			return err
-		}
+	if last == nil {
+		return nil
 	}
-	return nil
+	return last.Wait(ctx) // those before it are in the same ticket or an earlier one
 }
 
 // Run writes events until ctx is done and everything submitted before is written. It returns an
 // error when the log or the spool refused. It runs once.
 func (r *Recorder) Run(ctx context.Context) error {
-	defer close(r.stopped)
+	defer r.end()
 	ticker := time.NewTicker(flushInterval)
 	defer ticker.Stop()
-	var buffers [maxBatch][]byte
-	batch := make([]*Ticket, 0, maxBatch)
+	var records [][]byte
 	for {
-		var first *Ticket
-		select {
-		case first = <-r.tickets:
-		case <-ticker.C:
-			r.flush()
-			continue
-		case <-ctx.Done():
+		t := r.next()
+		if t == nil {
 			select {
-			case first = <-r.tickets:
-			default:
-				return nil
+			case <-r.wake:
+			case <-ticker.C:
+				r.flush()
+			case <-ctx.Done():
+				if t = r.next(); t == nil {
+					return nil
+				}
 			}
 		}
-		batch = append(batch[:0], first)
-		for len(batch) < maxBatch && len(r.tickets) > 0 {
-			batch = append(batch, <-r.tickets)
+		if t == nil {
+			continue
 		}
+		records = t.cut(records[:0])
 		// The log gets no context: a batch that was begun is finished.
-		if err := r.write(context.WithoutCancel(ctx), batch, &buffers); err != nil {
+		if err := r.write(context.WithoutCancel(ctx), t, records); err != nil {
 			r.failure = err
 			return err
 		}
+		r.mu.Lock()
+		r.spare = t
+		r.mu.Unlock()
 	}
 }
 
-func (r *Recorder) write(ctx context.Context, batch []*Ticket, buffers *[maxBatch][]byte) error {
-	for i, t := range batch {
-		buffers[i] = event.Encode(buffers[i][:0], t.event)
+// end lets go everybody who waits.
+func (r *Recorder) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.room.Broadcast()
+	r.mu.Unlock()
+	close(r.stopped)
+}
+
+// cut appends the records one by one.
+func (t *Ticket) cut(records [][]byte) [][]byte {
+	start := 0
+	for _, end := range t.ends {
+		records = append(records, t.records[start:end:end])
+		start = end
 	}
-	places, err := r.log.Append(ctx, buffers[:len(batch)]...)
+	return records
+}
+
+func (r *Recorder) write(ctx context.Context, t *Ticket, records [][]byte) error {
+	places, err := r.log.Append(ctx, records...)
 	if err != nil {
 		return fmt.Errorf("event log: %w", err)
 	}
-	for i, t := range batch {
-		if err := Tell(r.spool, t.event, places.First+uint64(i)); err != nil { //nolint:gosec // i is not negative
+	for i, n := range t.news {
+		if err := n.tell(r.spool, places.First+uint64(i)); err != nil { //nolint:gosec // i is not negative
 			return fmt.Errorf("spool: %w", err)
 		}
 	}
 	if err := r.spool.Mark(places.Last); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	for _, t := range batch {
-		close(t.written)
-	}
+	close(t.written)
 	for _, s := range r.sinks {
-		r.noteSink(s, s.write(batch, places.First))
+		r.noteSink(s, s.write(t.events, places.First))
 	}
+	clear(t.events)
 	return nil
 }
 
 // write hands a batch to the sink and returns the first error.
-func (s *sink) write(batch []*Ticket, first uint64) error {
+func (s *sink) write(events []event.Event, first uint64) error {
 	var failed error
-	for i, t := range batch {
-		if err := s.Write(t.event, first+uint64(i)); err != nil && failed == nil { //nolint:gosec // i is not negative
+	for i := range events {
+		if err := s.Write(&events[i], first+uint64(i)); err != nil && failed == nil { //nolint:gosec // i is not negative
 			failed = err
 		}
 	}
@@ -247,11 +341,15 @@ func (r *Recorder) noteSink(s *sink, err error) {
 // the spool what the log says. Events of messages that the spool does not hold, such as reports,
 // change nothing there.
 func Tell(spool Spool, e *event.Event, seq uint64) error {
+	return news{e.Kind, e.MessageID, e.RecipientIdx}.tell(spool, seq)
+}
+
+func (n news) tell(spool Spool, seq uint64) error {
 	switch {
-	case e.Kind == event.Received:
-		return spool.Received(e.MessageID, seq)
-	case e.Kind.Final():
-		return spool.Finished(e.MessageID, e.RecipientIdx, seq)
+	case n.kind == event.Received:
+		return spool.Received(n.message, seq)
+	case n.kind.Final():
+		return spool.Finished(n.message, n.recipient, seq)
 	}
 	return nil
 }

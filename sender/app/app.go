@@ -28,10 +28,13 @@ import (
 	"carom/schemas/service"
 	"carom/sender/account"
 	"carom/sender/admin"
+	"carom/sender/cold"
 	"carom/sender/config"
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
+	"carom/sender/operate"
+	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
@@ -47,13 +50,18 @@ type node struct {
 	logger *slog.Logger
 
 	events, gauges, notes *seglog.Log
-	spool                 *spool.Spool
+	spool                 *spool.Set
 	suppress              *suppress.Store
 	throttle              *throttle.Throttle
 	recorder              *account.Recorder
 	queues                *queue.Manager
+	agent                 *deliver.Agent
 	reports               *reports.Processor
 	watcher               *feed.Watcher
+	cold                  *cold.Store // nil where no virtual MTA has a cold one
+	orders                *orders.Store
+	operator              *operate.Operator
+	traffic               *operate.Traffic
 
 	accepted atomic.Int64 // recipients since the start
 	closers  []func() error
@@ -101,9 +109,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	dir := c.Spools[0].Dir
 	var err error
-	if n.spool, err = spool.Open(ctx, dir, spool.Options{
-		Logger: n.logger, EventLog: n.events.Incarnation(), MinFree: int64(c.Spools[0].MinFreeSpace),
-	}); err != nil {
+	if n.spool, err = n.openSpool(ctx); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	n.opened(n.spool.Close)
@@ -120,9 +126,16 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
+	n.throttle.LimitPeers(deliver.PeerLimits(c))
+	if err := n.openCold(dir); err != nil {
+		return err
+	}
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
+	}
+	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
+		return err
 	}
 	return n.assemble(dir)
 }
@@ -150,20 +163,24 @@ func (n *node) assemble(dir string) error {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	agent, err := deliver.New(deliver.Options{
-		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
+		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
+		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
-	n.queues = queue.NewManager(agent)
+	n.agent = agent
+	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
+	n.operator = n.newOperator()
 	n.logSigning()
 	return nil
 }
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if !slices.ContainsFunc(n.config.VMTAs(), func(v *config.VMTA) bool { return len(v.DomainKeys) > 0 }) {
+	if len(n.config.KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
@@ -260,13 +277,7 @@ func (n *node) run(ctx context.Context, ready func([]string)) error {
 
 // serve recovers what is live and runs the parts until ctx is done or one of them fails.
 func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
-	live := 0
-	err := n.spool.Recover(func(m spool.LiveMessage) error {
-		n.received(m.Envelope, m.Received)
-		n.enqueue(m.Envelope, m.Recipients)
-		live += len(m.Recipients)
-		return ctx.Err()
-	})
+	live, err := n.recover(ctx)
 	select {
 	case <-ctx.Done():
 		return nil // told to stop; what is live is in the spool
@@ -275,11 +286,16 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
+	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
+	group.Go(func() error { return n.operator.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })
 	if n.watcher != nil {
@@ -288,7 +304,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	if n.config.Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.logger) })
+		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.operator, n.logger) })
 	}
 	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
@@ -329,6 +345,14 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 		return fmt.Errorf("annotations: %w", err)
 	}
 	return nil
+}
+
+// noteDelivery writes a change of mode or of a source into the annotation stream. Mail does not wait
+// for it.
+func (n *node) noteDelivery(name, text string) {
+	if err := n.annotate(context.Background(), name, text); err != nil {
+		n.logger.Error("annotation not written", "error", err)
+	}
 }
 
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the

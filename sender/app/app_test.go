@@ -84,7 +84,7 @@ type place struct {
 	config *config.Config
 }
 
-func newPlace(t *testing.T, s *sink) *place {
+func newPlace(t *testing.T, s *sink, more ...string) *place {
 	t.Helper()
 	dir := t.TempDir()
 	text := fmt.Sprintf(`
@@ -109,7 +109,7 @@ name-server 127.0.0.1:1
 <admin %[2]s/admin.sock>
 </admin>
 `, s.port, dir)
-	c, _, err := config.Parse(filepath.Join(dir, "config"), []byte(text))
+	c, _, err := config.Parse(filepath.Join(dir, "config"), []byte(text+strings.Join(more, "\n")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,6 +307,48 @@ func TestFullDiskIsSaidSo(t *testing.T) {
 			t.Errorf("the answer is %v, want 452 4.3.1 insufficient system storage", err)
 		}
 	})
+}
+
+// TestSeveralSpools: new mail goes to the folder of the highest priority that takes any, and what
+// lies in one that only delivers is delivered.
+func TestSeveralSpools(t *testing.T) {
+	s := newSink(t)
+	p := newPlace(t, s)
+	s.deferAll.Store(true)
+	p.run(func(address string) {
+		p.send(address, "ann@a.test")
+		waitFor(t, "a deferral", func() bool { return p.kinds()[event.Deferred] >= 1 })
+	})
+	first := p.config.Spools[0]
+	p.config.Spools[0].DeliverOnly = true
+	for i, priority := range []int{1, 50} {
+		another := first
+		another.Dir, another.Priority = filepath.Join(p.dir, fmt.Sprint("more", i)), priority
+		p.config.Spools = append(p.config.Spools, another)
+	}
+	p.run(func(address string) {
+		p.send(address, "bob@b.test")
+		waitFor(t, "another deferral", func() bool { return p.kinds()[event.Deferred] >= 2 })
+	})
+	for dir, want := range map[string]int{first.Dir: 1, p.config.Spools[1].Dir: 0, p.config.Spools[2].Dir: 1} {
+		store, err := spool.Open(t.Context(), dir, spool.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := store.Stats().Messages; got != want {
+			t.Errorf("%d messages in %s, want %d", got, dir, want)
+		}
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.deferAll.Store(false)
+	p.run(func(string) {
+		waitFor(t, "two deliveries", func() bool { return p.kinds()[event.Delivered] == 2 })
+	})
+	if counts := p.kinds(); counts[event.Received] != 2 || s.taken.Load() != 2 {
+		t.Errorf("received %d, taken %d, want 2 each", counts[event.Received], s.taken.Load())
+	}
 }
 
 func TestWhatANodeNeeds(t *testing.T) {

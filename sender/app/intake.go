@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -106,13 +108,15 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 // store puts the message into the spool, accounts for it and queues it.
 func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
 	envelope := &spool.Envelope{
-		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: m.VMTA, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret, Tenant: m.Tenant,
+		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: n.chooseVMTA(m.VMTA, recipients), Job: m.Job, EnvID: m.EnvID, Ret: m.Ret, Tenant: m.Tenant,
 		ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}
 	for _, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
 	}
+	t := tagOf(envelope)
+	envelope.Tag = t.encode()
 	err := n.spool.Put(ctx, envelope, m.Content)
 	if errors.Is(err, syscall.ENOSPC) {
 		n.logger.Error("message not accepted, the disk is full", "error", err)
@@ -127,42 +131,74 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		live[i].Index = uint32(i) //nolint:gosec // bounded by the server
 	}
 	n.received(envelope, 0)
-	n.enqueue(envelope, live)
+	n.enqueue(envelope.ID, envelope.Arrived, &t, live)
 	return nil
 }
+
+// events are for reuse: the recorder keeps none, and one is a kilobyte.
+var events = sync.Pool{New: func() any { return new(event.Event) }}
 
 // received submits the received events of the recipients from index from on. Their order in the
 // log is that of the recipients, before anything else happens to the message.
 func (n *node) received(envelope *spool.Envelope, from int) {
+	e := events.Get().(*event.Event) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer events.Put(e)
 	for i := from; i < len(envelope.Recipients); i++ {
-		e := &event.Event{Kind: event.Received, Time: envelope.Arrived}
+		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		n.traffic.Count(e)
 		n.recorder.Submit(e)
 	}
 }
 
-// enqueue puts the recipients into the queues of their domains.
-func (n *node) enqueue(envelope *spool.Envelope, recipients []spool.LiveRecipient) {
+// enqueue puts the recipients into the queues that their domains have at present: those that are due
+// together as one item.
+func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spool.LiveRecipient) {
+	if len(recipients) == 1 {
+		r := recipients[0]
+		plan := n.agent.Plan(t.domain(r.Index), t.VMTA)
+		item := newItem(id, arrived, t, plan.BounceAfter, r)
+		item.AddRecipient(r.Index)
+		n.queues.Add(plan.Queue, item)
+		return
+	}
 	type part struct {
-		domain   string
-		attempts uint32
-		due      time.Time
+		queue       queue.Name
+		bounceAfter time.Duration
+		attempts    uint32
+		due         time.Time
 	}
 	items := map[part]*queue.Item{}
+	plans := map[string]deliver.Plan{} // one for each domain, or its recipients would part in a pool
 	for _, r := range recipients {
-		p := part{route.Domain(envelope.Recipients[r.Index].Address), r.Attempts, r.Due}
+		domain := t.domain(r.Index)
+		plan, ok := plans[domain]
+		if !ok {
+			plan = n.agent.Plan(domain, t.VMTA)
+			plans[domain] = plan
+		}
+		p := part{plan.Queue, plan.BounceAfter, r.Attempts, r.Due}
 		item := items[p]
 		if item == nil {
-			item = &queue.Item{
-				Message: envelope.ID, Attempts: r.Attempts, Due: r.Due, Arrived: envelope.Arrived,
-				Expires: envelope.Arrived.Add(n.config.Domain(p.domain, envelope.VMTA).BounceAfter),
-			}
+			item = newItem(id, arrived, t, plan.BounceAfter, r)
 			items[p] = item
 		}
-		item.Recipients = append(item.Recipients, r.Index)
+		item.AddRecipient(r.Index)
 	}
 	for p, item := range items {
-		n.queues.Add(queue.Name{Domain: p.domain, VMTA: envelope.VMTA}, item)
+		n.queues.Add(p.queue, item)
+	}
+}
+
+// newItem returns an item without recipients for those that are as r.
+func newItem(id event.ID, arrived time.Time, t *tag, bounceAfter time.Duration, r spool.LiveRecipient) *queue.Item {
+	expires := t.Expires
+	if expires.IsZero() {
+		expires = arrived.Add(bounceAfter)
+	}
+	return &queue.Item{
+		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(arrived), //nolint:gosec // bounded
+		Expires: queue.At(expires), Labels: queue.Label(t.Job, t.Tenant), Priority: t.Priority,
 	}
 }
 

@@ -38,12 +38,15 @@ var sectionRules = map[string]sectionRule{
 	"address-list":            {in: append([]string{globalScope}, processor...), argument: perhapsArgument},
 	"admin":                   {in: outside, argument: withArgument},
 	"bounce-processor":        {in: outside},
+	"domain-key-list":         {in: outside, argument: withArgument},
 	"domain":                  {in: []string{globalScope, "virtual-mta", "virtual-mta-pool"}, argument: withArgument},
 	"event-log":               {in: outside, argument: withArgument},
 	"event-stream":            {in: outside, argument: withArgument},
 	"feed":                    {in: outside, argument: withArgument},
 	"feedback-loop-processor": {in: outside},
+	"mx-rollup-list":          {in: outside},
 	"smtp-listener":           {in: outside, argument: withArgument},
+	"smtp-pattern-list":       {in: outside, argument: withArgument},
 	"smtp-user":               {in: outside, argument: withArgument},
 	"source":                  {in: outside, argument: withArgument},
 	"spool":                   {in: outside, argument: withArgument},
@@ -53,16 +56,13 @@ var sectionRules = map[string]sectionRule{
 	"aliases":                    {in: outside, inert: notYet},
 	"bounce-category-patterns":   {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
-	"domain-key-list":            {in: outside, argument: withArgument, inert: notYet},
 	"email-patterns":             {in: processor, argument: perhapsArgument, inert: notYet},
-	"mx-rollup-list":             {in: outside, inert: notYet},
 	"pattern-list":               {in: []string{globalScope, "pattern-list"}, argument: perhapsArgument, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
 	"rejectlog-file":             {in: outside, argument: withArgument, inert: notYet},
 	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"signals-filter":             {in: outside, argument: withArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
-	"smtp-pattern-list":          {in: outside, argument: withArgument, inert: notYet},
 	"source-group":               {in: outside, argument: withArgument, inert: notYet},
 	"sparkpost-analytics":        {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"transmissions-api":          {in: outside, inert: notYet},
@@ -79,7 +79,8 @@ type builder struct {
 	config *Config
 	macros *macros
 
-	bounceDomain map[string]bool // those already in config.BounceDomains
+	bounceDomain map[string]bool        // those already in config.BounceDomains
+	named        []assignment[Settings] // of domains, that name something to look up at the end
 }
 
 func newBuilder(l *loader, nodes []*node) *builder {
@@ -88,9 +89,10 @@ func newBuilder(l *loader, nodes []*node) *builder {
 		config: &Config{
 			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100,
 			AddressLists: map[string]*AddressList{},
-			vmtas:        map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
-			sourceNames: map[string]*sourceSection{},
-			hash:        l.hash(),
+			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
+			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
+			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{},
+			hash: l.hash(),
 		},
 		macros:       readMacros(l, nodes),
 		bounceDomain: map[string]bool{},
@@ -165,6 +167,8 @@ func (b *builder) known(n *node) {
 	switch n.Name {
 	case "domain":
 		b.domain(n, &c.domains)
+	case "domain-key-list":
+		b.keyList(n)
 	case "virtual-mta":
 		b.vmta(n)
 	case "virtual-mta-pool":
@@ -182,7 +186,7 @@ func (b *builder) known(n *node) {
 	case "spool":
 		build(b, n, spoolScope, func(v *value) (Spool, error) {
 			dir, err := filePath(v)
-			return Spool{Pos: n.Pos, Dir: dir}, err
+			return newSpool(n.Pos, dir), err
 		}, func(s Spool) { c.Spools = append(c.Spools, s) })
 	case "acct-file":
 		b.acctFile(n)
@@ -207,6 +211,10 @@ func (b *builder) known(n *node) {
 			u, err := streamURL(v)
 			return EventStream{Pos: n.Pos, URL: u, User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}, err
 		}, &c.EventStream)
+	case "smtp-pattern-list":
+		b.patternList(n)
+	case "mx-rollup-list":
+		b.rollupList(n)
 	case "admin":
 		single(b, n, adminScope, func(v *value) (Admin, error) {
 			path, err := filePath(v)
@@ -248,6 +256,7 @@ func (b *builder) misplaced(n *node) func(*node) {
 func (b *builder) toDomain(to *[]assignment[Settings]) func(assignment[Settings]) {
 	return func(a assignment[Settings]) {
 		*to = append(*to, a)
+		b.references(a)
 		if a.row.Name == "bounce-domain" {
 			var s Settings
 			a.apply(&s)
@@ -288,7 +297,7 @@ func (b *builder) vmta(n *node) {
 		case vmtaDomain.has(child) && !child.IsSection:
 			vmtaDomain.read(b, one, b.toDomain(&m.bounceDomain), nil)
 		default:
-			vmtaScope.read(b, one, func(a assignment[VMTA]) { a.apply(m) }, b.misplaced(n))
+			vmtaScope.read(b, one, func(a assignment[VMTA]) { a.apply(m); note(&m.set, a.row.Name, a.pos) }, b.misplaced(n))
 		}
 	}
 }
@@ -306,7 +315,7 @@ func (b *builder) pool(n *node) {
 			b.config.poolOrder = append(b.config.poolOrder, p)
 		}
 	}
-	poolScope.read(b, n.Children, func(a assignment[Pool]) { a.apply(p) }, func(inner *node) {
+	poolScope.read(b, n.Children, func(a assignment[Pool]) { a.apply(p); note(&p.set, a.row.Name, a.pos) }, func(inner *node) {
 		if inner.Name == "domain" && inner.Value != "" {
 			b.domain(inner, &p.domains)
 			return
@@ -408,11 +417,15 @@ func (b *builder) finish() {
 		c.vmtas[DefaultVMTA] = m
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
+	c.completeSpools()
+	b.addColdVMTAs()
 	b.validate()
+	c.sortPeerLimits()
 	for _, m := range c.vmtaOrder {
 		m.complete(c)
 	}
 	c.domains.sort()
+	b.validateRollups()
 	for _, p := range c.pools {
 		p.domains.sort()
 	}
@@ -433,7 +446,8 @@ func systemName() string {
 
 // complete fills in what the vmta's section leaves to the global directives.
 func (m *VMTA) complete(c *Config) {
-	m.DomainKeys = slices.Concat(m.DomainKeys, c.domainKeys)
+	m.completeKeys(c)
+	m.completeColdVMTAs(c)
 	if len(m.SourceHosts) == 0 {
 		m.SourceHosts = slices.Clone(c.sourceHosts)
 	}

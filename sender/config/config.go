@@ -19,6 +19,7 @@
 package config
 
 import (
+	"crypto"
 	"fmt"
 	"net/netip"
 	"os"
@@ -36,6 +37,10 @@ type Config struct {
 	NameServers     []netip.AddrPort // empty: the system's
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
+
+	// Limits of connections to receivers: the first that fits counts.
+	MXConnectionLimits []MXConnectionLimit
+	IPConnectionLimits []IPConnectionLimit
 
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern
@@ -57,15 +62,22 @@ type Config struct {
 
 	hash uint64
 
+	spoolMinFreeSpace Size
+
 	sourceHosts []SourceHost
 	domainKeys  []DomainKey
-	domainBase  []assignment[Settings] // domain directives outside sections
+	keyLists    map[string]*keyList      // by name in lower case
+	keyFiles    map[string]crypto.Signer // by path
+	domainBase  []assignment[Settings]   // domain directives outside sections
 	domains     domainTable
 	vmtas       map[string]*VMTA // by name in lower case, as all that follow
 	vmtaOrder   []*VMTA
 	pools       map[string]*Pool
 	poolOrder   []*Pool
 	users       map[string]*User
+
+	patternLists map[string]*PatternList // by name in lower case
+	rollups      []*Rollup               // in the order of the file
 
 	sourceBase   []assignment[Source]
 	sourceRanges []*sourceSection // the widest range first

@@ -16,6 +16,8 @@ var globals = newScope(globalScope,
 	many("name-server", nameServer, func(c *Config) *[]netip.AddrPort { return &c.NameServers }),
 	one("total-max-smtp-out", limit, func(c *Config) *int { return &c.TotalMaxSMTPOut }),
 	alias[Config]("max-smtp-out", "total-max-smtp-out"),
+	many("mx-connection-limit", mxConnectionLimit, func(c *Config) *[]MXConnectionLimit { return &c.MXConnectionLimits }),
+	many("ip-connection-limit", ipConnectionLimit, func(c *Config) *[]IPConnectionLimit { return &c.IPConnectionLimits }),
 	one("total-max-smtp-in", limit, func(c *Config) *int { return &c.TotalMaxSMTPIn }),
 	many("relay-address", parseAddressPattern, func(c *Config) *[]AddressPattern { return &c.RelayAddresses }),
 	many("smtp-source-host", sourceHost, func(c *Config) *[]SourceHost { return &c.sourceHosts }),
@@ -23,6 +25,7 @@ var globals = newScope(globalScope,
 	many("reference-key", referenceKey, func(c *Config) *[]ReferenceKey { return &c.ReferenceKeys }),
 	many("spool", spoolDirectory, func(c *Config) *[]Spool { return &c.Spools }),
 	alias[Config]("disk-queue", "spool"),
+	one("spool-min-free-space", megabytes, func(c *Config) *Size { return &c.spoolMinFreeSpace }),
 )
 
 // Directives of other scopes that are allowed outside sections, where they count as weaker than

@@ -72,6 +72,12 @@ var testKeys = sync.OnceValue(func() memory {
 		"ed25519.pem": {Type: "PRIVATE KEY", Bytes: pkcs8},
 		"public.pem":  {Type: "PUBLIC KEY", Bytes: []byte("x")},
 		"broken.pem":  {Type: "RSA PRIVATE KEY", Bytes: []byte("x")},
+
+		"encrypted8.pem": {Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")},
+		"encrypted.pem": {
+			Type: "RSA PRIVATE KEY", Bytes: []byte("x"),
+			Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,00"},
+		},
 	} {
 		keys["/etc/carom/keys/"+name] = string(pem.EncodeToMemory(block))
 	}
@@ -185,7 +191,7 @@ func dump(c *Config) string {
 		line("reference-key", k.ID, k.Key, len(k.Key.Reveal()))
 	}
 	for _, s := range c.Spools {
-		line("spool", s.Dir, s.MinFreeSpace)
+		line("spool", s.Dir, s.MinFreeSpace, s.Priority, s.DeliverOnly)
 	}
 	for _, a := range c.AcctFiles {
 		line("acct-file", a.Path, a.Records, a.RecordFields, a.MaxSize, a.MoveTo, FormatDuration(a.MoveInterval), FormatDuration(a.DeleteAfter), a.UserString, a.ISOTimes)
@@ -210,6 +216,10 @@ func dump(c *Config) string {
 	}
 	for _, m := range c.VMTAs() {
 		line("vmta", m.Name, m.SourceHosts, m.HostName, m.DomainKeys, m.MaxSMTPOut, m.MaxSMTPMsgRate, m.SourcePublicIP, show(m.WarmupStart), show(m.EstablishedSince), m.Pools)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.keyLists)) {
+		keys, _ := c.DomainKeyList(strings.ToUpper(name))
+		line("domain-key-list", name, keys)
 	}
 	for _, p := range c.Pools() {
 		line("pool", p.Name, p.Members)

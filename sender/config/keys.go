@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -42,7 +43,10 @@ func domainKey(v *value) (DomainKey, error) {
 	if len(items) != 3 {
 		return DomainKey{}, fmt.Errorf("bad value %q; %s", v.text, wantDomainKey)
 	}
-	k := DomainKey{Selector: strings.ToLower(items[0].text), Domain: items[1].text}
+	k := DomainKey{Domain: items[1].text}
+	if k.Selector, err = checkHostName(items[0].text); err != nil {
+		return DomainKey{}, items[0].errorf("bad selector %q; %s", items[0].text, wantDomainKey)
+	}
 	if k.Domain != "*" {
 		if k.Domain, err = checkHostName(k.Domain); err != nil {
 			return DomainKey{}, items[1].errorf("%v", err)
@@ -56,6 +60,58 @@ func domainKey(v *value) (DomainKey, error) {
 	return k, err
 }
 
+// keyList is a <domain-key-list>.
+type keyList struct {
+	name string
+	keys []DomainKey
+}
+
+var keyListScope = newScope("domain-key-list",
+	many("domain-key", domainKey, func(l *keyList) *[]DomainKey { return &l.keys }),
+)
+
+// keyList builds a <domain-key-list>. Sections of one name make one list.
+func (b *builder) keyList(n *node) {
+	build(b, n, keyListScope, func(v *value) (keyList, error) {
+		name, err := identifier(v)
+		return keyList{name: name}, err
+	}, func(l keyList) {
+		key := strings.ToLower(l.name)
+		if first := b.config.keyLists[key]; first != nil {
+			l.keys = append(first.keys, l.keys...)
+		}
+		b.config.keyLists[key] = &l
+	})
+}
+
+// DomainKeyList returns the keys of the <domain-key-list> of that name.
+func (c *Config) DomainKeyList(name string) ([]DomainKey, bool) {
+	l, ok := c.keyLists[strings.ToLower(name)]
+	if !ok {
+		return nil, false
+	}
+	return l.keys, true
+}
+
+// KeyFiles returns every DKIM key file that the configuration names with the key that was in it.
+// The map belongs to c.
+func (c *Config) KeyFiles() map[string]crypto.Signer { return c.keyFiles }
+
+// completeKeys adds the pools' keys and the global ones. A vmta without keys of its own shares
+// the global list.
+func (m *VMTA) completeKeys(c *Config) {
+	for _, name := range m.Pools {
+		if p, ok := c.Pool(name); ok {
+			m.DomainKeys = slices.Concat(m.DomainKeys, p.domainKeys)
+		}
+	}
+	if len(m.DomainKeys) == 0 {
+		m.DomainKeys = c.domainKeys
+	} else {
+		m.DomainKeys = slices.Concat(m.DomainKeys, c.domainKeys)
+	}
+}
+
 // minRSABits is what a DKIM signer must use at least (RFC 8301 3.2).
 const minRSABits = 1024
 
@@ -64,7 +120,20 @@ func (l *loader) signer(file string) (crypto.Signer, error) {
 	if s, ok := l.signers[file]; ok {
 		return s, nil
 	}
-	data, err := l.files.ReadFile(file)
+	s, err := readKey(l.files, file)
+	if err != nil {
+		return nil, err
+	}
+	l.signers[file] = s
+	return s, nil
+}
+
+// ReadKey reads the private key in a key file, as the directive domain-key does. The errors name
+// the file and never show what is in it.
+func ReadKey(file string) (crypto.Signer, error) { return readKey(osFiles{}, file) }
+
+func readKey(f files, file string) (crypto.Signer, error) {
+	data, err := f.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s", file, fileProblem(err))
 	}
@@ -72,14 +141,17 @@ func (l *loader) signer(file string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	l.signers[file] = s
 	return s, nil
 }
 
+// parseKey finds the key in the text of a file: PKCS #1 or PKCS #8 in PEM.
 func parseKey(data []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
 		return nil, errors.New("not a PEM file; want an RSA or Ed25519 private key in PEM")
+	}
+	if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+		return nil, errors.New("the key is encrypted; want it without a passphrase: openssl pkey -in FILE -out NEWFILE")
 	}
 	var key any
 	var err error

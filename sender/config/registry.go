@@ -132,6 +132,14 @@ func show(v any) string {
 			all[i] = FormatDuration(d)
 		}
 		return strings.Join(all, ",")
+	case []string:
+		return strings.Join(x, ",")
+	case []RecordType:
+		all := make([]string, len(x))
+		for i, t := range x {
+			all[i] = string(t)
+		}
+		return strings.Join(all, ",")
 	case time.Time:
 		if x.IsZero() {
 			return ""

@@ -9,26 +9,6 @@ import (
 	"time"
 )
 
-// Spool is a folder that holds accepted mail.
-type Spool struct {
-	Pos          Pos
-	Dir          string
-	MinFreeSpace Size // below it new mail is refused
-}
-
-// String returns the spool's folder.
-func (s Spool) String() string { return s.Dir }
-
-var spoolScope = newScope("spool",
-	one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace }),
-)
-
-// spoolDirectory parses the old directive that <spool DIR> replaced.
-func spoolDirectory(v *value) (Spool, error) {
-	dir, err := filePath(v)
-	return Spool{Pos: v.pos, Dir: dir}, err
-}
-
 // RecordType is a kind of accounting record.
 type RecordType string
 

@@ -5,6 +5,7 @@ import "strings"
 // validate checks what one directive says against what others say.
 func (b *builder) validate() {
 	b.validateMTAs()
+	b.validateReferences()
 	c := b.config
 	for _, section := range c.sourceRanges {
 		b.validateSource(section)
@@ -59,6 +60,7 @@ func (b *builder) validateMTAs() {
 			}
 		}
 	}
+	b.validateColdVMTAs()
 	for _, m := range c.vmtaOrder {
 		ruling := "" // the pool whose <domain> sections count for m
 		for _, name := range m.Pools {

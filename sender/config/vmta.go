@@ -35,10 +35,16 @@ type VMTA struct {
 
 	SourceHosts []SourceHost // empty: the system chooses the address
 	HostName    string       // for EHLO and Message-IDs; never empty
-	DomainKeys  []DomainKey  // its own, then the global ones; the first that fits signs
+	DomainKeys  []DomainKey  // its own, its pools', then the global ones; the first that fits signs
 
 	MaxSMTPOut     int  // connections over all its queues; 0 means no limit
 	MaxSMTPMsgRate Rate // attempted recipients over all its queues
+	// MaxSMTPDataVolumeRate counts the bytes that receivers took, over all its queues.
+	MaxSMTPDataVolumeRate DataRate
+
+	// ColdVMTAs are the vmtas, as written, that take the first mail of each day in turn; see
+	// Limits.MaxColdVirtualMTAMsg.
+	ColdVMTAs []string
 
 	SourcePublicIP   netip.Addr // what receivers see if it is behind NAT; else the zero Addr
 	WarmupStart      time.Time  // zero: no warm-up
@@ -48,7 +54,13 @@ type VMTA struct {
 
 	bounceDomain []assignment[Settings]
 	domains      domainTable
+	autoCold     []SourceHost
+	// set holds where the limits were written, by the names of their directives.
+	set map[string]Pos
 }
+
+// Origin returns where a directive of the vmta was written, the zero Pos if it was not.
+func (m *VMTA) Origin(directive string) Pos { return m.set[directive] }
 
 var vmtaScope = newScope("virtual-mta",
 	many("smtp-source-host", sourceHost, func(m *VMTA) *[]SourceHost { return &m.SourceHosts }),
@@ -57,6 +69,9 @@ var vmtaScope = newScope("virtual-mta",
 	many("domain-key", domainKey, func(m *VMTA) *[]DomainKey { return &m.DomainKeys }),
 	one("max-smtp-out", limit, func(m *VMTA) *int { return &m.MaxSMTPOut }),
 	one("max-smtp-msg-rate", rate, func(m *VMTA) *Rate { return &m.MaxSMTPMsgRate }),
+	one("max-smtp-data-volume-rate", dataRate, func(m *VMTA) *DataRate { return &m.MaxSMTPDataVolumeRate }),
+	many("cold-virtual-mta", identifier, func(m *VMTA) *[]string { return &m.ColdVMTAs }),
+	many("auto-cold-virtual-mta", sourceHost, func(m *VMTA) *[]SourceHost { return &m.autoCold }),
 	one("source-public-ip", address, func(m *VMTA) *netip.Addr { return &m.SourcePublicIP }),
 	one("warmup-start", date, func(m *VMTA) *time.Time { return &m.WarmupStart }),
 	one("established-since", date, func(m *VMTA) *time.Time { return &m.EstablishedSince }),
@@ -98,11 +113,28 @@ type Pool struct {
 	Pos     Pos
 	Members []string // vmta names as written
 
-	domains domainTable
+	// Limits that the members share; 0 means no limit.
+	MaxSMTPOut            int
+	MaxSMTPMsgRate        Rate
+	MaxSMTPDataVolumeRate DataRate
+
+	ColdVMTAs []string // of members without their own
+
+	domainKeys []DomainKey // of the members, after their own and before the global ones
+	domains    domainTable
+	set        map[string]Pos
 }
+
+// Origin returns where a directive of the pool was written, the zero Pos if it was not.
+func (p *Pool) Origin(directive string) Pos { return p.set[directive] }
 
 var poolScope = newScope("virtual-mta-pool",
 	planned(many("virtual-mta", identifier, func(p *Pool) *[]string { return &p.Members })),
+	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
+	one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut }),
+	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),
+	one("max-smtp-data-volume-rate", dataRate, func(p *Pool) *DataRate { return &p.MaxSMTPDataVolumeRate }),
+	many("cold-virtual-mta", identifier, func(p *Pool) *[]string { return &p.ColdVMTAs }),
 )
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.

@@ -3,8 +3,11 @@
 //
 // What the receiver answers is judged once, by the classifier, and that verdict drives everything:
 // whether the recipient is done or comes back, what the event says, and what the local guard sees.
-// An outcome is durable in the event log before the queue forgets the recipient, so a crash
-// repeats at most the attempts in flight.
+// The queue's smtp-pattern-list has the first word where the operator wrote one.
+//
+// An outcome is durable in the event log before the queue's next message can be delivered: a
+// session sends the end of a message only when the outcome of the one before is on disk, so a crash
+// repeats at most one attempt of each connection.
 //
 // An Agent is safe for concurrent use; each session belongs to one goroutine.
 package deliver
@@ -14,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +26,8 @@ import (
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
+	"carom/sender/account"
+	"carom/sender/backoff"
 	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/resolve"
@@ -50,22 +56,28 @@ type Resolver interface {
 	LookupHost(ctx context.Context, name string) ([]netip.Addr, error)
 }
 
-// Recorder makes events durable; Record returns when they are.
+// Recorder makes events durable; the ticket says when. What one goroutine submits becomes durable in
+// that order.
 type Recorder interface {
-	Record(ctx context.Context, events ...*event.Event) error
+	Submit(e *event.Event) *account.Ticket
 }
 
 // Throttle says when a connection may be opened and a message sent; see package throttle.
 type Throttle interface {
-	Connect(p throttle.Path) bool
+	Connect(p throttle.Path) (throttle.Denial, bool)
 	Disconnect(p throttle.Path)
+	ConnectHost(p throttle.Path, mx string, peer netip.Addr) (throttle.Denial, bool)
+	DisconnectHost(p throttle.Path, mx string, peer netip.Addr)
 	Surplus(p throttle.Path) bool
 	Connections(key limits.Key) uint32
 	MessagesPerConnection(p throttle.Path) uint32
-	Acquire(ctx context.Context, p throttle.Path, recipients int) (throttle.Permit, error)
+	Acquire(ctx context.Context, p throttle.Path, recipients int, patience time.Duration) (throttle.Permit, throttle.Denial, error)
 	Refund(p throttle.Path, recipients int)
+	Sent(p throttle.Path, bytes int64)
 	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
+
+var _ Throttle = (*throttle.Throttle)(nil)
 
 // Suppressions says who must not be mailed, and under which key an address is known.
 type Suppressions interface {
@@ -73,7 +85,7 @@ type Suppressions interface {
 	Key(address string) string
 }
 
-// Options are what an Agent works with; all are needed but Keys.
+// Options are what an Agent works with; all are needed but those that say what nil means.
 type Options struct {
 	Config       *config.Config
 	Mail         Mail
@@ -83,18 +95,33 @@ type Options struct {
 	Suppressions Suppressions
 	Keys         *correlate.Keys // nil: mail carries no reference token
 	Logger       *slog.Logger
+
+	// Requeue puts an item into a queue, as Manager.Add does. It is not called before the first Run.
+	Requeue func(name queue.Name, item *queue.Item)
+	// Note writes down a change of mode or of a source for people to see; nil: it is only logged.
+	Note func(name, text string)
+	// SourceDisabled reports whether an operator keeps a queue (domain/vmta) from using a source
+	// address; nil: never.
+	SourceDisabled func(queue string, source netip.Addr) bool
 }
 
 // Agent delivers. It implements queue.Runner.
 type Agent struct {
 	Options
 
-	vmtas    map[string]*exit // by the name of the virtual MTA
-	sessions *smtpc.Sessions  // of TLS, for all connections
+	vmtas    map[string]*exit         // by the name of the virtual MTA
+	lists    map[string]*backoff.List // by name in lower case
+	signing  *signing
+	sessions *smtpc.Sessions // of TLS, for all connections
+	pool     pool
+	turn     atomic.Uint32 // of the members of pools that mail is rerouted to
 
 	mu       sync.Mutex
-	silent   map[limits.Key]int  // messages after which the peer closed last without a word
-	noChunks map[netip.Addr]bool // peers that offer CHUNKING and cannot do it
+	silent   map[limits.Key]int              // messages after which the peer closed last without a word
+	noChunks map[netip.Addr]bool             // peers that offer CHUNKING and cannot do it
+	disabled map[queue.Name]*backoff.Sources // queues that had a source disabled
+	members  map[string]member               // of rollups, by domain
+	plans    map[queue.Name]Plan
 }
 
 var _ queue.Runner = (*Agent)(nil)
@@ -102,21 +129,26 @@ var _ queue.Runner = (*Agent)(nil)
 // tlsSessions is how many TLS sessions are kept for reuse: about 2 KiB each.
 const tlsSessions = 10_000
 
-// maxNoChunks bounds the peers that are remembered as unable to take chunks.
-const maxNoChunks = 10_000
+// maxKnown bounds what is remembered of peers and domains, each kind by itself.
+const maxKnown = 100_000
 
 // New returns an agent.
 func New(o Options) (*Agent, error) {
-	a := &Agent{Options: o, vmtas: map[string]*exit{}, sessions: smtpc.NewSessions(tlsSessions), silent: map[limits.Key]int{}, noChunks: map[netip.Addr]bool{}}
+	a := &Agent{
+		Options: o, vmtas: map[string]*exit{}, lists: map[string]*backoff.List{}, sessions: smtpc.NewSessions(tlsSessions),
+		silent: map[limits.Key]int{}, noChunks: map[netip.Addr]bool{}, disabled: map[queue.Name]*backoff.Sources{},
+		members: map[string]member{}, plans: map[queue.Name]Plan{},
+	}
+	var err error
+	if a.signing, err = newSigning(o.Config, o.Logger); err != nil {
+		return nil, err
+	}
 	for _, vmta := range o.Config.VMTAs() {
 		list, err := sources(vmta)
 		if err != nil {
 			return nil, err
 		}
-		a.vmtas[vmta.Name] = &exit{
-			vmta: vmta, sources: list,
-			caps: throttle.VMTALimits{RatePerSecond: perSecond(vmta.MaxSMTPMsgRate), Connections: vmta.MaxSMTPOut},
-		}
+		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: limitsOfVMTA(o.Config, vmta)}
 	}
 	return a, nil
 }
@@ -125,88 +157,85 @@ func New(o Options) (*Agent, error) {
 type exit struct {
 	vmta    *config.VMTA
 	sources []source
-	caps    throttle.VMTALimits
+	caps    *throttle.VMTALimits
 	turn    atomic.Uint32
 }
 
-// way is what the configuration says about one queue, worked out once in the queue's life.
-type way struct {
-	*exit
-	settings config.Settings
-	signer   signer
-	limits   throttle.QueueLimits
-}
-
-func (a *Agent) way(q *queue.Queue) (*way, error) {
-	if w, ok := q.Memo.Load().(*way); ok {
-		return w, nil
-	}
-	name := q.Name()
-	vmta, ok := a.Config.VMTA(name.VMTA)
+// list returns the compiled smtp-pattern-list of that name, nil for none.
+func (a *Agent) list(name string) *backoff.List {
+	written, ok := a.Config.PatternList(name)
 	if !ok {
-		return nil, fmt.Errorf("virtual MTA %q does not exist any more", name.VMTA)
+		return nil
 	}
-	settings := a.Config.Domain(name.Domain, name.VMTA)
-	s, err := newSigner(vmta, settings)
-	if err != nil {
-		return nil, err
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := strings.ToLower(name)
+	if a.lists[key] == nil {
+		a.lists[key] = backoff.NewList(rules(written))
 	}
-	w := &way{exit: a.vmtas[vmta.Name], settings: settings, signer: s, limits: queueLimits(settings)}
-	q.Memo.Store(w)
-	return w, nil
+	return a.lists[key]
 }
 
-func queueLimits(s config.Settings) throttle.QueueLimits {
-	return throttle.QueueLimits{
-		RatePerSecond: perSecond(s.MaxMsgRate), Connections: uint32(s.MaxSMTPOut), MessagesPerConnection: uint32(s.MaxMsgPerConnection), //nolint:gosec // bounded by the configuration
-		AdaptiveRatePerSecond: perSecond(s.AdaptiveMaxMsgRate), AdaptiveConnections: uint32(s.AdaptiveMaxSMTPOut), //nolint:gosec // bounded by the configuration
-		AdaptiveMessagesPerConnection: uint32(s.AdaptiveMaxMsgPerConnection), //nolint:gosec // bounded by the configuration
+func rules(list *config.PatternList) []backoff.Rule {
+	all := make([]backoff.Rule, len(list.Rules))
+	for i, r := range list.Rules {
+		a := backoff.Actions{
+			Backoff: r.Actions.Backoff, Normal: r.Actions.Normal, SkipMX: r.Actions.SkipMX, BounceQueue: r.Actions.BounceQueue,
+			BounceRcpt: r.Actions.BounceRcpt, DeferQueue: r.Actions.DeferQueue, DisableSource: r.Actions.DisableSource,
+		}
+		if r.Actions.ToNormalGiven {
+			a.ToNormalAfter = &r.Actions.ToNormalAfter
+		}
+		if r.Actions.ReenableGiven {
+			a.ReenableAfter = &r.Actions.ReenableAfter
+		}
+		all[i] = backoff.Rule{Name: r.String(), Pattern: r.Pattern, Actions: a}
 	}
+	return all
 }
 
-// perSecond returns a rate with 0 for unlimited.
-func perSecond(r interface {
-	Unlimited() bool
-	PerSecond() float64
-},
-) float64 {
-	if r.Unlimited() {
-		return 0
-	}
-	return r.PerSecond()
-}
-
-// MaxSessions is part of queue.Runner: max-smtp-out, or the adaptive ceiling above it, which the
-// throttle then holds to the lease.
-func (a *Agent) MaxSessions(q *queue.Queue) int {
+// Policy is part of queue.Runner.
+func (a *Agent) Policy(q *queue.Queue) queue.Policy {
 	w, err := a.way(q)
 	if err != nil {
-		return 1 // the session says what is wrong
+		return queue.Policy{MaxSessions: 1, Priority: queue.DefaultPriority} // the session says what is wrong
 	}
-	most := max(w.settings.MaxSMTPOut, w.settings.AdaptiveMaxSMTPOut)
-	if w.settings.MaxSMTPOut == 0 {
-		most = maxSessions
-	}
-	return most
+	return w.policies[w.mode(q, time.Now())]
 }
-
-// maxSessions bounds the connections of a queue whose max-smtp-out is 0 for unlimited.
-const maxSessions = 1000
-
-// slotWait is how long a queue waits before it asks again for a connection that it did not get.
-const slotWait = 250 * time.Millisecond
 
 // Run is part of queue.Runner.
 func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 	w, err := a.way(q)
 	if err != nil {
-		a.Logger.Error("queue cannot be delivered", "queue", q.Name().String(), "error", err)
-		q.Defer(time.Now().Add(time.Minute))
+		a.Logger.Error("queue cannot be delivered", "queue", q.String(), "error", err)
+		q.Defer(time.Now().Add(time.Minute), err.Error())
+		return
+	}
+	if to, ok := a.reroute(w, q); ok {
+		q.MoveTo(to)
 		return
 	}
 	s := &session{Agent: a, way: w, queue: q}
-	defer s.close(ctx)
+	lasting := context.WithoutCancel(ctx)
+	s.beforeEnd = func() error {
+		err := s.settle(lasting)
+		s.ended.Store(err == nil)
+		return err
+	}
+	s.send = func(t smtpc.Transaction) smtpc.Result { return s.conn.Send(lasting, t) }
 	s.run(ctx)
+	s.close(ctx)
+	if err := s.settle(lasting); err != nil {
+		a.Logger.Error("outcome not recorded", "queue", q.String(), "error", err)
+	}
+}
+
+// note writes down what an operator should know of a queue.
+func (a *Agent) note(name, text string) {
+	a.Logger.Info("annotation", "name", name, "text", text)
+	if a.Note != nil {
+		a.Note(name, text)
+	}
 }
 
 // closedSilently notes that a peer closed a connection of the key without a word after so many
@@ -215,7 +244,7 @@ func (a *Agent) closedSilently(key limits.Key, messages int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	again := a.silent[key] == messages
-	a.silent[key] = messages
+	remember(a.silent, key, messages)
 	return again
 }
 
@@ -230,8 +259,29 @@ func (a *Agent) takesChunks(peer netip.Addr) bool {
 func (a *Agent) refusesChunks(peer netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.noChunks) >= maxNoChunks {
-		clear(a.noChunks)
-	}
-	a.noChunks[peer] = true
+	remember(a.noChunks, peer, true)
 }
+
+// remember puts a value into a map that is emptied when it is full: what is in it can be learned
+// again.
+func remember[K comparable, V any](known map[K]V, key K, value V) {
+	if len(known) >= maxKnown {
+		clear(known)
+	}
+	known[key] = value
+}
+
+// sourcesOf returns what is known of disabled sources of a queue; with add it is never nil.
+func (a *Agent) sourcesOf(name queue.Name, add bool) *backoff.Sources {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.disabled[name]
+	if s == nil && add {
+		s = &backoff.Sources{}
+		a.disabled[name] = s // few: nothing is put in but by disable-source-ip
+	}
+	return s
+}
+
+// errNoVMTA is for a queue whose virtual MTA the configuration has no more.
+func errNoVMTA(name string) error { return fmt.Errorf("virtual MTA %q does not exist any more", name) }

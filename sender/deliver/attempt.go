@@ -2,49 +2,27 @@ package deliver
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"carom/ingest/classify"
-	"carom/ingest/correlate"
 	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
 	"carom/sender/account"
+	"carom/sender/config"
 	"carom/sender/queue"
-	"carom/sender/route"
 	"carom/sender/smtpc"
-	"carom/sender/spool"
 	"carom/sender/throttle"
 )
-
-// tokenLife is how long a reference token is believed after the message was accepted. Receivers
-// report complaints for weeks; none is known to do so after two months.
-const tokenLife = 60 * 24 * time.Hour
-
-// mail is a message that was read for an attempt.
-type mail struct {
-	envelope *spool.Envelope
-	content  []byte
-}
 
 // unreadable puts an item back whose message the spool does not give now.
 func (s *session) unreadable(item *queue.Item, err error) {
 	s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
 	s.queue.Retry(item, time.Now().Add(time.Minute))
-}
-
-func (s *session) load(id event.ID) (*mail, error) {
-	envelope, content, err := s.Mail.Read(id)
-	if err != nil {
-		return nil, err
-	}
-	return &mail{envelope, content}, nil
 }
 
 // attempt sends an item, in as many transactions as it takes. It reports whether the session may
@@ -56,17 +34,20 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 		permit, ok := s.ready(ctx, part)
 		if ok && m == nil { // not before: what has to wait needs no memory
 			var err error
-			if m, err = s.load(item.Message); err != nil {
+			if m, err = s.load(item); err != nil {
 				s.Throttle.Refund(s.path, len(part.Recipients))
 				s.unreadable(item, err)
 				return false
 			}
 		}
 		if !ok || !s.transact(ctx, m, part, permit) || s.done() {
-			if len(rest.Recipients) > 0 {
+			if rest != nil {
 				s.back(rest)
 			}
 			return false
+		}
+		if rest == nil {
+			return true
 		}
 		item = rest
 	}
@@ -75,41 +56,52 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 
 // done reports whether the connection has done its share, or is one too many.
 func (s *session) done() bool {
-	return s.conn != nil && s.conn.Messages() >= int(s.Throttle.MessagesPerConnection(s.path)) || s.Throttle.Surplus(s.path)
+	if s.over || s.conn != nil && s.conn.Messages() >= s.messagesPerConnection() {
+		return true
+	}
+	if most := s.way.settings.MaxErrorsPerConnection; most > 0 && s.failures >= most {
+		return true
+	}
+	return s.Throttle.Surplus(s.path)
 }
+
+func (s *session) messagesPerConnection() int { return int(s.Throttle.MessagesPerConnection(s.path)) }
 
 // dropSuppressed finishes the recipients that were suppressed after they had been accepted, and
 // returns the item with the others.
-func (s *session) dropSuppressed(ctx context.Context, m *mail, item *queue.Item) (*queue.Item, bool) {
-	var suppressed, others []uint32
-	for _, index := range item.Recipients {
-		if s.Suppressions.Suppressed(m.envelope.Tenant, m.envelope.Recipients[index].Address) {
-			suppressed = append(suppressed, index)
-		} else {
-			others = append(others, index)
-		}
+func (s *session) dropSuppressed(m *mail, item *queue.Item) *queue.Item {
+	suppressed := func(index uint32) bool {
+		return s.Suppressions.Suppressed(m.envelope.Tenant, m.envelope.Recipients[index].Address)
 	}
-	if len(suppressed) == 0 {
-		return item, true
+	if !slices.ContainsFunc(item.Recipients, suppressed) {
+		return item
 	}
 	gone, rest := *item, *item
-	gone.Recipients, rest.Recipients = suppressed, others
-	return &rest, s.finishAll(ctx, m.envelope, &gone, event.Suppressed, classify.Suppressed)
+	gone.Recipients, rest.Recipients = nil, nil
+	for _, index := range item.Recipients {
+		if suppressed(index) {
+			gone.Recipients = append(gone.Recipients, index)
+		} else {
+			rest.Recipients = append(rest.Recipients, index)
+		}
+	}
+	s.finishAll(m.envelope, &gone, event.Suppressed, classify.Suppressed)
+	return &rest
 }
 
 // cut takes the next transaction off an item: one recipient where the return path carries a token,
-// else as many as max-rcpt-per-message allows.
+// else as many as max-rcpt-per-message allows. Rest is nil if there is none.
 func (s *session) cut(item *queue.Item) (part, rest *queue.Item) {
 	most := s.way.settings.MaxRcptPerMessage
 	if s.way.settings.BounceDomain != "" && s.Keys != nil {
 		most = 1
 	}
 	n := len(item.Recipients)
-	if most > 0 {
-		n = min(n, most)
+	if most == 0 || n <= most {
+		return item, nil
 	}
 	first, others := *item, *item
-	first.Recipients, others.Recipients = item.Recipients[:n:n], item.Recipients[n:]
+	first.Recipients, others.Recipients = item.Recipients[:most:most], item.Recipients[most:]
 	return &first, &others
 }
 
@@ -117,10 +109,16 @@ func (s *session) cut(item *queue.Item) (part, rest *queue.Item) {
 // go on.
 func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permit throttle.Permit) bool {
 	permitted := len(item.Recipients)
-	item, ok := s.dropSuppressed(ctx, m, item)
-	s.Throttle.Refund(s.path, permitted-len(item.Recipients))
-	if !ok || len(item.Recipients) == 0 {
-		return ok
+	if s.rollsUp() {
+		if strangers := s.strangers(ctx, m, item); len(strangers) > 0 {
+			item = s.sendAway(item, strangers)
+		}
+	}
+	if item = s.dropSuppressed(m, item); len(item.Recipients) < permitted {
+		s.Throttle.Refund(s.path, permitted-len(item.Recipients))
+	}
+	if len(item.Recipients) == 0 {
+		return true
 	}
 	transaction, signed, err := s.transaction(m, item)
 	if err != nil {
@@ -130,14 +128,13 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 		return true
 	}
 	conn := s.conn
-	sending, done := outlast(ctx)
-	result := conn.Send(sending, transaction)
-	done()
+	s.ended.Store(false)
+	result := s.send(transaction)
+	rested, now := s.lastSent, time.Now()
+	defer func() { s.fresh, s.lastSent = false, now }()
 	if !result.Usable {
-		s.conn = nil
+		s.drop()
 	}
-	rested := time.Since(s.lastSent)
-	defer func() { s.fresh, s.lastSent = false, time.Now() }()
 	switch {
 	case ctx.Err() != nil && (untried(result) || result.ClosedSilently):
 		s.Throttle.Refund(s.path, len(item.Recipients))
@@ -145,55 +142,186 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 		return false
 	case result.ClosedSilently:
 		s.Throttle.Refund(s.path, len(item.Recipients))
-		return s.closedInSilence(ctx, item, result.Message-1, rested)
+		return s.closedInSilence(ctx, item, result.Message-1, now.Sub(rested))
 	case refusedChunks(result):
 		s.refusesChunks(s.target.addr.Addr()) // the next connection does without
 		s.Throttle.Refund(s.path, len(item.Recipients))
 		s.back(item)
 		return true
 	}
-
-	events := make([]*event.Event, len(item.Recipients))
-	verdicts := make([]classify.Verdict, len(item.Recipients))
-	for i, index := range item.Recipients {
-		r := result.Recipients[i]
-		decided := failure{phase: r.Phase, reply: r.Reply, err: r.Err}
-		verdicts[i] = s.judge(decided)
-		events[i] = s.outcome(m.envelope, item, index, kindOf(r, verdicts[i]), decided)
-		account.SetVerdict(events[i], verdicts[i])
-		s.connection(events[i], conn, result, permit)
-		events[i].DKIMDomains = signed
-	}
-	var retry []uint32
-	for i, e := range events {
-		s.Throttle.Observe(s.path.Key, verdicts[i].Dimension, verdicts[i].Scope)
-		if e.Kind == event.Deferred {
-			retry = append(retry, item.Recipients[i])
-		}
-		if e.Kind == event.Delivered {
-			s.queue.Succeeded()
-		}
-	}
-	if !s.record(ctx, item, events...) {
-		return false
-	}
-	s.comeBack(item, retry)
-	return true
+	return s.conclude(ctx, &attempted{m, item, conn, &result, &permit, signed, transaction.Size}, now)
 }
 
-// stopGrace is how long a transaction may go on after the node was told to stop. A connection that
-// is cut in the middle makes a duplicate of a message that the peer has just taken; supervisors
-// kill what does not stop in 10 s or more.
-const stopGrace = 8 * time.Second
+// attempted is a transaction that was made.
+type attempted struct {
+	*mail
+	item   *queue.Item
+	conn   *smtpc.Conn
+	result *smtpc.Result
+	permit *throttle.Permit
+	signed []string // domains
+	size   int64
+}
 
-// outlast returns a context that ends stopGrace after ctx does, or with done.
-func outlast(ctx context.Context) (longer context.Context, done func()) {
-	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
-	return longer, func() {
-		stop()
-		cancel()
+// conclude deals with each recipient of a transaction and reports whether the session may go on.
+func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) bool {
+	open := s.Throttle.Connections(s.path.Key)
+	var retry, again, spent []uint32
+	var skipped, bounce smtpstatus.Reply
+	delivered, refused, survived := false, false, false
+	for i, index := range a.item.Recipients {
+		r := &a.result.Recipients[i]
+		f := failure{phase: r.Phase, reply: r.Reply, err: r.Err}
+		heldBack := errors.Is(r.Err, smtpc.ErrHeldBack)
+		if heldBack || ctx.Err() != nil && r.Err != nil && r.Phase != event.PhaseFinalDot {
+			again = append(again, index) // it was us who ended it
+			if heldBack && !s.over {
+				s.over = true
+				s.queue.Defer(now.Add(time.Minute), "accounting has stopped") // and soon the node
+			}
+			continue
+		}
+		d := s.consult(r.Reply, r.Phase == event.PhaseRcpt, now)
+		s.act(d, r.Reply, now)
+		if d.SkipMX || r.Reply.Code == 421 && s.way.settings.SMTP421MeansMXUnavailable {
+			again, skipped = append(again, index), r.Reply
+			continue
+		}
+		verdict := s.judge(f)
+		kind := s.kind(r, verdict, a)
+		if d.Reject {
+			kind = event.Bounced
+		}
+		if d.Bounce {
+			kind, bounce = event.Bounced, r.Reply
+		}
+		survived = survived || r.Reply.Code == 421
+		e := s.outcome(a.envelope, a.item, index, kind, f)
+		account.SetVerdict(e, verdict)
+		s.connection(e, a.conn, a.result, a.permit, open)
+		e.DKIMDomains = a.signed
+		s.submit(e)
+		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
+		switch kind {
+		case event.Delivered:
+			delivered = true
+		case event.Deferred:
+			s.failures++
+			refused = refused || r.Reply.Transient()
+			if most := s.way.settings.MaxRetries; most > 0 && int(a.item.Attempts)+1 >= most {
+				spent = append(spent, index)
+			} else {
+				retry = append(retry, index)
+			}
+		default:
+			s.failures++
+		}
 	}
+	s.account(a, delivered, refused, now)
+	if len(spent) > 0 {
+		last := *a.item
+		last.Recipients, last.Attempts = spent, a.item.Attempts+1
+		s.finishAll(a.envelope, &last, event.Expired, classify.QueueExpired)
+	}
+	s.comeBack(a.item, retry)
+	return s.goOn(ctx, a, again, skipped, bounce, survived)
+}
+
+// account tells the queue and the throttle how a transaction went.
+func (s *session) account(a *attempted, delivered, refused bool, now time.Time) {
+	if delivered {
+		s.Throttle.Sent(s.path, a.size)
+		s.queue.Succeeded()
+		if s.way.settings.BackoffToNormalAfterDelivery && s.queue.Mode(now) == queue.Backoff {
+			s.leaveBackoff("a message was delivered")
+		}
+	}
+	if refused && s.way.penalties != nil && !s.way.loopRules() {
+		s.queue.Failed(s.way.penalties, s.way.settings.PTSExpiration)
+		s.over = true
+	}
+}
+
+// goOn deals with the recipients that were not attempted to the end, and with the connection. It
+// reports whether the session may go on.
+func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skipped, bounce smtpstatus.Reply, survived bool) bool {
+	others := true
+	if !skipped.IsZero() {
+		s.skipOf(ctx, a, len(again), skipped)
+		others = s.skip(s.target.name)
+		if !others {
+			s.queue.Failed(s.way.waits[s.way.mode(s.queue, time.Now())], 0)
+		}
+	}
+	if len(again) > 0 {
+		s.Throttle.Refund(s.path, len(again))
+		rest := *a.item
+		rest.Recipients = again
+		s.back(&rest)
+	}
+	if !bounce.IsZero() {
+		s.bounceQueue(ctx, bounce)
+	}
+	if survived && s.conn != nil && s.conn.Reset(ctx) != nil { // did it survive the 421?
+		s.drop()
+	}
+	return others && ctx.Err() == nil
+}
+
+// skipOf writes down that a host is skipped, in PowerMTA's words, and leaves it.
+func (s *session) skipOf(ctx context.Context, a *attempted, recipients int, reply smtpstatus.Reply) {
+	e := s.event(nil, a.item, 0, event.QueueDeferred)
+	s.describe(e, failure{phase: event.PhaseMail, reply: reply})
+	e.Reply = fmt.Sprintf("skip of MX requested: %q received from %s (%s) while connected from %s to %s",
+		reply.String(), s.target.name, s.target.addr.Addr(), s.source.ehlo, s.queue.Name().Domain)
+	e.ReplyTemplate = event.ReplyTemplate(e.Reply)
+	e.Recipients = uint32(recipients) //nolint:gosec // bounded by the envelope
+	account.SetVerdict(e, s.judge(failure{phase: event.PhaseMail, reply: reply}))
+	s.submit(e)
+	s.hangUp(ctx)
+}
+
+// hangUp ends the connection and keeps the slot for the next one.
+func (s *session) hangUp(ctx context.Context) {
+	if s.conn == nil {
+		return
+	}
+	quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	s.conn.Quit(quit)
+	s.drop()
+}
+
+// kind returns what becomes of a recipient.
+func (s *session) kind(r *smtpc.RcptResult, v classify.Verdict, a *attempted) event.Kind {
+	kind := kindOf(*r, v)
+	set := &s.way.settings
+	switch {
+	case kind == event.Bounced && v.Dimension == taxonomy.Block && set.Block5xx == config.BlockRetry && suspended(a.permit):
+		return event.Deferred
+	case kind != event.Deferred || r.Err == nil:
+		return kind
+	case r.Phase == event.PhaseFinalDot && set.AssumeDelivery && timedOut(r.Err):
+		return event.Delivered
+	case lostInTransfer(r) && (set.BounceUponTransferFailure || set.BounceUponPIXFailure && a.conn.PIX()):
+		return event.Bounced
+	}
+	return kind
+}
+
+// suspended reports whether the key gets trials only, or the guard has cut its rate: then a block is
+// known, and what it refuses is not to blame (design/control.md 5.5, rule 10).
+func suspended(p *throttle.Permit) bool { return p.Canary || p.Actor == limits.ByGuard }
+
+// lostInTransfer reports whether the connection was lost during the body, or after so little of it
+// that it was sent at once.
+func lostInTransfer(r *smtpc.RcptResult) bool {
+	return r.Phase == event.PhaseBody || r.Phase == event.PhaseFinalDot && errors.Is(r.Err, smtpc.ErrPeerClosed)
+}
+
+func timedOut(err error) bool {
+	e, ok := errors.AsType[*smtpc.Error](err)
+	return ok && e.Timeout()
 }
 
 // refusedChunks reports whether the peer offers CHUNKING and does not know BDAT: nobody got the
@@ -212,10 +340,10 @@ func (s *session) comeBack(item *queue.Item, recipients []uint32) {
 	again := *item
 	again.Recipients, again.Attempts = recipients, item.Attempts+1
 	due := time.Now().Add(s.way.settings.RetryRecipientsAfter)
-	if due.After(item.Expires) {
-		due = item.Expires // to be finished as expired
+	if expires := item.Expires.Time(); due.After(expires) {
+		due = expires // to be finished as expired
 	}
-	if err := s.Mail.Rescheduled(item.Message, recipients, again.Attempts, due); err != nil {
+	if err := s.Mail.Rescheduled(item.Message, recipients, uint32(again.Attempts), due); err != nil {
 		s.Logger.Error("retry not noted in the spool", "message_id", item.Message.String(), "error", err)
 	}
 	s.queue.Retry(&again, due)
@@ -231,10 +359,6 @@ func untried(r smtpc.Result) bool {
 	return true
 }
 
-// longRest is a pause after which a peer that hangs up may do so because of the pause: impatient
-// receivers wait ten seconds, RFC 5321 section 4.5.3.2.7 asks for five minutes.
-const longRest = 5 * time.Second
-
 // closedInSilence deals with a peer that closed the connection, after so many messages, before it
 // answered the first command of the next: nothing was attempted. At the same number twice in a row
 // it is a limit of the receiver, and is written down as one; before the first message it is a
@@ -245,7 +369,7 @@ func (s *session) closedInSilence(ctx context.Context, item *queue.Item, message
 		return false
 	}
 	s.back(item)
-	if rested > longRest || !s.closedSilently(s.path.Key, messages) {
+	if rested > patience || !s.closedSilently(s.path.Key, messages) {
 		return true
 	}
 	e := s.event(nil, item, 0, event.QueueDeferred)
@@ -255,7 +379,8 @@ func (s *session) closedInSilence(ctx context.Context, item *queue.Item, message
 	account.SetVerdict(e, classify.Classify(classify.Input{
 		Phase: event.PhaseMail, Provider: s.path.Key.Provider, Local: classify.ConnectionLost, MessagesOnConnection: uint32(messages), //nolint:gosec // at least 1
 	}))
-	return s.record(ctx, item, e)
+	s.submit(e)
+	return true
 }
 
 // kindOf returns what becomes of a recipient: a permanent refusal bounces it unless the refusal
@@ -285,172 +410,4 @@ func passing(d taxonomy.Dimension) bool {
 	default:
 		return false
 	}
-}
-
-// transaction builds what is sent: the stored message with carom's reference and a signature in
-// front. It returns the domains that signed.
-func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []string, error) {
-	t := smtpc.Transaction{
-		From: m.envelope.From, EnvID: m.envelope.EnvID, Ret: m.envelope.Ret,
-		Needs8Bit: has8Bit(m.content), Recipients: make([]smtpc.Rcpt, len(item.Recipients)),
-	}
-	for i, index := range item.Recipients {
-		r := m.envelope.Recipients[index]
-		t.Recipients[i] = smtpc.Rcpt{Address: r.Address, ORcpt: r.ORcpt, Notify: notify(r.Notify)}
-		t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(r.Address)
-	}
-	t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(t.From)
-	var head strings.Builder
-	if s.Keys != nil && len(item.Recipients) == 1 {
-		index := item.Recipients[0]
-		token, err := s.Keys.Sign(item.Message, index, m.envelope.Recipients[index].Address, item.Arrived.Add(tokenLife))
-		if err != nil {
-			return t, nil, err
-		}
-		fmt.Fprintf(&head, "%s: %s\r\n", correlate.Field, token)
-		if t.EnvID == "" {
-			t.EnvID = token
-		}
-		if s.way.settings.BounceDomain != "" && t.From != "" {
-			t.From = token + "@" + s.way.settings.BounceDomain
-		}
-	}
-	signature, domains, err := s.way.signer.sign(m.content)
-	if err != nil {
-		s.Logger.Warn("message goes out unsigned", "message_id", item.Message.String(), "error", err)
-	}
-	body := net.Buffers{[]byte(head.String()), signature, m.content}
-	for _, part := range body {
-		t.Size += int64(len(part))
-	}
-	t.Body = buffers(body)
-	return t, domains, nil
-}
-
-// notify reads the value of NOTIFY (RFC 3461 section 4.1) as the spool keeps it; words that are
-// none do not count.
-func notify(value string) smtpc.Notify {
-	var n smtpc.Notify
-	for word := range strings.SplitSeq(value, ",") {
-		switch strings.ToUpper(strings.TrimSpace(word)) {
-		case "NEVER":
-			return smtpc.NotifyNever
-		case "SUCCESS":
-			n |= smtpc.NotifySuccess
-		case "FAILURE":
-			n |= smtpc.NotifyFailure
-		case "DELAY":
-			n |= smtpc.NotifyDelay
-		}
-	}
-	return n
-}
-
-// buffers is a body in parts. Unlike net.Buffers it can be written again.
-type buffers [][]byte
-
-// WriteTo is part of io.WriterTo.
-func (b buffers) WriteTo(w io.Writer) (int64, error) {
-	var total int64
-	for _, part := range b {
-		n, err := w.Write(part)
-		total += int64(n)
-		if err != nil {
-			return total, err
-		}
-	}
-	return total, nil
-}
-
-func has8Bit(content []byte) bool {
-	for _, c := range content {
-		if c >= 0x80 {
-			return true
-		}
-	}
-	return false
-}
-
-func isASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
-}
-
-// event returns an event of the queue, about a recipient if envelope is not nil.
-func (s *session) event(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind) *event.Event {
-	e := &event.Event{
-		Time: time.Now().UTC(), Kind: kind, Queue: s.queue.Name().String(), VMTA: s.way.vmta.Name,
-		RecipientDomain: s.queue.Name().Domain, Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.addr, EHLO: s.source.ehlo,
-	}
-	if envelope == nil {
-		return e
-	}
-	FillEnvelope(e, envelope, index, s.Suppressions)
-	e.Attempt = item.Attempts
-	e.Queued = e.Time.Sub(item.Arrived)
-	return e
-}
-
-// FillEnvelope fills in what the envelope says about one recipient.
-func FillEnvelope(e *event.Event, envelope *spool.Envelope, index uint32, suppressions Suppressions) {
-	r := envelope.Recipients[index]
-	e.MessageID, e.RecipientIdx = envelope.ID, index
-	e.MailFrom, e.MailFromDomain = envelope.From, mailFromDomain(envelope.From)
-	e.FromDomain, e.Recipient, e.RecipientDomain = envelope.Attrs[AttrFromDomain], r.Address, route.Domain(r.Address)
-	e.RecipientKey = suppressions.Key(r.Address)
-	e.VMTA, e.Pool, e.Job, e.EnvID, e.Tenant, e.SMTPUser = envelope.VMTA, envelope.Pool, envelope.Job, envelope.EnvID, envelope.Tenant, envelope.SMTPUser
-	e.Listener, e.ClientIP, e.ClientMTA = envelope.Attrs[AttrListener], envelope.ClientIP, envelope.ClientHost
-	e.Size = uint64(max(0, envelope.Size)) //nolint:gosec // not negative
-	if r.ORcpt != "" {
-		e.Headers = map[string]string{"ORCPT": r.ORcpt}
-	}
-}
-
-func mailFromDomain(from string) string {
-	if !strings.Contains(from, "@") {
-		return ""
-	}
-	return route.Domain(from)
-}
-
-// outcome returns the event of one recipient's attempt.
-func (s *session) outcome(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind, f failure) *event.Event {
-	e := s.event(envelope, item, index, kind)
-	e.Attempt = item.Attempts + 1
-	s.describe(e, f)
-	return e
-}
-
-// describe fills in what was answered, or what went wrong here.
-func (s *session) describe(e *event.Event, f failure) {
-	e.Phase = f.phase
-	e.MXHost, e.MXIP = s.target.name, s.target.addr.Addr()
-	if !f.reply.IsZero() {
-		e.SetReply(f.reply)
-		return
-	}
-	if f.err != nil {
-		e.Reply = f.err.Error()
-		e.ReplyTemplate = event.ReplyTemplate(e.Reply)
-		e.Enhanced = f.enhanced().String()
-	}
-}
-
-// connection fills in what an attempt says about its connection and its limit.
-func (s *session) connection(e *event.Event, conn *smtpc.Conn, r smtpc.Result, permit throttle.Permit) {
-	e.ConnectionID, e.MessageOnConn = conn.ID(), uint32(max(0, r.Message)) //nolint:gosec // not negative
-	e.OpenConnections = s.Throttle.Connections(s.path.Key)
-	e.Transfer = r.Timing.Total()
-	if s.fresh {
-		timing := conn.Timing()
-		e.DNS, e.Connect, e.TLS = s.dns, timing.Connect+timing.Greeting, timing.TLS
-	}
-	if state := conn.TLS(); state != nil {
-		e.TLSVersion, e.TLSCipher = tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite)
-	}
-	e.LimitEpoch, e.LimitActor, e.LimitReason = permit.Epoch, string(permit.Actor), permit.ReasonID
-	e.LimitingScope, e.Canary = permit.LimitingScope, permit.Canary
-	if e.Headers == nil {
-		e.Headers = map[string]string{}
-	}
-	e.Headers["ESMTP"] = strings.Join(conn.Extensions().Keywords, ",")
 }

@@ -326,7 +326,7 @@ func TestNoConnectionWithoutAPermit(t *testing.T) {
 	b.start()
 	b.events(1)
 	waitFor(t, func() bool {
-		return b.agent.Throttle.Connections(limits.Key{Provider: "a.test", Source: "127.0.0.1"}) == 2
+		return b.agent.Throttle.Connections(limits.Key{Provider: "a.test", Source: "127.0.0.1"}) <= 1 && !b.manager.Statuses()[0].DeferredUntil.IsZero()
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -400,8 +400,9 @@ func TestSMTPHosts(t *testing.T) {
 	settings := b.agent.Config.Domain("a.test", config.DefaultVMTA)
 	first := map[string]bool{}
 	for range 100 {
-		s := &session{Agent: b.agent}
-		targets, _, err := s.find(t.Context(), settings, "a.test")
+		s := &session{Agent: b.agent, way: &way{settings: settings}}
+		f, err := s.find(t.Context(), "a.test")
+		targets := f.targets
 		if err != nil || len(targets) != 3 || targets[2].name != "h3.test" {
 			t.Fatalf("targets %v, %v", targets, err)
 		}
@@ -411,7 +412,7 @@ func TestSMTPHosts(t *testing.T) {
 		t.Errorf("hosts of one preference do not take turns: %v is always first", first)
 	}
 	b.agent.Resolver = hosts{"h1.test": down, "h2.test": gone, "h3.test": gone}
-	if _, _, err := (&session{Agent: b.agent}).find(t.Context(), settings, "a.test"); !errors.Is(err, resolve.ErrUnavailable) {
+	if _, err := (&session{Agent: b.agent, way: &way{settings: settings}}).find(t.Context(), "a.test"); !errors.Is(err, resolve.ErrUnavailable) {
 		t.Errorf("one host may be found later, yet: %v", err)
 	}
 }
@@ -504,9 +505,10 @@ func TestSourcesTakeTurns(t *testing.T) {
 	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
 	w := b.agent.vmtas["v"]
 	targets := []target{{"six", netip.MustParseAddrPort("[::1]:25")}, {"four", netip.MustParseAddrPort("127.0.0.9:25")}}
-	a, reached := w.source(targets)
-	b2, _ := w.source(targets)
-	c, _ := w.source(targets)
+	none := func(netip.Addr) bool { return false }
+	a, reached, _ := w.source(targets, none)
+	b2, _, _ := w.source(targets, none)
+	c, _, _ := w.source(targets, none)
 	if a.key == b2.key || a != c {
 		t.Errorf("sources %v, %v, %v", a, b2, c)
 	}

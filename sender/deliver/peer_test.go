@@ -2,10 +2,13 @@ package deliver
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +17,7 @@ import (
 	"carom/ingest/correlate"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
+	"carom/sender/account"
 	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/resolve"
@@ -24,16 +28,23 @@ import (
 // peer is a receiving SMTP server that answers as a test tells it to.
 type peer struct {
 	addr   netip.AddrPort
-	answer func(command string) string // "" for the ordinary answer, "close" to hang up
+	answer func(command string) string // "" for the ordinary answer, "close" to hang up, "silence" to say nothing more
 
 	mu       sync.Mutex
 	messages []string // as received, envelope lines first
 	conns    int
+	stays421 bool     // go on after a 421
+	from     []string // addresses that connections came from
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	return newPeerAt(t, "127.0.0.1:0", answer)
+}
+
+func newPeerAt(t *testing.T, address string, answer func(command string) string) *peer {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +58,7 @@ func newPeer(t *testing.T, answer func(command string) string) *peer {
 			}
 			p.mu.Lock()
 			p.conns++
+			p.from = append(p.from, conn.RemoteAddr().(*net.TCPAddr).IP.String())
 			p.mu.Unlock()
 			sessions.Go(func() { p.serve(conn) })
 		}
@@ -63,11 +75,15 @@ func (p *peer) serve(conn net.Conn) {
 		if text == "" {
 			text = ordinary
 		}
-		if text == "close" {
+		switch text {
+		case "close":
+			return false
+		case "silence":
+			_, _ = io.Copy(io.Discard, conn)
 			return false
 		}
 		_, err := fmt.Fprintf(conn, "%s\r\n", text)
-		return err == nil && !strings.HasPrefix(text, "421")
+		return err == nil && (p.stays421 || !strings.HasPrefix(text, "421"))
 	}
 	if !reply("CONNECT", "220 peer.test ready") {
 		return
@@ -89,8 +105,14 @@ func (p *peer) serve(conn net.Conn) {
 				return
 			}
 			var body strings.Builder
-			for lines.Scan() && lines.Text() != "." {
-				body.WriteString(lines.Text() + "\n")
+			ended := false
+			for !ended && lines.Scan() {
+				if ended = lines.Text() == "."; !ended {
+					body.WriteString(lines.Text() + "\n")
+				}
+			}
+			if !ended {
+				return
 			}
 			p.mu.Lock() // before the answer, after which a test may look
 			p.messages = append(p.messages, envelope.String()+body.String())
@@ -134,33 +156,59 @@ func (n names) LookupHost(context.Context, string) ([]netip.Addr, error) {
 	return []netip.Addr{n.addr}, n.err
 }
 
-// recorder keeps the events and tells the test of each.
-type recorder struct {
-	spool *spool.Spool
-
+// eventLog is the event log of a test: it keeps the events and tells the test of each.
+type eventLog struct {
 	mu     sync.Mutex
 	seq    uint64
 	events []*event.Event
 	wrote  chan struct{}
+	gate   func() // called before anything is durable, if it is not nil
+	fail   error  // what Append fails with
 }
 
-func (r *recorder) Record(_ context.Context, events ...*event.Event) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range events {
-		r.seq++
-		r.events = append(r.events, e)
-		if e.Kind.Final() {
-			if err := r.spool.Finished(e.MessageID, e.RecipientIdx, r.seq); err != nil {
-				return err
-			}
-		}
-		select {
-		case r.wrote <- struct{}{}:
-		default:
-		}
+func (l *eventLog) Append(_ context.Context, records ...[]byte) (seglog.Range, error) {
+	if l.gate != nil {
+		l.gate()
 	}
-	return nil
+	if l.fail != nil {
+		return seglog.Range{}, l.fail
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := seglog.Range{First: l.seq + 1}
+	for _, record := range records {
+		var e event.Event
+		if err := event.Decode(record, &e); err != nil {
+			return r, err
+		}
+		l.seq++
+		l.events = append(l.events, &e)
+	}
+	r.Last = l.seq
+	select {
+	case l.wrote <- struct{}{}:
+	default:
+	}
+	return r, nil
+}
+
+// routes is a Resolver that knows the MX hosts of some domains, all at one address each.
+type routes map[string][]resolve.Host
+
+func (r routes) Route(_ context.Context, domain string) (resolve.Route, error) {
+	hosts, ok := r[domain]
+	if !ok {
+		return resolve.Route{}, &resolve.Error{Name: domain, Err: resolve.ErrNotFound}
+	}
+	return resolve.Route{Hosts: hosts, TTL: time.Minute}, nil
+}
+
+func (r routes) LookupHost(_ context.Context, name string) ([]netip.Addr, error) {
+	return nil, &resolve.Error{Name: name, Err: resolve.ErrNotFound}
+}
+
+func mx(preference uint16, name, addr string) resolve.Host {
+	return resolve.Host{Name: name, Preference: preference, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
 }
 
 type suppressed map[string]bool
@@ -172,7 +220,9 @@ func (suppressed) Key(address string) string           { return "key of " + addr
 type bench struct {
 	t          *testing.T
 	agent      *Agent
-	recorder   *recorder
+	log        *eventLog
+	throttle   *throttle.Throttle
+	notes      chan string
 	spool      *spool.Spool
 	manager    *queue.Manager
 	keys       *correlate.Keys
@@ -194,15 +244,23 @@ func newBench(t *testing.T, text string, resolver Resolver) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	b := &bench{t: t, spool: s, keys: keys, suppressed: suppressed{}, recorder: &recorder{spool: s, wrote: make(chan struct{}, 1)}}
+	b := &bench{t: t, spool: s, keys: keys, suppressed: suppressed{}, log: &eventLog{wrote: make(chan struct{}, 1)}, notes: make(chan string, 100)}
+	b.throttle = throttle.New(0)
+	recorder := account.NewRecorder(b.log, s, nil, 0, testLogger(t))
+	accounting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); _ = recorder.Run(accounting) }()
+	t.Cleanup(func() { stop(); <-stopped }) // after the sessions have ended
 	b.agent, err = New(Options{
-		Config: c, Mail: s, Resolver: resolver, Recorder: b.recorder, Throttle: throttle.New(0),
+		Config: c, Mail: s, Resolver: resolver, Recorder: recorder, Throttle: b.throttle,
 		Suppressions: b.suppressed, Keys: keys, Logger: testLogger(t),
+		Requeue: func(name queue.Name, item *queue.Item) { b.manager.Add(name, item) },
+		Note:    func(_, text string) { b.notes <- text },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.manager = queue.NewManager(b.agent)
+	b.manager = queue.NewManager(b.agent, queue.Options{})
 	return b
 }
 
@@ -217,18 +275,38 @@ func (b *bench) start() {
 // put stores a message and queues it for the domain of its first recipient.
 func (b *bench) put(expires time.Duration, recipients ...string) event.ID {
 	b.t.Helper()
-	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: config.DefaultVMTA, Tenant: "shop"}
-	item := &queue.Item{Message: envelope.ID, Arrived: envelope.Arrived, Expires: envelope.Arrived.Add(expires)}
+	return b.putBy(config.DefaultVMTA, expires, recipients...)
+}
+
+// putBy is put for mail of a virtual MTA.
+func (b *bench) putBy(vmta string, expires time.Duration, recipients ...string) event.ID {
+	b.t.Helper()
+	return b.store(queue.Name{}, vmta, expires, recipients...)
+}
+
+// putInto is put for a queue that is not the one of the recipients' domain.
+func (b *bench) putInto(into queue.Name, recipients ...string) event.ID {
+	b.t.Helper()
+	return b.store(into, into.VMTA, time.Hour, recipients...)
+}
+
+func (b *bench) store(into queue.Name, vmta string, expires time.Duration, recipients ...string) event.ID {
+	b.t.Helper()
+	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop"}
+	item := &queue.Item{Message: envelope.ID, Arrived: queue.At(envelope.Arrived), Expires: queue.At(envelope.Arrived.Add(expires)), Priority: queue.DefaultPriority}
 	for i, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r})
-		item.Recipients = append(item.Recipients, uint32(i))
+		item.AddRecipient(uint32(i))
 	}
-	content := "From: Shop <news@shop.test>\r\nSubject: hello\r\n\r\n.text\r\n"
+	content := "From: Shop <news@shop.test>\r\nX-Mailer: a\r\n b\r\nSubject: hello\r\n\r\n.text\r\n"
 	if err := b.spool.Put(b.t.Context(), envelope, []byte(content)); err != nil {
 		b.t.Fatal(err)
 	}
-	_, domain, _ := strings.Cut(recipients[0], "@")
-	b.manager.Add(queue.Name{Domain: domain, VMTA: config.DefaultVMTA}, item)
+	if into == (queue.Name{}) {
+		_, domain, _ := strings.Cut(recipients[0], "@")
+		into = b.agent.Plan(domain, envelope.VMTA).Queue
+	}
+	b.manager.Add(into, item)
 	return envelope.ID
 }
 
@@ -237,16 +315,81 @@ func (b *bench) events(n int) []*event.Event {
 	b.t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
-		b.recorder.mu.Lock()
-		events := append([]*event.Event(nil), b.recorder.events...)
-		b.recorder.mu.Unlock()
+		b.log.mu.Lock()
+		events := append([]*event.Event(nil), b.log.events...)
+		b.log.mu.Unlock()
 		if len(events) >= n {
 			return events
 		}
 		select {
-		case <-b.recorder.wrote:
+		case <-b.log.wrote:
 		case <-deadline:
 			b.t.Fatalf("%d events, want %d: %+v", len(events), n, events)
+		}
+	}
+}
+
+// sink is a peer that takes everything, with as little work as can be.
+func sink(b *testing.B, chunking bool) netip.AddrPort {
+	b.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = listener.Close() })
+	hello := "250-sink.test\r\n250-PIPELINING\r\n250 SIZE\r\n"
+	if chunking {
+		hello = "250-sink.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE\r\n"
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go drain(conn, hello)
+		}
+	}()
+	return netip.MustParseAddrPort(listener.Addr().String())
+}
+
+func drain(conn net.Conn, hello string) {
+	defer func() { _ = conn.Close() }()
+	r, w := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriter(conn)
+	_, _ = w.WriteString("220 sink.test\r\n")
+	for {
+		if r.Buffered() == 0 && w.Flush() != nil {
+			return
+		}
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		switch {
+		case bytes.HasPrefix(line, []byte("EHLO")):
+			_, _ = w.WriteString(hello)
+		case bytes.HasPrefix(line, []byte("BDAT")):
+			n, err := strconv.Atoi(string(bytes.Fields(line)[1]))
+			if err != nil {
+				return
+			}
+			if _, err := r.Discard(n); err != nil {
+				return
+			}
+			_, _ = w.WriteString("250 2.0.0 Ok: queued as 1A2B3C4D5E\r\n")
+		case bytes.HasPrefix(line, []byte("DATA")):
+			_, _ = w.WriteString("354 go on\r\n")
+			if w.Flush() != nil {
+				return
+			}
+			for !bytes.Equal(line, []byte(".\r\n")) {
+				if line, err = r.ReadSlice('\n'); err != nil {
+					return
+				}
+			}
+			_, _ = w.WriteString("250 2.0.0 Ok: queued as 1A2B3C4D5E\r\n")
+		default:
+			_, _ = w.WriteString("250 2.1.0 Ok\r\n")
 		}
 	}
 }

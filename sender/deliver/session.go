@@ -2,7 +2,8 @@ package deliver
 
 import (
 	"context"
-	"crypto/tls"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"carom/ingest/classify"
@@ -12,7 +13,6 @@ import (
 	"carom/sender/account"
 	"carom/sender/config"
 	"carom/sender/queue"
-	"carom/sender/route"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
 	"carom/sender/throttle"
@@ -24,17 +24,34 @@ type session struct {
 	way   *way
 	queue *queue.Queue
 
+	found   found // the way to the receiver; see resolve
 	source  source
-	targets []target
-	target  target // the one that conn goes to
+	targets []target // of found, those that source reaches and nothing has ruled out
+	skipped []string // hosts that a reply ruled out
+	target  target   // the one that conn goes to
 	dns     time.Duration
 	path    throttle.Path
 	slot    bool // taken from the throttle
 	conn    *smtpc.Conn
+	about   about // conn, for events
+	unwatch func() bool
 
 	fresh    bool          // nothing was sent over conn yet
+	failures int           // recipients that failed over conn
 	lastSent time.Time     // when the last transaction over conn ended
 	idled    time.Duration // since the last message
+	over     bool          // the session is to end before the next message
+
+	// Kept for their memory, from one message to the next.
+	rcpts   []smtpc.Rcpt
+	head    []byte
+	body    buffers
+	scratch event.Event
+
+	last      *account.Ticket                      // of the events that were submitted
+	beforeEnd func() error                         // waits until they are durable
+	send      func(smtpc.Transaction) smtpc.Result // over conn; watch cuts it
+	ended     atomic.Bool                          // the end of the message in hand may have been sent
 }
 
 // run delivers until nothing is due or the connection has done its share; the manager starts
@@ -42,35 +59,47 @@ type session struct {
 func (s *session) run(ctx context.Context) {
 	for {
 		item, ok := s.next(ctx)
-		if !ok && !s.idle(ctx) {
-			return
-		}
 		if !ok {
-			continue
-		}
-		if s.way.settings.Type == config.DeliverDiscard {
-			if !s.finish(ctx, item, event.Discarded, "") {
+			if !s.idle(ctx) {
 				return
 			}
 			continue
 		}
-		if !s.attempt(ctx, item) {
+		if s.way.settings.Type == config.DeliverDiscard {
+			if !s.discard(item) {
+				return
+			}
+			continue
+		}
+		if !s.attempt(ctx, item) || s.over || s.queue.ShouldYield() {
 			return
 		}
 		s.idled = 0
 	}
 }
 
-// idle keeps the connection for connection-idle-timeout and reports whether there may be mail for
-// it again.
+// idle keeps the connection for connection-idle-timeout and reports whether there is mail for it
+// again. Meanwhile sessions of other queues may take the connection: then this one ends.
 func (s *session) idle(ctx context.Context) bool {
-	if s.conn == nil || s.way.settings.ConnectionIdleTimeout == 0 || ctx.Err() != nil || s.idled >= s.way.settings.ConnectionIdleTimeout {
+	keep := max(s.way.settings.ConnectionIdleTimeout, handOver)
+	if s.conn == nil || ctx.Err() != nil || s.idled >= keep || s.over || s.beforeEnd() != nil {
 		return false
 	}
+	waiting, taken := context.WithCancel(ctx)
+	defer taken()
+	o := &offer{
+		link: s.link(s.target), conn: s.conn, path: s.path, about: s.about, failures: s.failures, lastSent: s.lastSent,
+		unwatch: s.unwatch, taken: taken,
+	}
 	since := time.Now()
-	s.queue.Await(ctx, s.way.settings.ConnectionIdleTimeout-s.idled)
+	s.pool.offer(o)
+	ready := s.queue.Await(waiting, keep-s.idled)
+	if !s.pool.withdraw(o) {
+		s.conn, s.slot, s.unwatch = nil, false, nil
+		return false
+	}
 	s.idled += time.Since(since)
-	return ctx.Err() == nil
+	return ready && ctx.Err() == nil
 }
 
 // next takes the next item that should be attempted; expired mail is finished here.
@@ -81,10 +110,10 @@ func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 		if !ok {
 			return nil, false
 		}
-		if now.Before(item.Expires) {
+		if queue.At(now) < item.Expires {
 			return item, true
 		}
-		if !s.finish(ctx, item, event.Expired, classify.QueueExpired) {
+		if !s.finish(item, event.Expired, classify.QueueExpired) {
 			return nil, false
 		}
 	}
@@ -94,61 +123,81 @@ func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 // back puts an item back that was not attempted.
 func (s *session) back(item *queue.Item) { s.queue.Retry(item, time.Time{}) }
 
+// discard ends an item of a queue of type discard.
+func (s *session) discard(item *queue.Item) bool {
+	if s.way.settings.DiscardAsBounce {
+		return s.finish(item, event.Bounced, "")
+	}
+	return s.finish(item, event.Discarded, "")
+}
+
 // finish ends all recipients of an item without an attempt, for a cause of our own.
-func (s *session) finish(ctx context.Context, item *queue.Item, kind event.Kind, cause classify.Local) bool {
+func (s *session) finish(item *queue.Item, kind event.Kind, cause classify.Local) bool {
 	envelope, err := s.Mail.Envelope(item.Message)
 	if err != nil {
 		s.unreadable(item, err)
 		return false
 	}
-	return s.finishAll(ctx, envelope, item, kind, cause)
+	s.finishAll(envelope, item, kind, cause)
+	return true
 }
 
-func (s *session) finishAll(ctx context.Context, envelope *spool.Envelope, item *queue.Item, kind event.Kind, cause classify.Local) bool {
+func (s *session) finishAll(envelope *spool.Envelope, item *queue.Item, kind event.Kind, cause classify.Local) {
 	verdict := classify.Verdict{Category: taxonomy.Delivered, Class: taxonomy.None, Dimension: taxonomy.OK} // discarded
-	if cause != "" {
+	switch {
+	case cause != "":
 		verdict = classify.Classify(classify.Input{Local: cause})
+	case kind == event.Bounced:
+		verdict = classify.Verdict{Category: taxonomy.Policy, Class: taxonomy.None, Dimension: taxonomy.Other}
 	}
-	events := make([]*event.Event, len(item.Recipients))
-	for i, index := range item.Recipients {
+	for _, index := range item.Recipients {
 		e := s.event(envelope, item, index, kind)
 		switch kind {
 		case event.Expired:
 			e.Enhanced, e.Reply = "4.4.7", "delivery time expired" // RFC 3463 section 3.5
 		case event.Suppressed:
 			e.Enhanced, e.Reply = "5.7.1", "recipient is suppressed"
+		case event.Bounced:
+			e.Enhanced, e.Reply = "5.0.0", "mail is discarded (discard-as-bounce)"
 		default: // discarded: there is nothing to say
 		}
 		e.ReplyTemplate = e.Reply
 		account.SetVerdict(e, verdict)
-		events[i] = e
+		s.submit(e)
 	}
-	return s.record(ctx, item, events...)
 }
 
-// record makes events durable. If it cannot, the node is stopping, and the spool keeps the item
-// for the next start.
-func (s *session) record(ctx context.Context, item *queue.Item, events ...*event.Event) bool {
-	// What happened must be written even when the node is told to stop just now.
-	if err := s.Recorder.Record(context.WithoutCancel(ctx), events...); err != nil {
-		s.Logger.Error("outcome not recorded", "queue", s.queue.Name().String(), "message_id", item.Message.String(), "error", err)
-		return false
+// submit hands an event over that becomes durable after all before it.
+func (s *session) submit(e *event.Event) { s.last = s.Recorder.Submit(e) }
+
+// settle waits until all that was submitted is durable. If that fails the node is stopping, and the
+// spool keeps what is not recorded for the next start.
+func (s *session) settle(ctx context.Context) error {
+	if s.last == nil {
+		return nil
 	}
-	return true
+	if err := s.last.Wait(ctx); err != nil {
+		return err
+	}
+	s.last = nil
+	return nil
 }
 
 // ready gets an item all that its transaction needs: a way, the throttle's permit, and a
 // connection. If it returns false, the item is dealt with and the session is over.
 //
-// The permit comes before the connection, so that nobody opens one to be silent on it, and while
-// it takes long the node's connections are for others.
+// The permit comes before the connection, so that nobody opens one to be silent on it, and what
+// would have to wait for long gives everything back.
 func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
-	if !s.resolve(ctx, item) || !s.takeSlot(item) {
+	if !s.resolve(ctx, item) {
 		return throttle.Permit{}, false
 	}
-	permit, err := s.permit(ctx, item)
-	if err != nil {
-		s.back(item)
+	s.path.Queued = s.way.limits[s.way.mode(s.queue, time.Now())]
+	if !s.takeSlot(ctx, item) {
+		return throttle.Permit{}, false
+	}
+	permit, ok := s.permit(ctx, item)
+	if !ok {
 		return permit, false
 	}
 	if s.conn == nil && !s.open(ctx, item) {
@@ -158,174 +207,64 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 	return permit, true
 }
 
-// permit waits for the throttle until the item expires, for longer than longRest without connection
-// and slot.
-func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, error) {
-	ctx, cancel := context.WithDeadline(ctx, item.Expires)
-	defer cancel()
-	patient, stop := context.WithTimeout(ctx, longRest)
-	defer stop()
-	permit, err := s.Throttle.Acquire(patient, s.path, len(item.Recipients))
-	if err == nil || ctx.Err() != nil {
-		return permit, err
+// patience is how long a session waits for a rate with its connection open. Impatient receivers hang
+// up after ten seconds.
+const patience = 5 * time.Second
+
+// permit takes an item off the rates. What would have to wait for longer than patience goes back, and
+// the queue waits without a session.
+func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
+	wait := patience
+	if left := time.Until(item.Expires.Time()); left < wait {
+		wait = max(left, 0)
+	}
+	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), wait)
+	if err == nil {
+		s.way.leased.Store(permit.Epoch != 0 && permit.Actor != limits.ByGlide)
+		return permit, true
 	}
 	s.close(ctx)
-	return s.Throttle.Acquire(ctx, s.path, len(item.Recipients))
+	if errors.Is(err, throttle.ErrLater) {
+		s.deferFor(item, denial)
+	}
+	s.back(item)
+	return permit, false
 }
 
-// takeSlot takes a connection from the throttle. If there is none, the item goes back.
-func (s *session) takeSlot(item *queue.Item) bool {
+// deferFor lets the queue wait for a limit, but not past the end of an item's life: then it is to be
+// finished as expired.
+func (s *session) deferFor(item *queue.Item, d throttle.Denial) {
+	wait := d.Wait
+	if wait <= 0 {
+		wait = slotWait
+	}
+	until := time.Now().Add(wait)
+	if expires := item.Expires.Time(); expires.Before(until) {
+		until = expires
+	}
+	s.queue.Defer(until, d.String())
+}
+
+// slotWait is how long a queue waits before it asks again for a connection that it did not get.
+const slotWait = 250 * time.Millisecond
+
+// takeSlot takes a connection from the throttle; where there is none, that of an idle session which
+// goes the same way. If there is none either, the item goes back.
+func (s *session) takeSlot(ctx context.Context, item *queue.Item) bool {
 	if s.slot {
 		return true
 	}
-	if s.slot = s.Throttle.Connect(s.path); !s.slot {
-		s.queue.Defer(time.Now().Add(slotWait)) // first, or the item starts another session
+	denial, ok := s.Throttle.Connect(s.path)
+	if !ok && s.takeOver(ctx) {
+		if denial, ok = s.Throttle.Connect(s.path); !ok {
+			s.drop()
+		}
+	}
+	if s.slot = ok; !ok {
+		s.deferFor(item, denial) // first, or the item starts another session
 		s.back(item)
 	}
-	return s.slot
-}
-
-// open opens a connection to the best target that there is. If it returns false, the item is dealt
-// with and the session is over.
-func (s *session) open(ctx context.Context, item *queue.Item) bool {
-	if !s.takeSlot(item) {
-		return false
-	}
-	var failed failure
-	for _, t := range s.targets {
-		conn, err := s.dial(ctx, t)
-		if err == nil {
-			s.conn, s.target, s.fresh, s.lastSent = conn, t, true, time.Now()
-			return true
-		}
-		if ctx.Err() != nil {
-			s.back(item)
-			return false
-		}
-		s.target, failed = t, failureOf(err)
-		if failed.reply.Permanent() {
-			break // the receiver has decided
-		}
-	}
-	s.refused(ctx, item, failed)
-	return false
-}
-
-func (s *session) dial(ctx context.Context, t target) (*smtpc.Conn, error) {
-	settings := s.way.settings
-	c := smtpc.Config{
-		RemoteAddr: t.addr, LocalIP: s.source.bind, EHLO: s.source.ehlo, ServerName: t.name,
-		Timeouts: smtpc.Timeouts{
-			Connect: settings.ConnectTimeout, Greeting: settings.SMTPGreetingTimeout,
-			Block: settings.DataSendTimeout, FinalDot: settings.SMTPDataTerminationTimeout,
-		},
-		IgnorePipelining: settings.IgnorePipelining, Ignore8BitMIME: settings.Ignore8BitMIME,
-		IgnoreChunking: settings.IgnoreChunking || !s.takesChunks(t.addr.Addr()), Sessions: s.sessions,
-	}
-	switch {
-	case settings.RequireStartTLS:
-		c.TLS = smtpc.TLSRequired
-	case settings.UseStartTLS:
-		c.TLS = smtpc.TLSOpportunistic
-	}
-	if settings.SMTPTLSCAFile.Pool != nil {
-		c.TLSConfig = &tls.Config{RootCAs: settings.SMTPTLSCAFile.Pool, MinVersion: tls.VersionTLS12}
-	} else if settings.RequireStartTLS {
-		c.TLSConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // without smtp-tls-ca-file require-starttls asks for encryption, not for identity
-	}
-	conn, err := smtpc.Dial(ctx, c)
-	if err != nil && c.TLS == smtpc.TLSOpportunistic && failureOf(err).phase == event.PhaseTLS && ctx.Err() == nil {
-		c.TLS = smtpc.TLSOff // RFC 7435: better in the clear than not at all
-		conn, err = smtpc.Dial(ctx, c)
-	}
-	return conn, err
-}
-
-// resolve finds targets, source and key. Without targets the item is dealt with.
-func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
-	if s.targets != nil {
-		s.dns = 0
-		return true
-	}
-	start := time.Now()
-	name := s.queue.Name()
-	targets, preferred, err := s.find(ctx, s.way.settings, name.Domain)
-	s.dns = time.Since(start)
-	if ctx.Err() != nil {
-		s.back(item)
-		return false
-	}
-	if err != nil {
-		s.path.Key = limits.Key{Provider: route.Provider(s.way.settings, name.Domain, "")}
-		s.refused(ctx, item, failure{phase: event.PhaseResolve, err: err})
-		return false
-	}
-	s.source, s.targets = s.way.source(targets)
-	s.path = throttle.Path{
-		Queue: name.String(), QueueLimits: s.way.limits, VMTA: s.way.vmta.Name, VMTALimits: s.way.caps,
-		Key: limits.Key{Provider: route.Provider(s.way.settings, name.Domain, preferred), Source: s.source.key},
-	}
-	return true
-}
-
-// refused deals with an item when there is no way to the receiver at all: a permanent answer
-// bounces it, anything else puts the whole queue into retry.
-func (s *session) refused(ctx context.Context, item *queue.Item, failed failure) {
-	verdict := s.judge(failed)
-	if permanent(verdict, failed) {
-		envelope, err := s.Mail.Envelope(item.Message)
-		if err != nil {
-			s.unreadable(item, err)
-			return
-		}
-		events := make([]*event.Event, len(item.Recipients))
-		for i, index := range item.Recipients {
-			events[i] = s.outcome(envelope, item, index, event.Bounced, failed)
-			account.SetVerdict(events[i], verdict)
-		}
-		s.record(ctx, item, events...)
-		return
-	}
-	now := time.Now()
-	s.back(item)
-	e := s.event(nil, item, 0, event.QueueDeferred)
-	e.Recipients = uint32(max(1, s.queue.Status(now).Recipients)) //nolint:gosec // not negative
-	s.describe(e, failed)
-	account.SetVerdict(e, verdict)
-	if !s.record(ctx, item, e) {
-		return
-	}
-	if s.path.Key.Source != "" {
-		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
-	}
-	if verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1 {
-		s.queue.Defer(now.Add(connectionHold)) // the other connections go on
-		return
-	}
-	s.queue.Failed(s.way.settings.RetryAfter)
-}
-
-// connectionHold is how long a queue opens no further connection after a receiver said that there
-// are too many, while others of it are at work.
-const connectionHold = 5 * time.Second
-
-// permanent reports whether an answer to the whole connection, or no way at all, bounces mail.
-// Refusals that speak of the source or of a passing state do not, whatever their code: the
-// recipient is not to blame.
-func permanent(v classify.Verdict, failed failure) bool {
-	if passing(v.Dimension) || v.Dimension == taxonomy.Block {
-		return false
-	}
-	if failed.reply.IsZero() {
-		return failed.phase == event.PhaseResolve && !failed.temporary()
-	}
-	return failed.reply.Permanent()
-}
-
-func (s *session) judge(f failure) classify.Verdict {
-	return classify.Classify(classify.Input{
-		Reply: f.reply, Enhanced: f.enhanced(), Phase: f.phase, Provider: s.path.Key.Provider, Local: f.cause(),
-	})
+	return ok
 }
 
 // close ends the connection and gives its slot back.
@@ -334,11 +273,21 @@ func (s *session) close(ctx context.Context) {
 		quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		s.conn.Quit(quit)
 		cancel()
-		s.conn.Close()
-		s.conn = nil
+		s.drop()
 	}
 	if s.slot {
 		s.Throttle.Disconnect(s.path)
 		s.slot = false
 	}
+}
+
+// drop forgets a connection that is closed, or to be closed without a word.
+func (s *session) drop() {
+	if s.conn == nil {
+		return
+	}
+	s.unwatch()
+	s.conn.Close()
+	s.conn, s.unwatch = nil, nil
+	s.Throttle.DisconnectHost(s.path, s.target.name, s.target.addr.Addr())
 }

@@ -6,10 +6,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
+	"time"
 
 	"carom/schemas/event"
 	"carom/sender/config"
-	"carom/sender/resolve"
+	"carom/sender/queue"
+	"carom/sender/route"
 )
 
 // source is where a connection comes from.
@@ -58,27 +61,39 @@ func newSource(addr netip.Addr, ehlo string, vmta *config.VMTA) source {
 	return source{addr: addr, bind: addr, ehlo: ehlo, key: event.SourceKey(seen)}
 }
 
-// source returns the next source in turn that reaches any of the targets, and the targets that it
-// reaches: those of its address family. Without a configured one it is the address that the system
-// would choose. Where none fits, all targets are returned, and dialling says what is wrong.
-func (e *exit) source(targets []target) (source, []target) {
+// source returns the next source in turn that is in use and reaches any of the targets, and the
+// targets that it reaches: those of its address family. Without a configured one it is the address
+// that the system would choose. Where none fits, all targets are returned, and dialling says what is
+// wrong. It returns false if all sources that could be used are disabled.
+func (e *exit) source(targets []target, disabled func(netip.Addr) bool) (source, []target, bool) {
+	out := 0
+	fallback := -1
 	for range e.sources {
-		next := e.sources[int(e.turn.Add(1)-1)%len(e.sources)]
+		i := int(e.turn.Add(1)-1) % len(e.sources)
+		next := e.sources[i]
+		if disabled(next.addr) {
+			out++
+			continue
+		}
+		fallback = i
 		if reached := ofFamily(targets, next.addr); len(reached) > 0 {
-			return next, reached
+			return next, reached, true
 		}
 	}
-	if len(e.sources) > 0 {
-		return e.sources[0], targets
+	switch {
+	case fallback >= 0:
+		return e.sources[fallback], targets, true
+	case out > 0:
+		return source{}, nil, false
 	}
 	for _, t := range targets {
 		if local := localTowards(t.addr); local.IsValid() {
 			chosen := newSource(local, e.vmta.HostName, e.vmta)
 			chosen.bind = netip.Addr{}
-			return chosen, ofFamily(targets, local)
+			return chosen, ofFamily(targets, local), !disabled(local)
 		}
 	}
-	return source{ehlo: e.vmta.HostName}, targets
+	return source{ehlo: e.vmta.HostName}, targets, true
 }
 
 func ofFamily(targets []target, local netip.Addr) []target {
@@ -112,15 +127,45 @@ type target struct {
 	addr netip.AddrPort
 }
 
-// maxTargets bounds the addresses that one session tries (PowerMTA's mx-connection-attempts).
-const maxTargets = 10
+// found is the way to the receiver of a domain.
+type found struct {
+	targets   []target // the best first
+	preferred string   // name of the most preferred MX host, "" where nothing says who decides about the mail
+	lowest    []string // names of the MX hosts of the lowest preference; nil where there are no MX records
+	implicit  bool     // the domain has no MX record and is its own host
+	until     time.Time
+}
 
-// find returns the addresses to try for a domain, the best first, and the name of the most
-// preferred MX host ("" where smtp-hosts say nothing about the receiver).
-func (s *session) find(ctx context.Context, settings config.Settings, domain string) (targets []target, preferred string, err error) {
-	if len(settings.SMTPHosts) == 0 {
-		return s.byMX(ctx, domain, settings.DefaultSMTPPort)
+// hostTTL is for how long addresses of smtp-hosts are used without a look at the resolver's cache.
+const hostTTL = time.Minute
+
+// domain returns whose hosts take an item: the queue's, which may be the name of queue-to, or in a
+// rollup without smtp-hosts the recipient's.
+func (s *session) domain(item *queue.Item) (string, bool) {
+	if !s.rollsUp() {
+		return s.queue.Name().Domain, true
 	}
+	envelope, err := s.Mail.Envelope(item.Message)
+	if err != nil {
+		s.unreadable(item, err)
+		return "", false
+	}
+	return route.Domain(envelope.Recipients[item.Recipients[0]].Address), true
+}
+
+// rollsUp reports whether the queue is a rollup that sends to the MX hosts of its domains.
+func (s *session) rollsUp() bool { return s.way.rollup != nil && len(s.way.settings.SMTPHosts) == 0 }
+
+// find returns the way to a domain. At most mx-connection-attempts targets are worth a try.
+func (s *session) find(ctx context.Context, domain string) (found, error) {
+	settings := &s.way.settings
+	if len(settings.SMTPHosts) == 0 {
+		f, err := s.byMX(ctx, domain, settings.DefaultSMTPPort)
+		f.targets = f.targets[:min(len(f.targets), settings.MXConnectionAttempts)]
+		return f, err
+	}
+	f := found{until: time.Now().Add(hostTTL)}
+	var err error
 	for _, group := range settings.SMTPHosts {
 		for _, i := range rand.Perm(len(group)) { // hosts of one preference share the load, as MX hosts do
 			host := group[i]
@@ -128,26 +173,28 @@ func (s *session) find(ctx context.Context, settings config.Settings, domain str
 			if host.Port != 0 {
 				port = host.Port
 			}
-			found, name, hostErr := s.lookUp(ctx, host, port)
+			targets, name, hostErr := s.lookUp(ctx, host, port)
 			if err == nil || hostErr != nil && (failure{err: hostErr}).temporary() {
 				err = hostErr // what may change decides
 			}
-			targets = append(targets, found...)
-			if preferred == "" {
-				preferred = name
+			f.targets = append(f.targets, targets...)
+			if f.preferred == "" {
+				f.preferred = name
 			}
 		}
 	}
-	if len(targets) > 0 {
+	if len(f.targets) > 0 {
 		err = nil
 	}
-	return targets[:min(len(targets), maxTargets)], preferred, err
+	f.targets = f.targets[:min(len(f.targets), settings.MXConnectionAttempts)]
+	return f, err
 }
 
 func (s *session) lookUp(ctx context.Context, host config.Host, port uint16) ([]target, string, error) {
 	switch {
 	case host.MXOf != "":
-		return s.byMX(ctx, host.MXOf, port)
+		f, err := s.byMX(ctx, host.MXOf, port)
+		return f.targets, f.preferred, err
 	case host.Addr.IsValid():
 		return []target{{host.Addr.String(), netip.AddrPortFrom(host.Addr, port)}}, "", nil
 	}
@@ -162,25 +209,102 @@ func (s *session) lookUp(ctx context.Context, host config.Host, port uint16) ([]
 	return targets, "", nil
 }
 
-func (s *session) byMX(ctx context.Context, domain string, port uint16) ([]target, string, error) {
+// byMX returns the way by the MX records of a domain; in a rollup only hosts of the rollup count.
+func (s *session) byMX(ctx context.Context, domain string, port uint16) (found, error) {
 	r, err := s.Resolver.Route(ctx, domain)
 	if err != nil {
-		return nil, "", err
+		return found{}, err
 	}
-	var targets []target
+	f := found{implicit: r.Implicit, until: time.Now().Add(r.TTL)}
+	if !r.Implicit && len(r.Hosts) > 0 { // a domain that is its own host has none that speaks of a provider
+		f.preferred = r.Hosts[0].Name
+	}
 	for _, host := range r.Hosts {
+		if !r.Implicit && host.Preference == r.Hosts[0].Preference {
+			f.lowest = append(f.lowest, host.Name)
+		}
 		for _, addr := range host.Addrs {
-			targets = append(targets, target{host.Name, netip.AddrPortFrom(addr, port)})
+			f.targets = append(f.targets, target{host.Name, netip.AddrPortFrom(addr, port)})
 		}
 	}
-	return targets[:min(len(targets), maxTargets)], mostPreferred(r), nil
+	if s.rollsUp() {
+		if own := slices.DeleteFunc(slices.Clone(f.targets), func(t target) bool { return !s.way.rollup.Takes(t.name) }); len(own) > 0 {
+			f.targets = own
+		}
+	}
+	return f, nil
 }
 
-// mostPreferred returns the name of the MX host with the lowest preference; a domain that is its
-// own host has none that speaks of a provider.
-func mostPreferred(r resolve.Route) string {
-	if r.Implicit || len(r.Hosts) == 0 {
-		return ""
+// rolledUp deals with an item whose domain belongs into a rollup, or no longer into this one, and
+// reports whether it did: then the session is over.
+func (s *session) rolledUp(item *queue.Item, domain string, f found) bool {
+	name := s.queue.Name()
+	switch {
+	case s.rollsUp() && !s.way.rollup.Covers(f.lowest):
+		s.joins(domain, "", f.until)
+		s.Requeue(queue.Name{Domain: domain, VMTA: name.VMTA}, item)
+		return true
+	case s.rollsUp():
+		s.joins(domain, name.Domain, f.until)
+		return false
+	case s.way.rollup != nil, s.way.settings.DisableMXRollup, f.lowest == nil, len(s.way.settings.SMTPHosts) > 0, !s.Config.HasRollups():
+		return false
 	}
-	return r.Hosts[0].Name
+	r, ok := s.Config.Rollup(f.lowest)
+	if !ok {
+		s.joins(domain, "", f.until)
+		return false
+	}
+	s.joins(domain, r.Name, f.until)
+	to := queue.Name{Domain: r.Name, VMTA: name.VMTA}
+	s.Requeue(to, item)
+	s.queue.MoveTo(to)
+	return true
+}
+
+// strangers returns the recipients of an item whose domains do not belong to the session's rollup any
+// more, by domain. MX records change while mail waits.
+func (s *session) strangers(ctx context.Context, m *mail, item *queue.Item) map[string][]uint32 {
+	var strangers map[string][]uint32
+	now := time.Now()
+	for _, index := range item.Recipients {
+		domain := route.Domain(m.envelope.Recipients[index].Address)
+		if s.belongs(domain, s.way.rollup.Name, now) {
+			continue
+		}
+		f, err := s.byMX(ctx, domain, s.way.settings.DefaultSMTPPort)
+		switch {
+		case err != nil:
+			continue // nothing says that it has left
+		case s.way.rollup.Covers(f.lowest):
+			s.joins(domain, s.way.rollup.Name, f.until)
+			continue
+		}
+		s.joins(domain, "", f.until)
+		if strangers == nil {
+			strangers = map[string][]uint32{}
+		}
+		strangers[domain] = append(strangers[domain], index)
+	}
+	return strangers
+}
+
+// sendAway puts the recipients that do not belong to the rollup into the queues of their domains and
+// returns the item with the others.
+func (s *session) sendAway(item *queue.Item, strangers map[string][]uint32) *queue.Item {
+	rest := *item
+	rest.Recipients = nil
+	var gone []uint32
+	for domain, recipients := range strangers {
+		other := *item
+		other.Recipients = recipients
+		s.Requeue(queue.Name{Domain: domain, VMTA: s.queue.Name().VMTA}, &other)
+		gone = append(gone, recipients...)
+	}
+	for _, index := range item.Recipients {
+		if !slices.Contains(gone, index) {
+			rest.Recipients = append(rest.Recipients, index)
+		}
+	}
+	return &rest
 }

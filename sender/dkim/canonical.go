@@ -2,10 +2,7 @@ package dkim
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
-	"hash"
-	"sync"
 )
 
 // Canonicalization is how much change on the way a signature tolerates (RFC 6376 section 3.4).
@@ -26,101 +23,68 @@ func (c Canonicalization) String() string {
 	return "relaxed"
 }
 
-// flushBytes is how much of a canonical body is gathered before it is hashed: enough that calls
-// cost nothing, little enough to stay in the first-level cache.
-const flushBytes = 8 << 10
-
-// bodyHasher hashes the canonical form of a body that is written to it piece by piece. A line may
-// end in LF alone: it counts as CRLF, which it becomes on the wire.
-type bodyHasher struct {
-	hash    hash.Hash
-	simple  bool
-	ends    int    // ends of line that count only if something follows
-	partial []byte // of a line whose end was not in the last piece
-	out     []byte // canonical, not hashed yet
-	any     bool   // line that is not empty
-}
-
-// hashers holds *bodyHasher between signatures.
-var hashers = sync.Pool{New: func() any { return &bodyHasher{hash: sha256.New()} }}
-
-// release puts h back into hashers, unless a long line has made it big.
-func (h *bodyHasher) release() {
-	if cap(h.out)+cap(h.partial) <= 16*flushBytes {
-		hashers.Put(h)
+// writeBody writes the canonical form of body to w.hash and returns its octets. A line may end in LF
+// alone: it counts as CRLF.
+//
+// What is canonical as it stands, nearly always the whole body, is hashed where it lies.
+func writeBody(w *work, c Canonicalization, body []byte) (octets int64) {
+	put := func(b []byte) {
+		_, _ = w.hash.Write(b) // never fails: hash.Hash says so
+		octets += int64(len(b))
 	}
-}
-
-func (h *bodyHasher) reset(c Canonicalization) {
-	h.hash.Reset()
-	h.simple, h.ends, h.any = c == Simple, 0, false
-	h.partial, h.out = h.partial[:0], h.out[:0]
-}
-
-// Write is io.Writer's. It returns no error.
-func (h *bodyHasher) Write(b []byte) (int, error) {
-	n := len(b)
-	for {
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			h.partial = append(h.partial, b...)
-			return n, nil
+	var (
+		run, end int  // body[run:end] is canonical and not hashed yet; it ends in no end of line
+		ends     int  // ends of line owed behind it, which count only if something follows
+		any      bool // line that is not empty
+	)
+	for at := 0; at < len(body); {
+		line, next := body[at:], len(body)
+		if i := bytes.IndexByte(line, '\n'); i >= 0 {
+			line, next = line[:i], at+i+1
+			line = bytes.TrimSuffix(line, []byte("\r"))
 		}
-		line := b[:i]
-		if len(h.partial) > 0 {
-			h.partial = append(h.partial, line...)
-			line = h.partial
+		if c == Relaxed {
+			for len(line) > 0 && isBlank(line[len(line)-1]) {
+				line = line[:len(line)-1]
+			}
 		}
-		h.line(bytes.TrimSuffix(line, []byte("\r")))
-		h.partial = h.partial[:0]
-		b = b[i+1:]
+		if len(line) > 0 {
+			any = true
+			asIs := c == Simple || isReduced(line)
+			if !asIs || at != end+2*ends || !isEnds(body[end:at]) {
+				put(body[run:end])
+				for ; ends > 0; ends-- {
+					put(crlf)
+				}
+				run = at
+			}
+			end, ends = at+len(line), 0
+			if !asIs {
+				w.text = appendReduced(w.text[:0], line)
+				put(w.text)
+				run, end = next, next // nothing; what follows never joins it
+			}
+		}
+		ends++
+		at = next
 	}
+	put(body[run:end])
+	if any || c == Simple {
+		put(crlf) // RFC 6376 section 3.4.3: a simple empty body is a CRLF
+	}
+	return octets
 }
 
-// sum ends the body and returns its hash.
-func (h *bodyHasher) sum() []byte {
-	if len(h.partial) > 0 {
-		h.line(h.partial)
-	}
-	if h.any || h.simple {
-		h.out = append(h.out, "\r\n"...)
-	}
-	h.flush()
-	return h.hash.Sum(nil)
-}
+var crlf = []byte("\r\n")
 
-// line takes a line without its end.
-func (h *bodyHasher) line(line []byte) {
-	if !h.simple {
-		for len(line) > 0 && isBlank(line[len(line)-1]) {
-			line = line[:len(line)-1]
+// isEnds reports whether b is nothing but ends of line.
+func isEnds(b []byte) bool {
+	for ; len(b) >= 2; b = b[2:] {
+		if b[0] != '\r' || b[1] != '\n' {
+			return false
 		}
 	}
-	if len(line) > 0 {
-		for ; h.ends > 0; h.ends-- {
-			h.out = append(h.out, "\r\n"...)
-			h.flushIfFull()
-		}
-		if h.simple {
-			h.out = append(h.out, line...)
-		} else {
-			h.out = appendReduced(h.out, line)
-		}
-		h.any = true
-		h.flushIfFull()
-	}
-	h.ends++
-}
-
-func (h *bodyHasher) flushIfFull() {
-	if len(h.out) >= flushBytes {
-		h.flush()
-	}
-}
-
-func (h *bodyHasher) flush() {
-	_, _ = h.hash.Write(h.out) // never fails: hash.Hash says so
-	h.out = h.out[:0]
+	return len(b) == 0
 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/iotest"
 
 	"github.com/emersion/go-msgauth/dkim"
 	"github.com/google/go-cmp/cmp"
@@ -75,16 +74,30 @@ func verify(tb testing.TB, message []byte, name string, key crypto.Signer) (*dki
 	return found[0], found[0].Err
 }
 
-func newSigner(tb testing.TB, keys ...Key) *Signer {
+// private makes a test's key ready to sign.
+func private(key crypto.Signer) *PrivateKey {
+	p, err := NewPrivateKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func newKeys(tb testing.TB, list ...Key) *Keys {
 	tb.Helper()
-	s, err := New(keys)
+	keys, err := NewKeys(list)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return s
+	return keys
 }
 
-func crlf(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
+func newSigner(tb testing.TB, keys ...Key) *Signer {
+	tb.Helper()
+	return newWithOptions(tb, Options{}, keys...)
+}
+
+func wire(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
 
 const message = `Received: from somewhere
 	by elsewhere
@@ -117,9 +130,9 @@ func TestSignVerifies(t *testing.T) {
 		{"many equal fields", "From: a@example.com\n" + strings.Repeat("List-Unsubscribe: x\n", 200) + "\nx", edKey(), "a=ed25519-sha256"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newSigner(t, Key{"s1", "Example.com.", tc.key})
-			text := crlf(tc.message)
-			sig, err := s.Sign(text)
+			s := newSigner(t, Key{"s1", "Example.com.", private(tc.key)})
+			text := wire(tc.message)
+			sig, err := s.Sign(NewMessage(text), Request{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -148,12 +161,12 @@ func TestSignVerifies(t *testing.T) {
 }
 
 func TestSignedHeaders(t *testing.T) {
-	s := newSigner(t, Key{"s1", AnyDomain, edKey()})
-	sig, err := s.Sign(crlf(message))
+	s := newSigner(t, Key{"s1", AnyDomain, private(edKey())})
+	sig, err := s.Sign(NewMessage(wire(message)), Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := verify(t, append(bytes.Clone(sig.Header), crlf(message)...), "s1._domainkey.mail.example.com", edKey())
+	v, err := verify(t, append(bytes.Clone(sig.Header), wire(message)...), "s1._domainkey.mail.example.com", edKey())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,36 +175,12 @@ func TestSignedHeaders(t *testing.T) {
 	}
 }
 
-func TestSignStream(t *testing.T) {
-	s := newSigner(t, Key{"s1", "example.com", rsaKey()})
-	text := crlf(message)
-	end := headerEnd(text)
-	for name, header := range map[string][]byte{
-		"with the empty line":          text[:end],
-		"without the empty line":       text[:end-2],
-		"without the last end of line": text[:end-4],
-	} {
-		sig, err := s.SignStream(header, iotest.OneByteReader(bytes.NewReader(text[end:])))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if _, err := verify(t, append(bytes.Clone(sig.Header), text...), "s1._domainkey.example.com", rsaKey()); err != nil {
-			t.Errorf("%s: verify: %v", name, err)
-		}
-	}
-	broken := errors.New("disk on fire")
-	if _, err := s.SignStream(text[:end], iotest.ErrReader(broken)); !errors.Is(err, broken) {
-		t.Errorf("error %v, want %v", err, broken)
-	}
-}
-
 func TestPick(t *testing.T) {
 	keys := []Key{
-		{"sub", "mail.example.com", edKey()},
-		{"top", "example.com", edKey()},
-		{"late", "news.example.com", edKey()}, // never used: its parent stands before it
-		{"idn", "müller.de", edKey()},
+		{"sub", "mail.example.com", private(edKey())},
+		{"top", "example.com", private(edKey())},
+		{"late", "news.example.com", private(edKey())}, // never used: its parent stands before it
+		{"idn", "müller.de", private(edKey())},
 	}
 	for _, tc := range []struct {
 		name, header string
@@ -218,9 +207,9 @@ func TestPick(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			list := keys
 			if tc.any {
-				list = append(slices.Clip(list), Key{"any", AnyDomain, edKey()})
+				list = append(slices.Clip(list), Key{"any", AnyDomain, private(edKey())})
 			}
-			sig, err := newSigner(t, list...).Sign(crlf(tc.header))
+			sig, err := newSigner(t, list...).Sign(NewMessage(wire(tc.header)), Request{})
 			if !errors.Is(err, tc.err) {
 				t.Fatalf("error %v, want %v", err, tc.err)
 			}
@@ -270,13 +259,13 @@ func TestAddressDomain(t *testing.T) {
 
 // FuzzSign: no message makes signing fail in an unknown way or gets foreign bytes into d=.
 func FuzzSign(f *testing.F) {
-	f.Add(crlf(message))
+	f.Add(wire(message))
 	f.Add([]byte("From: a@b.com\r\n\r\n"))
 	f.Add([]byte("From: (\\"))
 	f.Add([]byte("\r\nFrom: a@b.com"))
-	s := newSigner(f, Key{"s", AnyDomain, edKey()})
+	s := newSigner(f, Key{"s", AnyDomain, private(edKey())})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		sig, err := s.Sign(in)
+		sig, err := s.Sign(NewMessage(in), Request{})
 		if errors.Is(err, ErrNoFrom) {
 			return
 		}
@@ -289,23 +278,33 @@ func FuzzSign(f *testing.F) {
 	})
 }
 
-func TestNewRefuses(t *testing.T) {
+func TestKeysRefused(t *testing.T) {
+	for name, key := range map[string]Key{
+		"no selector":  {"", "example.com", private(edKey())},
+		"bad selector": {"a;b", "example.com", private(edKey())},
+		"no domain":    {"s", "", private(edKey())},
+		"bad domain":   {"s", "a b", private(edKey())},
+		"no key":       {"s", "example.com", nil},
+	} {
+		if _, err := NewKeys([]Key{key}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestPrivateKeysRefused(t *testing.T) {
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, key := range map[string]Key{
-		"no selector":    {"", "example.com", edKey()},
-		"bad selector":   {"a;b", "example.com", edKey()},
-		"no domain":      {"s", "", edKey()},
-		"bad domain":     {"s", "a b", edKey()},
-		"no key":         {"s", "example.com", nil},
-		"elliptic curve": {"s", "example.com", ec},
-		"short RSA": {"s", "example.com", &rsa.PrivateKey{PublicKey: rsa.PublicKey{
+	for name, key := range map[string]crypto.Signer{
+		"none":           nil,
+		"elliptic curve": ec,
+		"short RSA": &rsa.PrivateKey{PublicKey: rsa.PublicKey{
 			N: new(big.Int).Lsh(big.NewInt(1), 511), E: 65537,
-		}}},
+		}},
 	} {
-		if _, err := New([]Key{key}); err == nil {
+		if _, err := NewPrivateKey(key); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -1,10 +1,10 @@
 package dkim
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // fieldName begins the field and, in lower case, its canonical form.
@@ -59,19 +59,28 @@ func (b *fieldBuilder) names(list []string) {
 	b.raw(";")
 }
 
-// time appends a tag with a time in seconds since 1970.
-func (b *fieldBuilder) time(name string, t time.Time) {
-	b.tag(name, strconv.FormatInt(t.Unix(), 10))
+// number appends a tag with a number, as times in seconds since 1970 are.
+func (b *fieldBuilder) number(name string, n int64) {
+	b.tag(name, strconv.FormatInt(n, 10))
+}
+
+// bodyHash appends the bh= tag on a line of its own.
+func (b *fieldBuilder) bodyHash(sum [sha256.Size]byte) {
+	b.fold()
+	b.raw("bh=")
+	b.text = append(base64.StdEncoding.AppendEncode(b.text, sum[:]), ';')
 }
 
 // signature appends the value of b=, which the text ends with, and the end of the field.
 func (b *fieldBuilder) signature(signature []byte) {
-	for s := base64.StdEncoding.EncodeToString(signature); s != ""; {
+	var room [1024]byte // for RSA keys of up to 6144 bits
+	for s := base64.StdEncoding.AppendEncode(room[:0], signature); len(s) > 0; {
 		if b.line >= lineOctets {
 			b.fold()
 		}
 		n := min(len(s), lineOctets-b.line)
-		b.raw(s[:n])
+		b.text = append(b.text, s[:n]...)
+		b.line += n
 		s = s[n:]
 	}
 	b.raw("\r\n")

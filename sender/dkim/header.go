@@ -139,6 +139,7 @@ func (s *fieldSet) scan(header []byte) (fields, error) {
 	list := room[:0]
 	var extra map[string]int // ranks of the names that patterns took
 	var from, sender string
+	var buf [64]byte // of a name in lower case
 	for len(header) > 0 {
 		var field []byte
 		field, header = cutField(header)
@@ -149,7 +150,6 @@ func (s *fieldSet) scan(header []byte) (fields, error) {
 		if !ok {
 			continue
 		}
-		var buf [64]byte
 		key := lower(buf[:0], bytes.TrimRight(name, " \t"))
 		at := found{text: bytes.TrimSuffix(bytes.TrimSuffix(field, []byte("\n")), []byte("\r"))}
 		if at.rank, ok = s.index[string(key)]; ok {
@@ -222,17 +222,6 @@ func lower(buf, s []byte) []byte {
 		buf = append(buf, c)
 	}
 	return buf
-}
-
-// headerEnd returns where the body of message begins: behind the first empty line.
-func headerEnd(message []byte) int {
-	if bytes.HasPrefix(message, []byte("\r\n")) {
-		return 2
-	}
-	if i := bytes.Index(message, []byte("\r\n\r\n")); i >= 0 {
-		return i + 4
-	}
-	return len(message)
 }
 
 // cutField returns the first field of header with its continuation lines, and what follows it.

@@ -2,6 +2,11 @@ package dkim
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,7 +18,7 @@ import (
 
 func newWithOptions(tb testing.TB, o Options, keys ...Key) *Signer {
 	tb.Helper()
-	s, err := NewWithOptions(keys, o)
+	s, err := NewSigner(newKeys(tb, keys...), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,9 +107,9 @@ func TestOptions(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // whose clock stands at the beginning of 2000
-				s := newWithOptions(t, tc.options, Key{"s1", "example.com", edKey()})
-				text := crlf(message)
-				sig, err := s.Sign(text)
+				s := newWithOptions(t, tc.options, Key{"s1", "example.com", private(edKey())})
+				text := wire(message)
+				sig, err := s.Sign(NewMessage(text), Request{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -122,7 +127,7 @@ func TestOptions(t *testing.T) {
 					t.Errorf("verify: %v\n%s", err, sig.Header)
 				}
 				if tc.tamper != "" {
-					changed := append(append(bytes.Clone(sig.Header), crlf(tc.tamper)...), text...)
+					changed := append(append(bytes.Clone(sig.Header), wire(tc.tamper)...), text...)
 					if _, err := verify(t, changed, "s1._domainkey.example.com", edKey()); err == nil {
 						t.Errorf("verifies with %q added", tc.tamper)
 					}
@@ -133,26 +138,61 @@ func TestOptions(t *testing.T) {
 }
 
 func TestStrictFrom(t *testing.T) {
-	text := crlf("Sender: a@other.com\nFrom: a@example.com\n\nx\n")
-	key := Key{"s1", "example.com", edKey()}
-	if _, err := newWithOptions(t, Options{Identity: StrictFrom}, key).Sign(text); err != nil {
+	text := wire("Sender: a@other.com\nFrom: a@example.com\n\nx\n")
+	key := Key{"s1", "example.com", private(edKey())}
+	if _, err := newWithOptions(t, Options{Identity: StrictFrom}, key).Sign(NewMessage(text), Request{}); err != nil {
 		t.Errorf("strict-from: %v", err)
 	}
-	if _, err := newWithOptions(t, Options{Identity: SenderOrFrom}, key).Sign(text); err == nil {
+	if _, err := newWithOptions(t, Options{Identity: SenderOrFrom}, key).Sign(NewMessage(text), Request{}); err == nil {
 		t.Error("sender-or-from signs for the From field though there is a Sender field")
 	}
 }
 
+// TestBodyLimit: go-msgauth refuses every l=, so the signature is verified by hand.
+func TestBodyLimit(t *testing.T) {
+	text := wire(message)
+	sig, err := newWithOptions(t, Options{BodyLimit: true}, Key{"s1", "example.com", private(edKey())}).Sign(NewMessage(text), Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := canonicalBody(Relaxed, string(text[headerEnd(text):]))
+	tag := tags(sig.Header)
+	if tag["l"] != strconv.Itoa(len(body)) {
+		t.Errorf("l=%s, want %d", tag["l"], len(body))
+	}
+	signed := "from:\"Bulk, Inc.\" <news@mail.example.com>\r\nto:b@to.example\r\nto:a@to.example\r\n" +
+		"subject:hello world\r\nlist-unsubscribe:<https://example.com/u>\r\ndkim-signature:"
+	_, value, _ := strings.Cut(string(sig.Header), ":")
+	value, _, _ = strings.Cut(value, "b="+tag["b"][:8])
+	signed += strings.TrimLeft(strings.Join(strings.Fields(value), " "), " ") + " b="
+	digest := sha256.Sum256([]byte(signed))
+	signature, err := base64.StdEncoding.DecodeString(tag["b"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ed25519.Verify(edKey().Public().(ed25519.PublicKey), digest[:], signature) {
+		t.Errorf("the signature does not verify for %q", signed)
+	}
+}
+
+// TestTwoSignatures of one Message, which canonicalize alike or not.
 func TestTwoSignatures(t *testing.T) {
-	text := crlf(message)
-	signed := text
-	for _, key := range []Key{{"r", "example.com", rsaKey()}, {"e", "mail.example.com", edKey()}} {
-		sig, err := newSigner(t, key).Sign(text)
+	for _, second := range []Options{{}, {BodyCanonicalization: Simple, Headers: []string{"X-Job"}}} {
+		m := NewMessage(wire(message))
+		first, err := newSigner(t, Key{"r", "example.com", private(rsaKey())}).Sign(m, Request{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		signed = append(sig.Header, signed...)
+		other, err := newWithOptions(t, second, Key{"e", "mail.example.com", private(edKey())}).Sign(m, Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		verifyBoth(t, slices.Concat(other.Header, first.Header, wire(message)))
 	}
+}
+
+func verifyBoth(t *testing.T, signed []byte) {
+	t.Helper()
 	found, err := dkim.VerifyWithOptions(bytes.NewReader(signed), &dkim.VerifyOptions{
 		LookupTXT: func(asked string) ([]string, error) {
 			if asked == "r._domainkey.example.com" {
@@ -184,8 +224,9 @@ func TestOptionsRefused(t *testing.T) {
 		"negative expiry":      {ExpireAfter: -time.Second},
 		"expiry at once":       {ExpireAfter: time.Millisecond},
 		"query method":         {QueryMethod: "dns; x"},
+		"algorithm":            {Algorithm: "rsa-sha1"},
 	} {
-		if _, err := NewWithOptions([]Key{{"s", "example.com", edKey()}}, o); err == nil {
+		if _, err := NewSigner(newKeys(t, Key{"s", "example.com", private(edKey())}), o); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

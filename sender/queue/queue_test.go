@@ -13,8 +13,10 @@ import (
 
 // recorder is a Runner that hands what is due to take, until take returns false.
 type recorder struct {
-	limit int
-	take  func(q *Queue, item *Item) bool
+	limit  int
+	node   int // sessions of all queues
+	policy Policy
+	take   func(q *Queue, item *Item) bool
 
 	work time.Duration // how long an item takes
 
@@ -25,7 +27,11 @@ type recorder struct {
 	most    int
 }
 
-func (r *recorder) MaxSessions(*Queue) int { return r.limit }
+func (r *recorder) Policy(*Queue) Policy {
+	p := r.policy
+	p.MaxSessions = r.limit
+	return p
+}
 
 func (r *recorder) Run(_ context.Context, q *Queue) {
 	r.mu.Lock()
@@ -51,13 +57,13 @@ func (r *recorder) Run(_ context.Context, q *Queue) {
 }
 
 func item(n byte, due time.Time) *Item {
-	return &Item{Message: event.ID{n}, Recipients: []uint32{0}, Arrived: time.Now(), Due: due}
+	return &Item{Message: event.ID{n}, Recipients: []uint32{0}, Arrived: At(time.Now()), Due: At(due), Priority: DefaultPriority}
 }
 
 // run starts a manager in a bubble of virtual time and stops it at the end of the test.
 func run(t *testing.T, r *recorder) *Manager {
 	t.Helper()
-	m := NewManager(r)
+	m := NewManager(r, Options{MaxSessions: r.node})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = m.Run(ctx) }()
@@ -68,11 +74,11 @@ func run(t *testing.T, r *recorder) *Manager {
 func TestDueRetriesGoBeforeNewMail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
-		q := &Queue{manager: NewManager(&recorder{})}
-		q.add(item(1, time.Time{}))
-		q.add(item(2, now.Add(-time.Second)))
-		q.add(item(3, now.Add(-time.Minute)))
-		q.add(item(4, now.Add(time.Minute)))
+		q := NewManager(&recorder{}, Options{}).shards[0].get(Name{"a.example", "v"})
+		q.place(item(1, time.Time{}), false)
+		q.place(item(2, now.Add(-time.Second)), false)
+		q.place(item(3, now.Add(-time.Minute)), false)
+		q.place(item(4, now.Add(time.Minute)), false)
 		var order []byte
 		for {
 			next, ok := q.Next(now)
@@ -136,7 +142,7 @@ func TestDeferHoldsAQueueBackAndNoOther(t *testing.T) {
 		r := &recorder{limit: 1, take: func(q *Queue, item *Item) bool {
 			took[q.Name().Domain] = append(took[q.Name().Domain], time.Since(start))
 			if q.Name().Domain == "down.example" && len(took["down.example"]) < 3 {
-				q.Failed([]time.Duration{time.Minute})
+				q.Failed([]time.Duration{time.Minute}, 0)
 				q.Retry(item, time.Time{})
 				return false
 			}
@@ -164,8 +170,8 @@ func TestAFailureOfManySessionsIsOne(t *testing.T) {
 		r := &recorder{limit: 3, work: time.Second, take: func(q *Queue, item *Item) bool {
 			took = append(took, time.Since(start))
 			q.Retry(item, time.Time{})
-			q.Failed(waits)
-			q.Defer(time.Now().Add(time.Second)) // a session that got no connection does not shorten the wait
+			q.Failed(waits, 0)
+			q.Defer(time.Now().Add(time.Second), "test") // a session that got no connection does not shorten the wait
 			return false
 		}}
 		m := run(t, r)
@@ -191,7 +197,7 @@ func TestAQueueIsInTheTimersOnce(t *testing.T) {
 				return true
 			}
 			q.Retry(item, time.Time{})
-			q.Defer(time.Now().Add(time.Second))
+			q.Defer(time.Now().Add(time.Second), "test")
 			return false
 		}}
 		m := run(t, r)
@@ -200,28 +206,42 @@ func TestAQueueIsInTheTimersOnce(t *testing.T) {
 		m.Add(Name{"a.example", "v"}, item(2, time.Time{}))
 		time.Sleep(10 * time.Minute) // virtual time
 		synctest.Wait()
-		if m.mu.Lock(); len(m.timers) != 1 {
-			t.Errorf("%d timers of one queue", len(m.timers))
+		if queues, timers := state(m); queues != 1 || timers != 1 {
+			t.Errorf("%d queues with %d timers, want one", queues, timers)
 		}
-		m.mu.Unlock()
 	})
 }
 
+// state returns how many queues and timers m has.
+func state(m *Manager) (queues, timers int) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		queues += len(s.queues)
+		timers += len(s.timers)
+		s.mu.Unlock()
+	}
+	return queues, timers
+}
+
 // TestTimerOfAQueueThatIsGone: a queue that was deferred, and then emptied by a session that was
-// under way, is forgotten; its timer must not hide the queue that has its name by then.
+// under way, is forgotten when its wait is over, with its timer.
 func TestTimerOfAQueueThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{limit: 1, take: func(q *Queue, _ *Item) bool {
-			q.Defer(time.Now().Add(time.Minute))
+			q.Defer(time.Now().Add(time.Minute), "test")
 			return true
 		}}
 		m := run(t, r)
 		m.Add(Name{"a.example", "v"}, item(1, time.Time{}))
 		synctest.Wait()
-		m.mu.Lock()
-		if len(m.queues) != 0 || len(m.timers) != 0 || len(m.stale) != 0 {
-			t.Errorf("%d queues, %d timers, %d to look at; want none", len(m.queues), len(m.timers), len(m.stale))
+		if queues, timers := state(m); queues != 1 || timers != 1 {
+			t.Errorf("%d queues, %d timers; want the deferred one", queues, timers)
 		}
-		m.mu.Unlock()
+		time.Sleep(2 * time.Minute) // virtual time
+		synctest.Wait()
+		if queues, timers := state(m); queues != 0 || timers != 0 {
+			t.Errorf("%d queues, %d timers; want none", queues, timers)
+		}
 	})
 }

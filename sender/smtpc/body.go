@@ -15,6 +15,8 @@ type dotWriter struct {
 	// netErr is the first error of w, to tell it from an error of the message's source.
 	netErr error
 
+	dotAlone bool // the end of data goes out in a write of its own
+
 	midLine bool // the last byte written is not the LF of a CRLF; false at the beginning
 	heldCR  bool // the last chunk ended in CR, which waits for its LF
 }
@@ -96,6 +98,9 @@ func (d *dotWriter) finish() error {
 	}
 	if d.midLine {
 		d.put(crlf)
+	}
+	if d.dotAlone && d.netErr == nil {
+		d.netErr = d.w.Flush()
 	}
 	d.put(endOfData)
 	if d.netErr == nil {

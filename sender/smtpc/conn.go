@@ -2,6 +2,7 @@ package smtpc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -33,7 +35,17 @@ type Conn struct {
 	closed bool
 	stale  bool // a transaction was left open: RSET comes before the next
 	count  int
-	steps  []step // of the transaction being sent, kept for its memory
+
+	pix        bool // the greeting is a PIX firewall's
+	dotAlone   bool // and the final dot goes out by itself
+	survive421 bool
+
+	// Kept for their memory, from one transaction to the next.
+	sending sending
+	steps   []step
+	results []RcptResult
+	dots    dotWriter
+	more    func() error // sets the deadline for the rest of a reply
 }
 
 // DialTiming says how long the parts of opening a connection took.
@@ -118,6 +130,13 @@ func open(ctx context.Context, cfg *Config, nc net.Conn, start time.Time) (*Conn
 	}
 	c.br.Reset(c.wire)
 	c.bw.Reset(c.wire)
+	c.survive421 = cfg.Survive421
+	c.more = func() error {
+		if c.lineWaits() {
+			return nil
+		}
+		return c.wire.SetReadDeadline(time.Now().Add(c.timeouts.Lines))
+	}
 	c.timing.Connect = c.opened.Sub(start)
 	stop := c.closeOn(ctx)
 	err := c.greet(ctx, cfg)
@@ -139,7 +158,7 @@ func open(ctx context.Context, cfg *Config, nc net.Conn, start time.Time) (*Conn
 // greet runs everything between connect and the first MAIL.
 func (c *Conn) greet(ctx context.Context, cfg *Config) *Error {
 	since := time.Now()
-	reply, err := c.read(ctx, c.timeouts.Greeting)
+	reply, err := c.read(ctx, c.timeouts.Greeting, false)
 	c.timing.Greeting = lap(&since)
 	if err != nil {
 		return &Error{Phase: event.PhaseGreeting, Err: err}
@@ -147,6 +166,8 @@ func (c *Conn) greet(ctx context.Context, cfg *Config) *Error {
 	if reply.Code != 220 {
 		return refusal(event.PhaseGreeting, reply)
 	}
+	c.pix = strings.Count(reply.String(), "*") >= pixStars
+	c.dotAlone = c.pix && cfg.PIXWorkaround
 	if err := c.ehlo(ctx, cfg); err != nil {
 		return err
 	}
@@ -158,6 +179,9 @@ func (c *Conn) greet(ctx context.Context, cfg *Config) *Error {
 	c.timing.Auth = lap(&since)
 	return refused
 }
+
+// pixStars is how many asterisks a PIX at least makes of a greeting's text, by which it is known.
+const pixStars = 10
 
 // secure starts TLS as the policy asks.
 func (c *Conn) secure(ctx context.Context, cfg *Config, since *time.Time) *Error {
@@ -237,7 +261,8 @@ func (c *Conn) startTLS(ctx context.Context, cfg *Config) *Error {
 	case reply.Code != 220:
 		return nil
 	}
-	conn := tls.Client(c.wire.Conn, clientTLS(cfg))
+	config := clientTLS(cfg)
+	conn := tls.Client(c.wire.Conn, config)
 	hctx, cancel := context.WithTimeout(ctx, c.timeouts.Command)
 	defer cancel()
 	if err := conn.HandshakeContext(hctx); err != nil {
@@ -245,6 +270,9 @@ func (c *Conn) startTLS(ctx context.Context, cfg *Config) *Error {
 	}
 	state := conn.ConnectionState()
 	c.tls = &state
+	if cfg.FullHandshakes && state.Version <= tls.VersionTLS12 && config.ClientSessionCache != nil {
+		config.ClientSessionCache.Put(config.ServerName, nil)
+	}
 	// Dropping what was buffered in the clear behind the 220 is the defence against injected
 	// replies: RFC 3207 section 6.
 	c.wire = &wire{Conn: conn, timeout: c.timeouts.Block}
@@ -258,19 +286,41 @@ func (c *Conn) closeOn(ctx context.Context) (stop func() bool) {
 	if ctx.Done() == nil {
 		return func() bool { return true }
 	}
-	nc := c.wire.Conn
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn() // tls.Conn.Close would wait to say goodbye
-	}
+	nc := c.network()
 	return context.AfterFunc(ctx, func() { _ = nc.Close() })
 }
 
-// read reads one reply within timeout.
-func (c *Conn) read(ctx context.Context, timeout time.Duration) (smtpstatus.Reply, error) {
-	if err := c.wire.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		return smtpstatus.Reply{}, networkError(ctx, err)
+// network returns the connection below TLS: tls.Conn.Close would wait to say goodbye.
+func (c *Conn) network() net.Conn {
+	if t, ok := c.wire.Conn.(*tls.Conn); ok {
+		return t.NetConn()
 	}
-	reply, err := readReply(c.br)
+	return c.wire.Conn
+}
+
+// Abort returns a function that cuts the connection. A call that is under way then fails, and the
+// Conn is to be closed as ever. The function may be called by any goroutine, at any time, again. It
+// serves where one watch over the whole life of the connection is cheaper than a context for each
+// call.
+func (c *Conn) Abort() func() {
+	nc := c.network()
+	return func() { _ = nc.Close() }
+}
+
+// lineWaits reports whether the next line of the peer has arrived: reading it cannot block.
+func (c *Conn) lineWaits() bool {
+	buffered, _ := c.br.Peek(c.br.Buffered())
+	return bytes.IndexByte(buffered, '\n') >= 0
+}
+
+// read reads one reply within timeout, without the text of a good one if terse.
+func (c *Conn) read(ctx context.Context, timeout time.Duration, terse bool) (smtpstatus.Reply, error) {
+	if !c.lineWaits() { // a deadline costs more than to look
+		if err := c.wire.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+			return smtpstatus.Reply{}, networkError(ctx, err)
+		}
+	}
+	reply, err := readReply(c.br, terse, c.more)
 	if err != nil {
 		return smtpstatus.Reply{}, networkError(ctx, err)
 	}
@@ -282,7 +332,7 @@ func (c *Conn) exchange(ctx context.Context, line string) (smtpstatus.Reply, err
 	_, _ = c.bw.WriteString(line) // the error comes back from Flush
 	_, _ = c.bw.WriteString("\r\n")
 	flushErr := c.bw.Flush()
-	reply, err := c.read(ctx, c.patience(flushErr, c.timeouts.Command))
+	reply, err := c.read(ctx, c.patience(flushErr, c.timeouts.Command), false)
 	if err != nil && flushErr != nil {
 		err = networkError(ctx, flushErr)
 	}
@@ -334,7 +384,7 @@ func (c *Conn) Quit(ctx context.Context) {
 	c.wire.timeout = c.timeouts.Quit
 	_, _ = c.bw.WriteString("QUIT\r\n")
 	if c.bw.Flush() == nil {
-		_, _ = c.read(ctx, c.timeouts.Quit)
+		_, _ = c.read(ctx, c.timeouts.Quit, true)
 	}
 	c.Close()
 }
@@ -376,6 +426,10 @@ func addrPort(a net.Addr) netip.AddrPort {
 	ap := t.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
+
+// PIX reports whether the greeting is that of a Cisco PIX firewall, which writes asterisks over the
+// server's text.
+func (c *Conn) PIX() bool { return c.pix }
 
 // Extensions returns what the peer offered in its last answer to EHLO.
 func (c *Conn) Extensions() Extensions { return c.ext }

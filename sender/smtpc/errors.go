@@ -28,6 +28,8 @@ var (
 	ErrBareLineEnd = errors.New("message has a bare CR or LF")
 	// ErrBody: reading the message failed on this side.
 	ErrBody = errors.New("message cannot be read")
+	// ErrHeldBack: Transaction.BeforeEnd did not let the message go. It is temporary.
+	ErrHeldBack = errors.New("message was held back before its end")
 	// ErrNotLocal: Config.LocalIP is not an address of this machine.
 	ErrNotLocal = errors.New("source address is not on this machine")
 

@@ -15,7 +15,7 @@ import (
 // testTimeouts are long enough for a loaded machine and short enough to fail a test.
 var testTimeouts = Timeouts{
 	Connect: 20 * time.Second, Greeting: 20 * time.Second, Command: 20 * time.Second,
-	DataInit: 20 * time.Second, Block: 20 * time.Second, FinalDot: 20 * time.Second, Quit: time.Second,
+	DataInit: 20 * time.Second, Block: 20 * time.Second, FinalDot: 20 * time.Second, Lines: 20 * time.Second, Quit: time.Second,
 }
 
 // hello is how a dialogue with a pipelining peer begins.

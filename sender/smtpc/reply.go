@@ -23,10 +23,18 @@ const (
 // multi-line reply differ, the last one counts, as with other MTAs (RFC 5321 section 4.2.1 wants
 // them equal). Control characters and broken UTF-8 in the text are replaced.
 //
+// With terse, a good reply of one line comes without its text: nothing needs it but memory. Before
+// the second line more is called, if it is not nil; its error ends the reading.
+//
 // A reply that is none gives ErrProtocol; other errors are the reader's.
-func readReply(r *bufio.Reader) (smtpstatus.Reply, error) {
+func readReply(r *bufio.Reader, terse bool, more func() error) (smtpstatus.Reply, error) {
 	var reply smtpstatus.Reply
-	for range maxReplyLines {
+	for i := range maxReplyLines {
+		if i == 1 && more != nil {
+			if err := more(); err != nil {
+				return smtpstatus.Reply{}, err
+			}
+		}
 		line, err := r.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
 			return smtpstatus.Reply{}, fmt.Errorf("%w: reply line over %d bytes: %.60q", ErrProtocol, maxReplyLine, line)
@@ -40,6 +48,9 @@ func readReply(r *bufio.Reader) (smtpstatus.Reply, error) {
 			return smtpstatus.Reply{}, fmt.Errorf("%w: not a reply: %.60q", ErrProtocol, line)
 		}
 		reply.Code = code
+		if terse && i == 0 && code < 400 && (len(line) == 3 || line[3] == ' ') {
+			return reply, nil
+		}
 		text := ""
 		if len(line) > 4 {
 			text = cleanText(line[4:])

@@ -42,7 +42,7 @@ func TestReadReply(t *testing.T) {
 		{"nothing", "", smtpstatus.Reply{}, io.EOF},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := readReply(reader(tc.in))
+			got, err := readReply(reader(tc.in), false, nil)
 			if !errors.Is(err, tc.err) {
 				t.Fatalf("readReply(%.80q): error %v, want %v", tc.in, err, tc.err)
 			}
@@ -60,7 +60,7 @@ func FuzzReadReply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in string) {
 		r := reader(in)
 		for {
-			reply, err := readReply(r)
+			reply, err := readReply(r, false, nil)
 			if err != nil {
 				if !errors.Is(err, io.EOF) && !errors.Is(err, ErrProtocol) {
 					t.Fatalf("error of an unknown kind: %v", err)
@@ -78,7 +78,7 @@ func FuzzReadReply(f *testing.F) {
 				}
 				fmt.Fprintf(&wire, "%d%s%s\r\n", reply.Code, sep, line)
 			}
-			again, err := readReply(reader(wire.String()))
+			again, err := readReply(reader(wire.String()), false, nil)
 			if diff := cmp.Diff(reply, again); diff != "" && !errors.Is(err, ErrProtocol) {
 				t.Fatalf("read again (-first +second), error %v:\n%s", err, diff)
 			}

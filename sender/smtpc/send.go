@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"carom/schemas/event"
@@ -34,14 +35,19 @@ type sending struct {
 	chunk    *bytes.Buffer // the message until it is written, if it goes out with BDAT
 	chunked  bool          // BDAT and the message were written
 	flushErr error
+	last421  smtpstatus.Reply // that the connection survived so far
 	since    time.Time
 }
 
 // Send runs one mail transaction and returns what became of each recipient. A recipient whose
 // address cannot be sent fails alone. After the call the connection is ready for the next
-// transaction, or closed (Result.Usable).
+// transaction, or closed (Result.Usable). Result.Recipients is overwritten by the next call.
 func (c *Conn) Send(ctx context.Context, t Transaction) Result {
-	s := sending{Conn: c, t: t, r: Result{Recipients: make([]RcptResult, len(t.Recipients))}}
+	c.results = slices.Grow(c.results[:0], len(t.Recipients))[:len(t.Recipients)]
+	clear(c.results)
+	s := &c.sending
+	*s = sending{Conn: c, t: t, r: Result{Recipients: c.results}}
+	defer func() { *s = sending{} }() // it holds the message
 	s.since = time.Now()
 	if s.admit(ctx) && s.load() {
 		s.r.Timing.Body = lap(&s.since)
@@ -114,6 +120,9 @@ func (s *sending) settle(phase event.Phase, reply smtpstatus.Reply, err error) {
 
 // fail ends transaction and connection with a verdict for everybody who has none.
 func (s *sending) fail(phase event.Phase, reply smtpstatus.Reply, err error) {
+	if errors.Is(err, ErrPeerClosed) && !s.last421.IsZero() {
+		reply, err = s.last421, nil
+	}
 	if err != nil && s.chunked && s.flushErr == nil && !s.r.ClosedSilently {
 		phase = event.PhaseFinalDot // whatever answer was next, the peer had the whole message
 	}
@@ -139,6 +148,9 @@ func (s *sending) run(ctx context.Context) {
 		if steps[0].phase == event.PhaseData && s.accepted == 0 {
 			return // all were refused before DATA was sent
 		}
+		if s.chunk != nil && steps[len(steps)-1].phase == event.PhaseData && !s.mayEnd() {
+			return
+		}
 		for _, st := range steps {
 			s.write(st)
 		}
@@ -163,7 +175,7 @@ func (s *sending) run(ctx context.Context) {
 // spokeUnasked ends a connection on which a reply came that nothing asked for: mostly a 421, else
 // replies can no longer be matched to commands.
 func (s *sending) spokeUnasked(ctx context.Context) {
-	reply, err := s.read(ctx, s.timeouts.Command)
+	reply, err := s.read(ctx, s.timeouts.Command, false)
 	s.r.Timing.Mail = lap(&s.since)
 	if err == nil && reply.Positive() {
 		err = fmt.Errorf("%w: unasked reply %s", ErrProtocol, reply)
@@ -200,7 +212,7 @@ func (s *sending) answer(ctx context.Context, st step, first bool) bool {
 		timeout = s.timeouts.DataInit
 	default:
 	}
-	reply, err := s.read(ctx, s.patience(s.flushErr, timeout))
+	reply, err := s.read(ctx, s.patience(s.flushErr, timeout), phase != event.PhaseFinalDot)
 	switch phase {
 	case event.PhaseMail:
 		s.r.Timing.Mail += lap(&s.since)
@@ -219,12 +231,14 @@ func (s *sending) answer(ctx context.Context, st step, first bool) bool {
 		if s.flushErr != nil {
 			err = networkError(ctx, s.flushErr)
 		}
-		s.r.ClosedSilently = first && errors.Is(err, ErrPeerClosed)
+		s.r.ClosedSilently = first && errors.Is(err, ErrPeerClosed) && s.last421.IsZero()
 		s.fail(phase, reply, err)
 		return false
-	case reply.Code == 421:
+	case reply.Code == 421 && !s.survive421:
 		s.fail(phase, reply, nil)
 		return false
+	case reply.Code == 421:
+		s.last421 = reply
 	}
 	switch st.phase {
 	case event.PhaseMail:
@@ -302,25 +316,42 @@ func unexpected(command string, reply smtpstatus.Reply) error {
 func (s *sending) emptyBody(ctx context.Context) {
 	_, _ = s.bw.Write(endOfData)
 	err := s.bw.Flush()
-	reply, readErr := s.read(ctx, s.patience(err, s.timeouts.FinalDot))
+	reply, readErr := s.read(ctx, s.patience(err, s.timeouts.FinalDot), true)
 	s.r.Timing.FinalDot = lap(&s.since)
 	if err != nil || readErr != nil || reply.Code == 421 {
 		s.Close()
 	}
 }
 
+// mayEnd asks Transaction.BeforeEnd. Where it may not, the transaction ends here: the peer has not
+// got the message.
+func (s *sending) mayEnd() bool {
+	if s.t.BeforeEnd == nil {
+		return true
+	}
+	if err := s.t.BeforeEnd(); err != nil {
+		s.fail(event.PhaseBody, smtpstatus.Reply{}, fmt.Errorf("%w: %w", ErrHeldBack, err))
+		return false
+	}
+	return true
+}
+
 // body sends the message and settles the accepted recipients.
 func (s *sending) body(ctx context.Context) {
-	d := dotWriter{w: s.bw}
-	_, err := s.t.Body.WriteTo(&d)
+	d := &s.dots
+	*d = dotWriter{w: s.bw, dotAlone: s.dotAlone}
+	_, err := s.t.Body.WriteTo(d)
 	if err == nil {
+		if !s.mayEnd() {
+			return
+		}
 		err = d.finish()
 	}
 	s.r.Timing.Body = lap(&s.since)
 	switch {
 	case d.netErr != nil:
 		// It may have said why before it closed, as in "552 too big".
-		reply, readErr := s.read(ctx, lastWords)
+		reply, readErr := s.read(ctx, lastWords, false)
 		if readErr == nil && !reply.Positive() {
 			s.fail(event.PhaseBody, reply, nil)
 		} else {
@@ -334,14 +365,14 @@ func (s *sending) body(ctx context.Context) {
 		s.fail(event.PhaseBody, smtpstatus.Reply{}, fmt.Errorf("%w: %w", ErrBody, err))
 		return
 	}
-	reply, err := s.read(ctx, s.timeouts.FinalDot)
+	reply, err := s.read(ctx, s.timeouts.FinalDot, false)
 	s.r.Timing.FinalDot = lap(&s.since)
 	switch {
 	case err != nil:
 		s.fail(event.PhaseFinalDot, smtpstatus.Reply{}, err)
 	case reply.Code/100 == 3:
 		s.fail(event.PhaseFinalDot, smtpstatus.Reply{}, unexpected("end of data", reply))
-	case reply.Code == 421:
+	case reply.Code == 421 && !s.survive421:
 		s.fail(event.PhaseFinalDot, reply, nil)
 	default:
 		s.settle(event.PhaseFinalDot, reply, nil)

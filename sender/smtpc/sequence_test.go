@@ -146,7 +146,7 @@ C: MAIL FROM:<a@from.example>
 C: RCPT TO:<x@to.example>
 C: DATA
 S: 250-only half
-gone`), func(cfg *Config) { cfg.Timeouts.Command = 50 * time.Millisecond })
+gone`), func(cfg *Config) { cfg.Timeouts.Lines = 50 * time.Millisecond })
 	r := c.Send(t.Context(), Transaction{From: "a@from.example", Recipients: rcpts("x@to.example"), Body: text("b\n")})
 	e, ok := errors.AsType[*Error](r.Recipients[0].Err)
 	if !ok || !e.Timeout() || !e.Temporary() || e.Phase != event.PhaseMail || r.ClosedSilently || r.Usable {

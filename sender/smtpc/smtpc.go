@@ -78,6 +78,15 @@ type Config struct {
 	IgnoreChunking   bool
 	Ignore8BitMIME   bool
 	IgnoreDSN        bool
+
+	// Survive421 takes a 421 in a transaction for the refusal of one command, not for the end of the
+	// connection. Where the peer closes after it all the same, the 421 is the reason.
+	Survive421 bool
+	// PIXWorkaround sends the final dot in a packet of its own to a peer behind a Cisco PIX (Conn.PIX),
+	// which loses the end of the data otherwise.
+	PIXWorkaround bool
+	// FullHandshakes keeps sessions of TLS up to 1.2 out of Sessions.
+	FullHandshakes bool
 }
 
 // Timeouts bounds every wait. A zero field takes its default, which is the least that RFC 5321
@@ -89,6 +98,7 @@ type Timeouts struct {
 	DataInit time.Duration // the answer to DATA; 2 minutes
 	Block    time.Duration // each write to the peer; 3 minutes
 	FinalDot time.Duration // the answer to the end of data, or to BDAT; 10 minutes
+	Lines    time.Duration // the rest of a reply of several lines after its first; 5 minutes
 	Quit     time.Duration // the answer to QUIT; 5 seconds, nothing depends on it
 }
 
@@ -103,6 +113,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		{&t.DataInit, 2 * time.Minute},  // .4
 		{&t.Block, 3 * time.Minute},     // .5
 		{&t.FinalDot, 10 * time.Minute}, // .6
+		{&t.Lines, 5 * time.Minute},
 		{&t.Quit, 5 * time.Second},
 	} {
 		if *f.field <= 0 {

@@ -28,6 +28,11 @@ type Transaction struct {
 	// the peer has said who that is. Send keeps nothing of what it is given. A *bytes.Reader serves well, as does a *net.Buffers of header and body.
 	Body io.WriterTo
 
+	// BeforeEnd, if it is not nil, is called once before the end of the message is sent, the final dot
+	// or the BDAT command; not if nobody is to get the message. It may block. After an error the
+	// connection is dropped without the end, and recipients without a verdict get ErrHeldBack.
+	BeforeEnd func() error
+
 	// Needs8Bit says that the body has bytes over 127. It is announced where the peer offers
 	// 8BITMIME; where it does not, the message goes out unchanged all the same, because
 	// converting it would break its signatures and refusing it would lose it.

@@ -47,13 +47,14 @@ type checkpointHead struct {
 func (s *Spool) checkpoint(ctx context.Context) error {
 	head := checkpointHead{
 		messagesLog: s.messages.Incarnation(), stateLog: s.state.Incarnation(), eventLog: s.opt.EventLog,
-		stateSeq: s.state.Last(),
+		// Not the last one written: after power loss its number may belong to another record.
+		stateSeq: s.state.Durable(),
 	}
-	s.putting.Lock()
-	head.messageSeq = s.messages.Last()
-	s.putting.Unlock()
+	if err := s.state.Err(); err != nil {
+		return fmt.Errorf("checkpoint: %w", err) // the event log says what is lost
+	}
 	s.mu.Lock()
-	head.mark = s.mark
+	head.messageSeq, head.mark = s.through, s.mark
 	lost := s.pending.lost
 	s.pending.lost = false
 	s.mu.Unlock()
@@ -82,8 +83,8 @@ func (s *Spool) writeCheckpoint(ctx context.Context, head checkpointHead) error 
 		}
 		var chunk, scratch []byte
 		s.mu.Lock()
-		for id, m := range s.index.messages {
-			scratch = appendMessage(scratch[:0], id, m)
+		for id, h := range s.index.byID {
+			scratch = appendMessage(scratch[:0], id, s.index.at(h), s.index.more[h])
 			if chunk = appendField(chunk, fieldMessage, scratch); len(chunk) < checkpointChunk {
 				continue
 			}
@@ -124,15 +125,19 @@ func appendHead(b []byte, h checkpointHead) []byte {
 // appendMessage appends the id and, as uvarints, segment, offset, bytes of the envelope, received
 // events, highest received seq, number of recipients, and for each: 0 if it is finished, else
 // attempts+1 and due. Then bytes of the body, which the first checkpoints did not have.
-func appendMessage(b []byte, id event.ID, m *message) []byte {
+func appendMessage(b []byte, id event.ID, m *message, more []recipient) []byte {
 	b = append(b, id[:]...)
 	for _, n := range [...]uint64{
-		m.pos.Segment, uint64(m.pos.Offset), uint64(m.envelope), uint64(m.received), m.receivedSeq, uint64(m.count()),
+		m.segment, uint64(m.offset), uint64(m.envelope), uint64(m.received), m.receivedSeq, uint64(max(1, len(more))),
 	} {
 		b = binary.AppendUvarint(b, n)
 	}
-	for i := range uint64(m.count()) {
-		r := m.recipient(i)
+	if more == nil {
+		b = binary.AppendUvarint(b, uint64(m.attempts)+1)
+		b = binary.AppendUvarint(b, uint64(m.due))
+	}
+	for i := range more {
+		r := &more[i]
 		if r.done {
 			b = append(b, 0)
 			continue
@@ -143,44 +148,41 @@ func appendMessage(b []byte, id event.ID, m *message) []byte {
 	return binary.AppendUvarint(b, uint64(m.body))
 }
 
-func decodeMessage(b []byte) (id event.ID, m *message, err error) {
-	if len(b) < len(id) {
-		return id, nil, errState
+func decodeMessage(b []byte) (id event.ID, m message, more []recipient, err error) {
+	c := cursor{b: b}
+	c.id(&id)
+	m.segment, m.offset, m.envelope = c.uvarint(), uint32(c.below(1<<32)), uint32(c.below(maxCheckpointField+1))
+	m.received, m.receivedSeq = uint32(c.below(1<<32)), c.uvarint()
+	n := c.below(uint64(len(c.b)) + 1) // each takes a byte at least
+	if c.bad || n == 0 {
+		return id, m, nil, errState
 	}
-	copy(id[:], b)
-	n, err := numbers(b[len(id):], 7)
-	if err != nil {
-		return id, nil, err
+	if n > 1 {
+		more = make([]recipient, n)
 	}
-	head, rest := n[:6], n[6:]
-	if head[5] == 0 || head[5] > uint64(len(rest)) || head[2] > maxCheckpointField {
-		return id, nil, errState
-	}
-	m = newMessage(seglog.Position{Segment: head[0], Offset: int64(head[1])}, int(head[2]), 0, int(head[5]))
-	m.received, m.receivedSeq = uint32(head[3]), head[4]
-	for i := range head[5] {
-		r := m.recipient(i)
-		switch {
-		case len(rest) == 0:
-			return id, nil, errState
-		case rest[0] == 0:
-			r.done = true
-			m.left--
-			rest = rest[1:]
-		case len(rest) == 1:
-			return id, nil, errState
-		default:
-			r.attempts, r.due = uint32(rest[0]-1), int64(rest[1])
-			rest = rest[2:]
+	for i := range n {
+		attempts := c.uvarint()
+		if attempts == 0 {
+			if more != nil {
+				more[i].done = true
+			}
+			continue
+		}
+		due := int64(c.uvarint())
+		m.left++
+		if more == nil {
+			m.attempts, m.due = uint32(attempts-1), due
+		} else {
+			more[i].attempts, more[i].due = uint32(attempts-1), due
 		}
 	}
-	if m.left == 0 {
-		return id, nil, errState
+	if len(c.b) > 0 {
+		m.body = uint32(c.below(1 << 32))
 	}
-	if len(rest) > 0 {
-		m.body = uint32(rest[0])
+	if c.bad || m.left == 0 {
+		return id, m, nil, errState
 	}
-	return id, m, nil
+	return id, m, more, nil
 }
 
 var errCheckpoint = errors.New("malformed checkpoint")
@@ -233,21 +235,37 @@ func decodeCheckpoint(r *bufio.Reader, x *index) (head checkpointHead, err error
 		if err != nil || n > maxCheckpointField {
 			return head, errCheckpoint
 		}
-		value.Reset()
-		// Grows with what is there, not with what a length says.
-		if m, err := io.CopyN(&value, r, int64(n)); err != nil || m < int64(n) {
+		v, err := peekField(r, int(n), &value)
+		if err != nil {
 			return head, errCheckpoint
 		}
-		if err := head.decode(field, value.Bytes(), x); err != nil {
+		if err := head.decode(field, v, x); err != nil {
 			return head, fmt.Errorf("%w: field %d: %w", errCheckpoint, field, err)
 		}
 	}
 }
 
+// peekField reads n bytes, into large if the reader's own memory is not enough. They are good until
+// the next call.
+func peekField(r *bufio.Reader, n int, large *bytes.Buffer) ([]byte, error) {
+	if n <= r.Size() {
+		v, err := r.Peek(n)
+		if err != nil {
+			return nil, err
+		}
+		_, err = r.Discard(n)
+		return v, err
+	}
+	large.Reset()
+	// Grows with what is there, not with what a length says.
+	_, err := io.CopyN(large, r, int64(n))
+	return large.Bytes(), err
+}
+
 func (h *checkpointHead) decode(field byte, v []byte, x *index) error {
 	switch field {
 	case fieldVersion:
-		if n, err := numbers(v, 1); err != nil || n[0] != checkpointNow {
+		if c := (cursor{b: v}); c.uvarint() != checkpointNow {
 			return errors.New("unknown version")
 		}
 	case fieldLogs:
@@ -263,17 +281,17 @@ func (h *checkpointHead) decode(field byte, v []byte, x *index) error {
 			return nil
 		})
 	case fieldThrough:
-		n, err := numbers(v, 3)
-		if err != nil {
-			return err
+		c := cursor{b: v}
+		if h.stateSeq, h.messageSeq, h.mark = c.uvarint(), c.uvarint(), c.uvarint(); c.bad {
+			return errState
 		}
-		h.stateSeq, h.messageSeq, h.mark = n[0], n[1], n[2]
 	case fieldMessage:
-		id, m, err := decodeMessage(v)
+		id, m, more, err := decodeMessage(v)
 		if err != nil {
 			return err
 		}
-		x.add(id, m)
+		x.remove(id) // where it is said twice
+		x.add(id, m, more)
 	}
 	return nil
 }

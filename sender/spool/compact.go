@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"carom/schemas/event"
 	"carom/schemas/seglog"
 )
 
@@ -35,7 +34,7 @@ type segment struct {
 func (s *Spool) compact(ctx context.Context) error {
 	budget := s.opt.CompactBytes - s.overrun
 	s.overrun = max(0, -budget)
-	if budget <= 0 || s.messages.Err() != nil {
+	if budget <= 0 || s.opt.DeliverOnly || s.messages.Err() != nil {
 		return nil //nolint:nilerr // Put tells it
 	}
 	for budget > 0 && !s.stopping() {
@@ -102,49 +101,33 @@ func (s *Spool) segment(first uint64) segment {
 	return seg
 }
 
-// liveIn returns where the live messages of a segment are that is not active. It reads the segment
-// because walking through a large index takes longer and keeps others waiting.
+// liveIn returns where the live messages are of a segment that is not active. It reads the segment's
+// index because walking through all live messages takes longer and keeps others waiting.
 func (s *Spool) liveIn(first uint64) (live []place) {
-	s.putting.Lock() // from here on every message of the segment is in the index
 	seg := s.segments[first]
 	seg.done = true
 	s.segments[first] = seg
-	s.putting.Unlock()
-	for item, err := range s.messages.Scan(first) {
-		var head []byte
-		if err == nil {
-			head, err = item.Peek(envelopeHead)
-		}
-		if err != nil {
-			if !s.setAside(err) {
-				s.logger.Error("segment can not be read for compaction", "segment", first, "error", err)
+	b, err := s.entries(seglog.Segment{First: first})
+	if err == nil {
+		err = eachEntry(b, first, func(e indexEntry) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if m, _ := s.index.find(e.id); m != nil && m.segment == first && int64(m.offset) == e.offset {
+				live = append(live, place{e, m.pos()})
 			}
-			continue
-		}
-		id, ok := envelopeID(head)
-		if !ok {
-			continue
-		}
-		s.mu.Lock()
-		if m := s.index.messages[id]; m != nil && m.pos == item.Pos {
-			live = append(live, place{id, m.pos})
-		}
-		s.mu.Unlock()
+			return nil
+		})
+	}
+	if err != nil {
+		s.logger.Error("segment can not be read for compaction", "segment", first, "error", err)
 	}
 	return live
 }
 
-// envelopeHead is the length of what envelopeID looks at: the kind of the record, then the number, the
-// length and the value of its first field.
-const envelopeHead = 3 + len(event.ID{})
-
-// envelopeID returns the ID at the head of the record of an envelope, unchecked.
-func envelopeID(head []byte) (id event.ID, ok bool) {
-	if len(head) < envelopeHead || head[0] != recordEnvelope || head[1] != fieldID || int(head[2]) != len(id) {
-		return id, false
-	}
-	copy(id[:], head[3:])
-	return id, true
+// place is where a message is.
+type place struct {
+	indexEntry
+	pos seglog.Position
 }
 
 // copyBatch copies the first of the messages to do, about limit bytes and at least one message, and
@@ -175,7 +158,7 @@ func (s *Spool) copyBatch(ctx context.Context, limit int64) (bytes int64, ok boo
 		s.todo = rest
 		return 0, true
 	}
-	at, err := s.messages.Append(ctx, records...)
+	at, err := s.messages.Append(ctx, records...) // in one segment
 	if err != nil {
 		if !s.stuck {
 			s.logger.Error("messages not compacted", "error", err)
@@ -188,9 +171,12 @@ func (s *Spool) copyBatch(ctx context.Context, limit int64) (bytes int64, ok boo
 	defer s.mu.Unlock()
 	pos := at.Start
 	for i, p := range batch {
-		envelope, body := len(records[2*i]), len(records[2*i+1])
-		s.index.move(p.id, pos, envelope, body)
-		pos = seglog.After(seglog.After(pos, envelope), body)
+		e := p.indexEntry
+		e.seq, e.offset = at.First+2*uint64(i), pos.Offset
+		e.envelope, e.body = len(records[2*i]), len(records[2*i+1])
+		s.index.move(e.id, pos, e.envelope, e.body)
+		s.known(pos.Segment, &e)
+		pos = seglog.After(seglog.After(pos, e.envelope), e.body)
 	}
 	s.moved += len(batch)
 	return bytes, true

@@ -44,7 +44,7 @@ func (w *world) sparse(t *testing.T, s *Spool, n int) (live []*Envelope) {
 	return live
 }
 
-func (w *world) finish(t *testing.T, s *Spool, e *Envelope) {
+func (w *world) finish(t *testing.T, s store, e *Envelope) {
 	t.Helper()
 	for i := range e.Recipients {
 		w.tell(t, s, modelEvent{kind: entryFinished, id: e.ID, recipient: uint32(i)})
@@ -52,7 +52,7 @@ func (w *world) finish(t *testing.T, s *Spool, e *Envelope) {
 }
 
 // tell logs an event and tells the spool.
-func (w *world) tell(t *testing.T, s *Spool, ev modelEvent) {
+func (w *world) tell(t *testing.T, s store, ev modelEvent) {
 	t.Helper()
 	w.mu.Lock()
 	w.events = append(w.events, ev)
@@ -271,7 +271,7 @@ func TestSegmentsThatAreWorthItAreKept(t *testing.T) {
 
 func TestUnreadableMessageStays(t *testing.T) {
 	d := t.TempDir()
-	s := open(t, d, Options{SegmentBytes: 20 << 10})
+	s := open(t, d, Options{SegmentBytes: 20 << 10, CacheBytes: -1})
 	w := newWorld()
 	live := w.sparse(t, s, 40)
 	flip(t, firstSegment(d, "messages"), w.bodies[live[0].ID])
@@ -327,10 +327,10 @@ func TestCompactionWaitsForSpace(t *testing.T) {
 func TestCheckpointWithoutSizes(t *testing.T) {
 	e := envelope(2)
 	m := newMessage(seglog.Position{Segment: 1, Offset: 40}, 99, 55, 2)
-	b := appendMessage(nil, e.ID, m)
-	_, whole, err := decodeMessage(b)
+	b := appendMessage(nil, e.ID, &m, make([]recipient, 2))
+	_, whole, _, err := decodeMessage(b)
 	must(t, err)
-	_, old, err := decodeMessage(b[:len(b)-1])
+	_, old, _, err := decodeMessage(b[:len(b)-1])
 	must(t, err)
 	if whole.body != 55 || old.body != 0 || old.left != 2 {
 		t.Errorf("decoded %+v and, without the size, %+v", whole, old)
@@ -339,8 +339,9 @@ func TestCheckpointWithoutSizes(t *testing.T) {
 	w := newWorld()
 	live := w.sparse(t, s, 40)
 	s.mu.Lock()
-	for id, m := range s.index.messages {
-		s.index.move(id, m.pos, int(m.envelope), 0)
+	for id, h := range s.index.byID {
+		m := s.index.at(h)
+		s.index.move(id, m.pos(), int(m.envelope), 0)
 	}
 	s.mu.Unlock()
 	must(t, s.Sync(t.Context()))

@@ -1,9 +1,11 @@
 package spool
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,7 +34,7 @@ type modelEvent struct {
 }
 
 // tell tells the spool of the event with number seq.
-func (e modelEvent) tell(s *Spool, seq uint64) error {
+func (e modelEvent) tell(s store, seq uint64) error {
 	switch e.kind {
 	case entryReceived:
 		return s.Received(e.id, seq)
@@ -78,25 +80,42 @@ func expected(stored []*Envelope, events []modelEvent) map[event.ID]string {
 // also while it recovers: what was acknowledged and isn't finished in the event log is there, with
 // its state, and nothing that is finished comes back.
 func TestCrashes(t *testing.T) {
-	seeds := 1000
-	if testing.Short() {
-		seeds = 150
-	}
-	moved := 0
-	for seed := range seeds {
-		if moved += crashes(t, uint64(seed)); t.Failed() {
-			return
-		}
-	}
-	if moved < seeds/2 {
-		t.Errorf("compaction moved %d messages in %d runs: too few to show anything", moved, seeds)
+	for _, tc := range []struct {
+		name    string
+		folders []Folder // none: a Spool
+		seeds   int
+	}{
+		{"one folder", nil, 1000},
+		{"two in turn", []Folder{{Dir: "/a", Priority: 1}, {Dir: "/b", Priority: 1}}, 400},
+		{"one drains", []Folder{{Dir: "/a", Priority: 1}, {Dir: "/b", Priority: 1}, {Dir: "/c", Priority: 100}}, 200},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			seeds := tc.seeds
+			if testing.Short() {
+				seeds /= 8
+			}
+			moved, indexes := 0, 0
+			for seed := range seeds {
+				m, i := crashes(t, uint64(seed), tc.folders)
+				moved, indexes = moved+m, indexes+i
+				if t.Failed() {
+					return
+				}
+			}
+			if moved < seeds/8 || indexes < seeds/8 {
+				t.Errorf("compaction moved %d messages, %d indexes were found at start in %d runs: too few to show anything",
+					moved, indexes, seeds)
+			}
+		})
 	}
 }
 
-// crashes returns how many messages compaction moved.
-func crashes(t *testing.T, seed uint64) (moved int) {
+// crashes returns how many messages compaction moved, and how many indexes of segments were there
+// after a crash.
+func crashes(t *testing.T, seed uint64, folders []Folder) (moved, indexes int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 1))
+	folders = slices.Clone(folders)
 	w := &world{tried: make(map[event.ID]bool), bodies: make(map[event.ID]string)}
 	disk := seglogtest.New()
 	lastCheck := false
@@ -127,7 +146,22 @@ func crashes(t *testing.T, seed uint64) (moved int) {
 			defer w.mu.Unlock()
 			return after != nil
 		}
-		s, err := Open(t.Context(), dir, o)
+		for _, f := range append([]Folder{{Dir: dir}}, folders...) {
+			names, err := disk.List(filepath.Join(f.Dir, messagesDir))
+			if err == nil {
+				indexes += len(slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, indexSuffix) }))
+			}
+		}
+		var s store
+		var err error
+		if len(folders) == 0 {
+			s, err = Open(t.Context(), dir, o)
+		} else {
+			if generation > 0 && len(folders) == 3 {
+				folders[2].DeliverOnly = true
+			}
+			s, err = OpenSet(t.Context(), folders, o)
+		}
 		if err != nil {
 			t.Fatalf("seed %d: Open: %v", seed, err)
 		}
@@ -148,11 +182,11 @@ func crashes(t *testing.T, seed uint64) (moved int) {
 		}
 		disk, w.stored, w.events = after, w.stored[:stored], w.events[:known]
 	}
-	return moved
+	return moved, indexes
 }
 
 // check does what a sender does at start, and compares.
-func (w *world) check(t *testing.T, seed uint64, s *Spool) {
+func (w *world) check(t *testing.T, seed uint64, s store) {
 	t.Helper()
 	from := s.DurableEvent()
 	if from > uint64(len(w.events)) {
@@ -164,7 +198,7 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 	must(t, s.Mark(uint64(len(w.events))))
 	want := expected(w.stored, w.events)
 	for _, m := range recovered(t, s) {
-		id := m.Envelope.ID
+		id := m.ID
 		got := fmt.Sprintf("received %d %v", m.Received, m.Recipients)
 		text, ok := want[id]
 		delete(want, id)
@@ -172,8 +206,10 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 		case !ok && slices.ContainsFunc(w.stored, func(e *Envelope) bool { return e.ID == id }):
 			t.Fatalf("seed %d: a finished message came back", seed)
 		case !ok && w.tried[id]: // stored, but not acknowledged
+			e, err := s.Envelope(id)
+			must(t, err)
 			w.mu.Lock() // the disk's hook counts them
-			w.stored = append(w.stored, m.Envelope)
+			w.stored = append(w.stored, e)
 			w.mu.Unlock()
 		case got != text:
 			t.Fatalf("seed %d: message is %s, want %s", seed, got, text)
@@ -182,8 +218,11 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 			t.Fatalf("seed %d: body of %d bytes, want %d", seed, len(b), len(w.bodies[id]))
 		}
 		e, b, err := s.Read(id)
-		if err != nil || string(b) != w.bodies[id] || !slices.Equal(e.Recipients, m.Envelope.Recipients) {
-			t.Fatalf("seed %d: Read: %+v, %d bytes, %v", seed, e, len(b), err)
+		if err != nil || string(b) != w.bodies[id] || len(e.Recipients) != m.Count {
+			t.Fatalf("seed %d: Read: %+v, %d bytes, %v, want %d recipients", seed, e, len(b), err, m.Count)
+		}
+		if string(m.Tag) != string(e.Tag) || !m.Arrived.Equal(e.Arrived) || !bytes.HasPrefix(m.Tag, id[:4]) {
+			t.Fatalf("seed %d: Tag %q, arrived %s, the envelope has %q, %s", seed, m.Tag, m.Arrived, e.Tag, e.Arrived)
 		}
 	}
 	if len(want) > 0 {
@@ -195,7 +234,7 @@ func (w *world) check(t *testing.T, seed uint64, s *Spool) {
 }
 
 // step does one random thing.
-func (w *world) step(t *testing.T, rng *rand.Rand, s *Spool) {
+func (w *world) step(t *testing.T, rng *rand.Rand, s store) {
 	t.Helper()
 	switch n := rng.IntN(10); {
 	case n < 3 || len(w.stored) == 0:
@@ -227,50 +266,39 @@ func (w *world) step(t *testing.T, rng *rand.Rand, s *Spool) {
 	}
 }
 
-// TestMessageNotYetInTheIndex stops a Put between the disk and the index: neither the checkpoint nor
-// the removal of segments may take its message for a finished one.
+// TestMessageNotYetInTheIndex stops a Put between the write and the fsync: a checkpoint that is made
+// meanwhile must not take its message for a finished one.
 func TestMessageNotYetInTheIndex(t *testing.T) {
 	disk := seglogtest.New()
-	s := open(t, dir, Options{FS: disk, SegmentBytes: 1}) // a segment for each message
+	s := open(t, dir, Options{FS: disk})
+	put(t, s, envelope(1), "before")
+	waiting, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	disk.Fail(func(op seglogtest.Op, name string) error {
+		if op == seglogtest.OpSync && strings.Contains(name, messagesDir) {
+			once.Do(func() {
+				close(waiting)
+				<-goOn
+			})
+		}
+		return nil
+	})
 	e := envelope(1)
-	e.Size = 1
-	record := appendEnvelope([]byte{recordEnvelope}, e)
-	for _, lost := range []bool{false, true} { // removal alone, and a checkpoint before it
-		s.putting.RLock()
-		at, err := s.messages.Append(t.Context(), record, []byte{recordBody, 'x'})
-		must(t, err)
-		put(t, s, envelope(1), "active segment")
-		s.mu.Lock()
-		s.pending.lost = lost
-		s.mu.Unlock()
-		result := make(chan error, 1)
-		go func() { result <- s.Sync(t.Context()) }()
-		for s.putting.TryRLock() { // until somebody waits for Puts to end
-			s.putting.RUnlock()
-			select {
-			case err := <-result:
-				s.putting.RUnlock()
-				t.Fatalf("Sync did not wait for the Put: %v", err)
-			case <-time.After(time.Millisecond):
-			}
-		}
-		s.mu.Lock()
-		s.index.add(e.ID, newMessage(at.Start, len(record), 2, 1))
-		s.mu.Unlock()
-		s.putting.RUnlock()
-		must(t, <-result)
-		if got := body(t, s, e.ID); got != "x" {
-			t.Errorf("body %q", got)
-		}
-		if !lost {
-			must(t, s.Finished(e.ID, 0, 1))
-			e.ID = event.NewID()
-			record = appendEnvelope([]byte{recordEnvelope}, e)
-		}
-	}
+	result := make(chan error, 1)
+	go func() { result <- s.Put(t.Context(), e, []byte("x")) }()
+	<-waiting
+	s.mu.Lock()
+	s.pending.lost = true // asks for a checkpoint
+	s.mu.Unlock()
+	must(t, s.Sync(t.Context()))
+	close(goOn)
+	must(t, <-result)
 	s = open(t, dir, Options{FS: disk.Kill()})
 	if got := body(t, s, e.ID); got != "x" {
 		t.Errorf("body after restart %q", got)
+	}
+	if got := recovered(t, s); len(got) != 2 {
+		t.Errorf("recovered %d messages, want 2", len(got))
 	}
 }
 
@@ -310,8 +338,8 @@ func TestPutBesideEverything(t *testing.T) {
 			t.Errorf("%d messages are live, want %d", len(got), len(kept))
 		}
 		for _, m := range got {
-			if !kept[m.Envelope.ID] || len(body(t, s, m.Envelope.ID)) != 500 {
-				t.Errorf("unexpected message %s", m.Envelope.ID)
+			if !kept[m.ID] || len(body(t, s, m.ID)) != 500 {
+				t.Errorf("unexpected message %s", m.ID)
 			}
 		}
 		disk = disk.Kill()

@@ -34,7 +34,13 @@ type Envelope struct {
 
 	Headers map[string]string // header fields chosen for accounting and events
 	Attrs   map[string]string // whatever a later version needs
+
+	// Tag is the owner's: what it needs to queue the message again. Recover gives it back without
+	// reading the message. It has at most 4 KiB.
+	Tag []byte
 }
+
+const maxTagBytes = 4 << 10
 
 // Recipient is one recipient of a message. Its index in Envelope.Recipients is its name
 // everywhere else.
@@ -67,6 +73,7 @@ const (
 	fieldUTF8
 	fieldHeader
 	fieldAttr
+	fieldTag
 )
 
 // Fields within fieldRecipient, and within fieldHeader and fieldAttr.
@@ -85,13 +92,13 @@ var errEnvelope = errors.New("malformed envelope")
 func appendEnvelope(b []byte, e *Envelope) []byte {
 	b = appendField(b, fieldID, e.ID[:])
 	b = appendText(b, fieldFrom, e.From)
-	var scratch []byte
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
-		scratch = appendField(scratch[:0], fieldAddress, r.Address)
-		scratch = appendText(scratch, fieldORcpt, r.ORcpt)
-		scratch = appendText(scratch, fieldNotify, r.Notify)
-		b = appendField(b, fieldRecipient, scratch)
+		b = append(b, fieldRecipient)
+		b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(len(r.Address)))+len(r.Address)+textLen(r.ORcpt)+textLen(r.Notify)))
+		b = appendField(b, fieldAddress, r.Address)
+		b = appendText(b, fieldORcpt, r.ORcpt)
+		b = appendText(b, fieldNotify, r.Notify)
 	}
 	b = appendTime(b, fieldArrived, e.Arrived)
 	b = appendTime(b, fieldExpires, e.Expires)
@@ -103,8 +110,13 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 	b = appendText(b, fieldTenant, e.Tenant)
 	b = appendText(b, fieldSourceName, e.SourceName)
 	b = appendText(b, fieldSMTPUser, e.SMTPUser)
-	if e.ClientIP.IsValid() {
+	if e.ClientIP.Zone() != "" {
 		b = appendText(b, fieldClientIP, e.ClientIP.String())
+	} else if e.ClientIP.IsValid() {
+		b = append(b, fieldClientIP, 0)
+		at := len(b)
+		b = e.ClientIP.AppendTo(b)
+		b[at-1] = byte(len(b) - at) // without a zone it is shorter than 128
 	}
 	b = appendText(b, fieldClientHost, e.ClientHost)
 	b = appendText(b, fieldRet, e.Ret)
@@ -115,7 +127,11 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 		b = appendField(b, fieldUTF8, "")
 	}
 	b = appendMap(b, fieldHeader, e.Headers)
-	return appendMap(b, fieldAttr, e.Attrs)
+	b = appendMap(b, fieldAttr, e.Attrs)
+	if len(e.Tag) > 0 {
+		b = appendField(b, fieldTag, e.Tag)
+	}
+	return b
 }
 
 func appendField[V string | []byte](b []byte, field byte, value V) []byte {
@@ -131,9 +147,28 @@ func appendText(b []byte, field byte, value string) []byte {
 	return appendField(b, field, value)
 }
 
+// textLen returns how many bytes appendText appends.
+func textLen(value string) int {
+	if value == "" {
+		return 0
+	}
+	return 1 + uvarintLen(uint64(len(value))) + len(value)
+}
+
 func appendInt(b []byte, field byte, n int64) []byte {
-	var v [binary.MaxVarintLen64]byte
-	return appendField(b, field, v[:binary.PutVarint(v[:], n)])
+	b = append(b, field, 0)
+	at := len(b)
+	b = binary.AppendVarint(b, n)
+	b[at-1] = byte(len(b) - at) // at most binary.MaxVarintLen64
+	return b
+}
+
+// stored returns a time as it is when it is read again.
+func stored(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return time.UnixMicro(t.UnixMicro()).UTC()
 }
 
 func appendTime(b []byte, field byte, t time.Time) []byte {
@@ -144,11 +179,11 @@ func appendTime(b []byte, field byte, t time.Time) []byte {
 }
 
 func appendMap(b []byte, field byte, m map[string]string) []byte {
-	var scratch []byte
 	for k, v := range m {
-		scratch = appendField(scratch[:0], fieldKey, k)
-		scratch = appendText(scratch, fieldValue, v)
-		b = appendField(b, field, scratch)
+		b = append(b, field)
+		b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(len(k)))+len(k)+textLen(v)))
+		b = appendField(b, fieldKey, k)
+		b = appendText(b, fieldValue, v)
 	}
 	return b
 }
@@ -203,6 +238,11 @@ func decodeEnvelope(b []byte) (*Envelope, error) {
 			err = decodePair(&e.Headers, v)
 		case fieldAttr:
 			err = decodePair(&e.Attrs, v)
+		case fieldTag:
+			if len(v) > maxTagBytes {
+				return errEnvelope
+			}
+			e.Tag = slices.Clone(v)
 		}
 		return err
 	})

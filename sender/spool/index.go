@@ -7,76 +7,59 @@ import (
 	"carom/schemas/seglog"
 )
 
-// message is what stays in memory of a live message, about 100 bytes with its place in the map.
+// slabSize is how many messages are made room for at once.
+const slabSize = 4096
+
+// message is what stays in memory of a live message: 48 bytes without pointers, beside its place in
+// the map of IDs. What differs between several recipients is in index.more.
 type message struct {
-	pos         seglog.Position // of the envelope; the body follows it
-	receivedSeq uint64          // highest seq of a received event
-	received    uint32          // received events in the event log
-	envelope    uint32          // bytes of the envelope's record
-	body        uint32          // bytes of the body's record; 0 if an old checkpoint did not say it
-	left        uint32          // recipients that are not finished
-	one         recipient       // the only recipient, if more is nil
-	more        []recipient
+	segment     uint64 // where the envelope is; the body follows it
+	receivedSeq uint64 // highest seq of a received event
+	due         int64  // of a single recipient, as in recipient
+	offset      uint32
+	envelope    uint32 // bytes of the envelope's record
+	body        uint32 // bytes of the body's record; 0 if an old checkpoint did not say it
+	received    uint32 // received events in the event log
+	left        uint32 // recipients that are not finished
+	attempts    uint32 // of a single recipient
 }
 
-// recipient is the state of one recipient.
+// recipient is the state of one of several recipients.
 type recipient struct {
 	due      int64 // microseconds since 1970; 0 for new mail
 	attempts uint32
 	done     bool
 }
 
-func newMessage(pos seglog.Position, envelope, body, recipients int) *message {
-	m := &message{pos: pos, envelope: uint32(envelope), body: uint32(body), left: uint32(recipients)}
-	if recipients > 1 {
-		m.more = make([]recipient, recipients)
-	}
+func newMessage(pos seglog.Position, envelope, body, recipients int) message {
+	m := message{envelope: uint32(envelope), body: uint32(body), left: uint32(recipients)}
+	m.place(pos)
 	return m
 }
 
-// recipient returns recipient i, or nil if there is none.
-func (m *message) recipient(i uint64) *recipient {
-	switch {
-	case m.more == nil && i == 0:
-		return &m.one
-	case i < uint64(len(m.more)):
-		return &m.more[i]
-	default:
-		return nil
-	}
+// place sets where the message is. Options.withDefaults bounds segments so that offsets fit.
+func (m *message) place(pos seglog.Position) { m.segment, m.offset = pos.Segment, uint32(pos.Offset) }
+
+func (m *message) pos() seglog.Position {
+	return seglog.Position{Segment: m.segment, Offset: int64(m.offset)}
 }
 
 // bytes returns how much of its segment the message takes.
-func (m *message) bytes() int64 { return m.end().Offset - m.pos.Offset }
-
-// end returns the position behind the message.
-func (m *message) end() seglog.Position {
-	return seglog.After(seglog.After(m.pos, int(m.envelope)), int(m.body))
+func (m *message) bytes() int64 {
+	pos := m.pos()
+	return seglog.After(seglog.After(pos, int(m.envelope)), int(m.body)).Offset - pos.Offset
 }
 
-// count returns the number of recipients, finished or not.
-func (m *message) count() int { return max(1, len(m.more)) }
+// handle is the number of a message in the slabs.
+type handle uint32
 
-// live returns the recipients that are not finished.
-func (m *message) live() []LiveRecipient {
-	rs := make([]LiveRecipient, 0, m.left)
-	for i := range uint64(m.count()) {
-		r := m.recipient(i)
-		if r.done {
-			continue
-		}
-		l := LiveRecipient{Index: uint32(i), Attempts: r.attempts}
-		if r.due != 0 {
-			l.Due = time.UnixMicro(r.due).UTC()
-		}
-		rs = append(rs, l)
-	}
-	return rs
-}
-
-// index holds the live messages. The Spool's mutex guards it.
+// index holds the live messages. The Spool's mutex guards it. A message with one recipient takes
+// about 80 bytes in all; memory of finished ones is used again.
 type index struct {
-	messages   map[event.ID]*message
+	byID       map[event.ID]handle
+	slabs      [][]message
+	free       []handle
+	more       map[handle][]recipient // of messages with several
 	inSegment  map[uint64]usage
 	recipients int // unfinished ones
 }
@@ -88,51 +71,92 @@ type usage struct {
 }
 
 func newIndex() index {
-	return index{messages: make(map[event.ID]*message), inSegment: make(map[uint64]usage)}
+	return index{byID: make(map[event.ID]handle), more: make(map[handle][]recipient), inSegment: make(map[uint64]usage)}
 }
 
-func (x *index) add(id event.ID, m *message) {
-	x.messages[id] = m
-	x.use(m, 1)
+func (x *index) at(h handle) *message { return &x.slabs[h/slabSize][h%slabSize] }
+
+// find returns a live message, or nil. The pointer is good until the message is finished.
+func (x *index) find(id event.ID) (*message, handle) {
+	h, ok := x.byID[id]
+	if !ok {
+		return nil, 0
+	}
+	return x.at(h), h
+}
+
+// add adds a message. Without more all its recipients are new.
+func (x *index) add(id event.ID, m message, more []recipient) {
+	if len(x.free) == 0 {
+		first := handle(len(x.slabs) * slabSize)
+		x.slabs = append(x.slabs, make([]message, slabSize))
+		for i := range handle(slabSize) {
+			x.free = append(x.free, first+slabSize-1-i)
+		}
+	}
+	h := x.free[len(x.free)-1]
+	x.free = x.free[:len(x.free)-1]
+	*x.at(h) = m
+	x.byID[id] = h
+	if more == nil && m.left > 1 {
+		more = make([]recipient, m.left)
+	}
+	if more != nil {
+		x.more[h] = more
+	}
+	x.use(&m, 1)
 	x.recipients += int(m.left)
 }
 
 func (x *index) remove(id event.ID) {
-	m := x.messages[id]
+	m, h := x.find(id)
 	if m == nil {
 		return
 	}
-	delete(x.messages, id)
 	x.use(m, -1)
 	x.recipients -= int(m.left)
+	delete(x.byID, id)
+	delete(x.more, h)
+	x.free = append(x.free, h)
 }
 
 // use counts messages of the size and in the segment of m.
 func (x *index) use(m *message, messages int) {
-	u := x.inSegment[m.pos.Segment]
+	u := x.inSegment[m.segment]
 	u.messages += messages
 	u.bytes += int64(messages) * m.bytes()
 	if u.messages == 0 {
-		delete(x.inSegment, m.pos.Segment)
+		delete(x.inSegment, m.segment)
 		return
 	}
-	x.inSegment[m.pos.Segment] = u
+	x.inSegment[m.segment] = u
+}
+
+// stored notes that a message was stored, or that there is a later copy of one, and where. What became
+// of the recipients of a copy stays.
+func (x *index) stored(id event.ID, pos seglog.Position, envelope, body, recipients int) {
+	if m, _ := x.find(id); m == nil {
+		x.add(id, newMessage(pos, envelope, body, recipients), nil)
+		return
+	}
+	x.move(id, pos, envelope, body)
 }
 
 // move notes that a live message has a later copy, and where. What became of its recipients stays.
 func (x *index) move(id event.ID, pos seglog.Position, envelope, body int) {
-	m := x.messages[id]
+	m, _ := x.find(id)
 	if m == nil {
 		return
 	}
 	x.use(m, -1)
-	m.pos, m.envelope, m.body = pos, uint32(envelope), uint32(body)
+	m.place(pos)
+	m.envelope, m.body = uint32(envelope), uint32(body)
 	x.use(m, 1)
 }
 
 // received notes one received event more. What was noted before is not counted twice.
 func (x *index) received(id event.ID, seq uint64) {
-	if m := x.messages[id]; m != nil && seq > m.receivedSeq {
+	if m, _ := x.find(id); m != nil && seq > m.receivedSeq {
 		m.received++
 		m.receivedSeq = seq
 	}
@@ -140,26 +164,57 @@ func (x *index) received(id event.ID, seq uint64) {
 
 // finished notes that a recipient is done; the message goes with its last one.
 func (x *index) finished(id event.ID, i uint64) {
-	m := x.messages[id]
+	m, h := x.find(id)
 	if m == nil {
 		return
 	}
-	r := m.recipient(i)
-	if r == nil || r.done {
+	if more := x.more[h]; more != nil {
+		if i >= uint64(len(more)) || more[i].done {
+			return
+		}
+		more[i].done = true
+	} else if i != 0 {
 		return
 	}
-	r.done = true
+	if m.left == 1 {
+		x.remove(id)
+		return
+	}
 	m.left--
 	x.recipients--
-	if m.left == 0 {
-		x.remove(id)
-	}
 }
 
 func (x *index) rescheduled(id event.ID, i uint64, attempts uint32, due int64) {
-	if m := x.messages[id]; m != nil {
-		if r := m.recipient(i); r != nil {
-			r.attempts, r.due = attempts, due
+	m, h := x.find(id)
+	if m == nil {
+		return
+	}
+	switch more := x.more[h]; {
+	case i < uint64(len(more)):
+		more[i].attempts, more[i].due = attempts, due
+	case more == nil && i == 0:
+		m.attempts, m.due = attempts, due
+	}
+}
+
+// live appends the recipients of m that are not finished to rs.
+func (x *index) live(rs []LiveRecipient, m *message, h handle) []LiveRecipient {
+	more := x.more[h]
+	if more == nil {
+		return append(rs, liveRecipient(0, m.attempts, m.due))
+	}
+	for i, r := range more {
+		if !r.done {
+			rs = append(rs, liveRecipient(uint32(i), r.attempts, r.due))
 		}
 	}
+	return rs
+}
+
+func liveRecipient(i, attempts uint32, due int64) LiveRecipient {
+	l := LiveRecipient{Index: i, Attempts: attempts}
+	if due != 0 {
+		l.Due = time.UnixMicro(due).UTC()
+	}
+	return l
 }

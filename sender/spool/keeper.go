@@ -4,9 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"carom/schemas/seglog"
+)
+
+const (
+	// flushDelay is how long state waits for more before it is written: the death of the process costs
+	// that much of it, of which the event log has all but the times of retries.
+	flushDelay = 20 * time.Millisecond
+	// flushBytes is how much state is written without waiting.
+	flushBytes = 64 << 10
 )
 
 // keep is the keeper: the one goroutine that writes state and frees space.
@@ -14,9 +23,20 @@ func (s *Spool) keep(ctx context.Context) {
 	defer close(s.stopped)
 	ticker := time.NewTicker(s.opt.SyncInterval)
 	defer ticker.Stop()
+	soon := time.NewTimer(time.Hour)
+	defer soon.Stop()
 	for {
 		select {
 		case <-s.wake:
+			s.mu.Lock()
+			much := len(s.pending.buf) >= flushBytes
+			s.mu.Unlock()
+			if !much {
+				soon.Reset(flushDelay)
+				continue
+			}
+			s.report(s.flush(ctx))
+		case <-soon.C:
 			s.report(s.flush(ctx))
 		case <-ticker.C:
 			s.report(s.tick(ctx))
@@ -58,10 +78,13 @@ func (s *Spool) tick(ctx context.Context) error {
 	if lost || s.written >= s.opt.CheckpointBytes {
 		err = errors.Join(err, s.checkpoint(ctx))
 	}
-	if err == nil {
+	if err == nil && s.moving.TryLock() {
 		err = s.compact(ctx)
+		s.moving.Unlock()
 	}
-	return errors.Join(err, s.reclaim())
+	err = errors.Join(err, s.reclaim())
+	s.writeIndexes()
+	return err
 }
 
 // flush writes what is pending, so that it survives the death of the process.
@@ -126,32 +149,30 @@ func (s *Spool) setDurable(mark uint64) {
 	s.durable = max(s.durable, mark)
 }
 
-// reclaim removes the message segments in which no message is live.
+// reclaim removes the message segments in which no message is live. The committer tells of all messages
+// of a segment before it begins the next one, so none of them is still on its way to the index.
 func (s *Spool) reclaim() error {
 	segments := s.messages.Segments()
 	segments = segments[:len(segments)-1] // not the active one
-	empty := func() (free []uint64) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, seg := range segments {
-			if s.index.inSegment[seg.First].messages == 0 {
-				free = append(free, seg.First)
-			}
+	var free []uint64
+	s.mu.Lock()
+	for _, seg := range segments {
+		if s.index.inSegment[seg.First].messages == 0 {
+			free = append(free, seg.First)
 		}
-		return free
 	}
-	if len(empty()) == 0 {
-		return nil
-	}
-	// What is written to those segments and not yet in the index belongs to a Put that runs.
-	s.putting.Lock()
-	free := empty()
-	s.putting.Unlock()
+	s.mu.Unlock()
 	for _, first := range free {
 		if err := s.messages.RemoveSegment(first); err != nil {
 			return err
 		}
 		delete(s.segments, first)
+		s.mu.Lock()
+		delete(s.unwritten, first)
+		s.mu.Unlock()
+		if err := s.opt.FS.Remove(s.indexName(first)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove index: %w", err)
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 // *seglog.CorruptError, after which the message can only be finished.
 func (s *Spool) Envelope(id event.ID) (e *Envelope, err error) {
 	err = s.at(id, func(m message) error {
-		b, err := s.messages.Read(m.pos)
+		b, err := s.messages.Read(m.pos())
 		if err == nil {
 			e, err = checkEnvelope(id, b)
 		}
@@ -27,9 +27,12 @@ func (s *Spool) Envelope(id event.ID) (e *Envelope, err error) {
 }
 
 // Read reads the envelope and the body of a live message at once, which costs half of what Envelope
-// and Body do. The body is the caller's. The error is ErrNotFound, or a *seglog.CorruptError, after
+// and Body do; the first time, soon after Put, they come from memory. The body is the caller's. The error is ErrNotFound, or a *seglog.CorruptError, after
 // which the message can only be finished.
 func (s *Spool) Read(id event.ID) (e *Envelope, body []byte, err error) {
+	if item := s.takeCached(id); item != nil {
+		return item.envelope, item.body, nil
+	}
 	err = s.at(id, func(m message) error {
 		var records [][]byte
 		if e, records, err = s.read(id, m); err == nil {
@@ -55,7 +58,7 @@ type Body struct {
 func (s *Spool) Body(id event.ID) (*Body, error) {
 	b := &Body{spool: s}
 	err := s.at(id, func(m message) (err error) {
-		b.record, err = s.messages.OpenRecord(seglog.After(m.pos, int(m.envelope)))
+		b.record, err = s.messages.OpenRecord(seglog.After(m.pos(), int(m.envelope)))
 		return err
 	})
 	if err != nil {
@@ -87,6 +90,25 @@ func (b *Body) Read(p []byte) (int, error) {
 // Close releases the body.
 func (b *Body) Close() error { return b.record.Close() }
 
+// takeCached returns a live message from the cache, once.
+func (s *Spool) takeCached(id event.ID) *cached {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	item := s.cache.take(id)
+	if m, _ := s.index.find(id); m == nil {
+		return nil
+	}
+	return item
+}
+
+// has returns whether a message is live.
+func (s *Spool) has(id event.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, _ := s.index.find(id)
+	return m != nil
+}
+
 var errBody = errors.New("another record is in place of the body")
 
 // at calls read with what is known of a live message, and once more when the message was moved and
@@ -95,17 +117,17 @@ func (s *Spool) at(id event.ID, read func(message) error) error {
 	var missing error
 	for at := (seglog.Position{}); ; {
 		s.mu.Lock()
-		live := s.index.messages[id]
+		live, _ := s.index.find(id)
 		if live == nil {
 			s.mu.Unlock()
 			return ErrNotFound
 		}
 		m := *live
 		s.mu.Unlock()
-		if m.pos == at {
+		if m.pos() == at {
 			return missing
 		}
-		at = m.pos
+		at = m.pos()
 		err := read(m)
 		if !errors.Is(err, fs.ErrNotExist) {
 			if err != nil {
@@ -120,7 +142,7 @@ func (s *Spool) at(id event.ID, read func(message) error) error {
 // read reads the message id, of which m is known, and returns its records as they are.
 func (s *Spool) read(id event.ID, m message) (e *Envelope, records [][]byte, err error) {
 	if m.body == 0 {
-		r, err := s.messages.OpenRecord(seglog.After(m.pos, int(m.envelope)))
+		r, err := s.messages.OpenRecord(seglog.After(m.pos(), int(m.envelope)))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -129,7 +151,7 @@ func (s *Spool) read(id event.ID, m message) (e *Envelope, records [][]byte, err
 			return nil, nil, err
 		}
 	}
-	records, err = s.messages.ReadAdjacent(m.pos, int(m.envelope), int(m.body))
+	records, err = s.messages.ReadAdjacent(m.pos(), int(m.envelope), int(m.body))
 	if err != nil {
 		return nil, nil, err
 	}

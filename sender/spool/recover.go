@@ -1,14 +1,12 @@
 package spool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"carom/schemas/event"
@@ -24,6 +22,9 @@ func (s *Spool) load(ctx context.Context) error {
 	}
 	head, trusted, err := s.loadCheckpoint()
 	if err != nil {
+		return err
+	}
+	if err := s.removeStrayIndexes(); err != nil {
 		return err
 	}
 	if err := s.loadMessages(head.messageSeq); err != nil {
@@ -42,78 +43,37 @@ func (s *Spool) load(ctx context.Context) error {
 	return nil
 }
 
-// loadMessages adds the messages after record through to the index.
+// loadMessages adds the messages after record through to the index. It reads the indexes of their
+// segments, and of the active segment the messages.
 func (s *Spool) loadMessages(through uint64) error {
+	s.through = through
 	segments := s.messages.Segments()
 	for i, seg := range segments {
 		if !seg.Active && segments[i+1].First <= through+1 {
 			continue
 		}
-		if err := s.loadSegment(seg.First, through); err != nil {
-			return err
+		var b []byte
+		var err error
+		if seg.Active {
+			b, err = s.scanSegment(seg.First)
+			s.unwritten[seg.First] = b
+		} else {
+			b, err = s.entries(seg)
 		}
-	}
-	return nil
-}
-
-func (s *Spool) loadSegment(segment, through uint64) error {
-	var envelope *Envelope // waits for its body
-	var at seglog.Item
-	for item, err := range s.messages.Scan(segment) {
-		if err != nil {
-			if !s.setAside(err) {
-				return err
-			}
-			envelope = nil
-			continue
-		}
-		if item.Seq <= through {
-			continue
-		}
-		kind, err := item.Peek(1)
 		if err != nil {
 			return err
 		}
-		switch {
-		case len(kind) == 1 && kind[0] == recordEnvelope:
-			// An envelope without a body is what a torn tail left of a message that was never
-			// acknowledged.
-			if envelope, err = s.loadEnvelope(item); err != nil {
-				return err
+		if err := eachEntry(b, seg.First, func(e indexEntry) error {
+			if e.seq > through {
+				s.index.stored(e.id, seglog.Position{Segment: seg.First, Offset: e.offset}, e.envelope, e.body, e.recipients)
 			}
-			at = item
-		case len(kind) == 1 && kind[0] == recordBody:
-			switch {
-			case envelope == nil:
-			case s.index.messages[envelope.ID] != nil: // in the checkpoint, or this is a copy
-				s.index.move(envelope.ID, at.Pos, at.Size, item.Size)
-			default:
-				s.index.add(envelope.ID, newMessage(at.Pos, at.Size, item.Size, len(envelope.Recipients)))
-			}
-			envelope = nil
-		default:
-			s.note(fmt.Errorf("record %d at offset %d of segment %d is of no known kind", item.Seq, item.Pos.Offset, segment))
-			envelope = nil
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
+	s.through = s.messages.Last()
 	return nil
-}
-
-// loadEnvelope returns nil for an envelope that is damaged.
-func (s *Spool) loadEnvelope(item seglog.Item) (*Envelope, error) {
-	b, err := item.Data()
-	if err != nil {
-		if s.setAside(err) {
-			err = nil
-		}
-		return nil, err
-	}
-	e, err := decodeEnvelope(b[1:])
-	if err != nil {
-		s.note(fmt.Errorf("record %d at offset %d of segment %d: %w", item.Seq, item.Pos.Offset, item.Pos.Segment, err))
-		return nil, nil //nolint:nilnil // reported; the scan goes on
-	}
-	return e, nil
 }
 
 // loadState applies the state records after those in the checkpoint. A mark counts only if nothing
@@ -166,9 +126,16 @@ func (s *Spool) dropLost() {
 	for _, seg := range s.messages.Segments() {
 		there[seg.First] = true
 	}
-	for id, m := range s.index.messages {
-		if !there[m.pos.Segment] {
-			s.note(fmt.Errorf("message %s is lost with segment %d", id, m.pos.Segment))
+	lost := false
+	for segment := range s.index.inSegment {
+		lost = lost || !there[segment]
+	}
+	if !lost {
+		return
+	}
+	for id, h := range s.index.byID {
+		if segment := s.index.at(h).segment; !there[segment] {
+			s.note(fmt.Errorf("message %s is lost with segment %d", id, segment))
 			s.index.remove(id)
 		}
 	}
@@ -222,8 +189,11 @@ func (s *Spool) copyDamaged(c *seglog.CorruptError, name string) error {
 
 // LiveMessage is a message that Recover hands out.
 type LiveMessage struct {
-	Envelope   *Envelope
+	ID         event.ID
+	Arrived    time.Time
+	Tag        []byte          // the envelope's
 	Recipients []LiveRecipient // those that are not finished, at least one
+	Count      int             // of all recipients, finished or not
 	// Received is how many of its received events are in the event log. They are logged one for
 	// each recipient, in their order, so those of the recipients from this index on are missing.
 	Received int
@@ -236,70 +206,86 @@ type LiveRecipient struct {
 	Due      time.Time // zero if there was no attempt yet
 }
 
-// Recover calls f with every live message, in the order in which they are on disk. Call it at start,
-// after the event log was read from DurableEvent on and before the first Put. A message whose
-// envelope can't be read is logged, counted and dropped. An error of f ends it.
+// Recover calls f with every live message, segment by segment as they are on disk, and reads none of
+// them. Call it at start, after the event log was read from DurableEvent on and before the first
+// Put. f must not keep Tag and Recipients. A message that was lost with a damaged part of the disk is
+// logged, counted and dropped. An error of f ends it.
 func (s *Spool) Recover(f func(LiveMessage) error) error {
-	for _, p := range s.places() {
-		e, err := s.Envelope(p.id)
-		_, corrupt := errors.AsType[*seglog.CorruptError](err)
-		switch {
-		case errors.Is(err, ErrNotFound): // finished meanwhile
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	for _, seg := range s.messages.Segments() {
+		s.mu.Lock()
+		want := s.index.inSegment[seg.First].messages
+		s.mu.Unlock()
+		if want == 0 {
 			continue
-		case corrupt || errors.Is(err, errEnvelope):
-			s.drop(p.id, err)
+		}
+		entries, err := s.entries(seg)
+		if errors.Is(err, fs.ErrNotExist) { // all were finished meanwhile
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			return err
 		}
-		s.mu.Lock()
-		m := s.index.messages[p.id]
-		live := LiveMessage{Envelope: e}
-		if m != nil {
-			live.Recipients, live.Received = m.live(), int(m.received)
-		}
-		s.mu.Unlock()
-		if m == nil {
-			continue
-		}
-		if err := f(live); err != nil {
+		if err := s.recoverSegment(seg.First, entries, want, f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// place is where a message is.
-type place struct {
-	id  event.ID
-	pos seglog.Position
-}
-
-// places returns where the live messages are, in the order in which they are on disk.
-func (s *Spool) places() []place {
+// recoverSegment calls f with the live messages among the entries of a segment's index. If it finds
+// less than the want that should be there, the others are dropped.
+func (s *Spool) recoverSegment(segment uint64, entries []byte, want int, f func(LiveMessage) error) error {
+	found := 0
+	live := LiveMessage{}
+	if err := eachEntry(entries, segment, func(e indexEntry) error {
+		s.mu.Lock()
+		m, h := s.index.find(e.id)
+		if m == nil || m.segment != segment || int64(m.offset) != e.offset {
+			s.mu.Unlock()
+			return nil
+		}
+		live.Recipients, live.Received = s.index.live(live.Recipients[:0], m, h), int(m.received)
+		s.mu.Unlock()
+		found++
+		live.ID, live.Arrived, live.Tag, live.Count = e.id, time.UnixMicro(e.arrived).UTC(), e.tag, e.recipients
+		return f(live)
+	}); err != nil || found >= want {
+		return err
+	}
+	there := make(map[event.ID]bool)
+	if err := eachEntry(entries, segment, func(e indexEntry) error {
+		there[e.id] = true
+		return nil
+	}); err != nil {
+		return err
+	}
+	var lost []event.ID
 	s.mu.Lock()
-	all := make([]place, 0, len(s.index.messages))
-	for id, m := range s.index.messages {
-		all = append(all, place{id, m.pos})
+	for id, h := range s.index.byID {
+		if s.index.at(h).segment == segment && !there[id] {
+			lost = append(lost, id)
+		}
 	}
 	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b place) int {
-		if a.pos.Segment != b.pos.Segment {
-			return cmp.Compare(a.pos.Segment, b.pos.Segment)
-		}
-		return cmp.Compare(a.pos.Offset, b.pos.Offset)
-	})
-	return all
+	for _, id := range lost {
+		s.drop(id)
+	}
+	return nil
 }
 
-// drop gives up a message that can't be delivered.
-func (s *Spool) drop(id event.ID, err error) {
+// drop gives up a message whose envelope is damaged.
+func (s *Spool) drop(id event.ID) {
 	s.mu.Lock()
-	recipients := uint32(0)
-	if m := s.index.messages[id]; m != nil {
-		recipients = m.left
+	m, _ := s.index.find(id)
+	if m == nil {
+		s.mu.Unlock()
+		return
 	}
+	lost := *m
 	s.index.remove(id)
 	s.mu.Unlock()
-	s.logger.Error("message is damaged and dropped", "message_id", id, "recipients", recipients, "error", err)
+	s.logger.Error("message is damaged and dropped", "message_id", id, "recipients", lost.left,
+		"segment", lost.segment, "offset", lost.offset)
 }

@@ -25,6 +25,9 @@ type space struct {
 // Room returns ErrNoSpace if Put would refuse a message of so many bytes now, so that it need not be
 // sent first.
 func (s *Spool) Room(bytes int64) error {
+	if s.opt.DeliverOnly {
+		return ErrDeliverOnly
+	}
 	if s.space.look() && s.space.left.Load() < bytes {
 		return ErrNoSpace
 	}

@@ -8,13 +8,18 @@
 //
 // The folder holds two logs (package seglog), a checkpoint, and what was damaged:
 //
-//	messages/    two records a message, the envelope and the body, fsynced in groups
-//	state/       what became of recipients: small entries, written at once, fsynced every second
+//	messages/    two records a message, the envelope and the body, fsynced in groups; beside each full
+//	             segment its index, which says what lies in it
+//	state/       what became of recipients: small entries, written in 20 ms, fsynced every second
 //	checkpoint   the index of live messages at one moment, replaced as a whole
 //	damaged/     bytes that could not be read, set aside for a person to look at
 //
 // A message segment is removed when no live message is in it. State segments are removed when a
 // checkpoint has replaced them.
+//
+// A restart reads the checkpoint, the state after it, the indexes of the segments and the messages of
+// the active segment, whatever the number of messages, and also after kill -9. An index that is
+// missing or damaged is made again from its segment.
 //
 // Messages that stay long don't keep the dead ones around them: a segment of which less than a
 // quarter is live, by bytes, is compacted. Its live messages are appended to the messages log once
@@ -74,6 +79,8 @@ var (
 	// ErrNoSpace is returned by Put and Room when Options.MinFree would not stay free. It wraps
 	// syscall.ENOSPC.
 	ErrNoSpace = fmt.Errorf("minimum of free disk space is reached: %w", syscall.ENOSPC)
+	// ErrDeliverOnly is returned by Put and Room with Options.DeliverOnly.
+	ErrDeliverOnly = errors.New("spool takes no new mail")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("spool is closed")
 )
@@ -98,7 +105,7 @@ type Options struct {
 	EventLog string
 	// MaxMessageBytes bounds the body, 64 MiB if 0.
 	MaxMessageBytes int
-	// SegmentBytes is the size of a message segment, 64 MiB if 0.
+	// SegmentBytes is the size of a message segment, 64 MiB if 0, at most 2 GiB.
 	SegmentBytes int64
 	// CheckpointBytes is how much state is written before a checkpoint replaces it, 64 MiB if 0.
 	CheckpointBytes int64
@@ -108,12 +115,17 @@ type Options struct {
 	// CompactBytes bounds how much compaction copies each SyncInterval, 8 MiB if 0. A longer message
 	// is copied all the same, and what it took too much is saved afterwards.
 	CompactBytes int64
+	// DeliverOnly refuses every Put with ErrDeliverOnly, and nothing is compacted: the spool drains.
+	DeliverOnly bool
 	// MinFree is how many bytes of the disk messages leave free; 0 means no bound. State, compaction
 	// and other files of the disk may use them.
 	MinFree int64
 	// Free returns how many bytes are free on the disk that holds the folder dir, for MinFree. It is
 	// asked at most every 250 ms. If nil, statfs(2) is.
 	Free func(dir string) (int64, error)
+	// CacheBytes bounds the memory for messages that were just stored and are kept for the first Read,
+	// 16 MiB if 0. None are kept if it is negative.
+	CacheBytes int64
 	// FS is the file system, that of the machine if nil.
 	FS seglog.FS
 }
@@ -128,6 +140,7 @@ func (o Options) withDefaults() Options {
 	if o.SegmentBytes <= 0 {
 		o.SegmentBytes = 64 << 20
 	}
+	o.SegmentBytes = min(o.SegmentBytes, 1<<31) // the index keeps offsets in 32 bits
 	if o.CheckpointBytes <= 0 {
 		o.CheckpointBytes = 64 << 20
 	}
@@ -136,6 +149,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CompactBytes <= 0 {
 		o.CompactBytes = 8 << 20
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 16 << 20
 	}
 	if o.Free == nil {
 		o.Free = freeBytes
@@ -155,21 +171,26 @@ type Spool struct {
 	state    *seglog.Log
 	space    space
 
-	// putting is held for reading by Put from before a message is written until it is in the
-	// index, and for writing by who needs to know that both agree.
-	putting sync.RWMutex
+	puts sync.Pool // of *deposit
+
+	// moving is held while messages are moved, and by Recover, which must see each of them once.
+	moving sync.Mutex
 
 	mu      sync.Mutex
 	index   index
+	cache   cache
 	pending pendingState
-	mark    uint64 // highest event that Mark was told
-	durable uint64 // highest mark on disk
-	err     error  // why no more state is taken
-	damaged int
-	moved   int // messages that compaction has copied
-	closed  bool
+	// unwritten has the entries of the indexes of segments that are not yet in a file.
+	unwritten map[uint64][]byte
+	through   uint64 // last record of the messages log that the index knows
+	mark      uint64 // highest event that Mark was told
+	durable   uint64 // highest mark on disk
+	err       error  // why no more state is taken
+	damaged   int
+	moved     int // messages that compaction has copied
+	closed    bool
 
-	wake     chan struct{} // something is pending
+	wake     chan struct{} // something is pending, or much is
 	stop     chan struct{} // closed by Close
 	stopped  chan struct{} // closed when the keeper has ended
 	requests chan chan error
@@ -181,6 +202,7 @@ type Spool struct {
 	written int64  // bytes of state since the last checkpoint
 	marked  uint64 // highest mark written
 	failing bool   // the last attempt to write state failed, and was logged
+	noIndex bool   // the last attempt to write an index failed, and was logged
 	// What compaction knows.
 	segments map[uint64]segment
 	todo     []place // messages of one segment to copy
@@ -195,8 +217,9 @@ func Open(ctx context.Context, dir string, o Options) (*Spool, error) {
 	s := &Spool{
 		dir: dir, opt: o, logger: o.Logger.With("component", "spool"), index: newIndex(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
-		requests: make(chan chan error), segments: make(map[uint64]segment),
+		requests: make(chan chan error), segments: make(map[uint64]segment), unwritten: make(map[uint64][]byte),
 	}
+	s.cache.init(o.CacheBytes)
 	s.space.min, s.space.began, s.space.logger = o.MinFree, time.Now(), s.logger
 	s.space.free = func() (int64, error) { return o.Free(dir) }
 	if err := s.open(ctx); err != nil {
@@ -222,8 +245,9 @@ func (s *Spool) open(ctx context.Context) (err error) {
 }
 
 // Put stores a message and returns when it is durable. The body may come in pieces, which are
-// written one after the other and must not be changed before Put returns. Put sets e.Size. An ID must
-// never be used for a second message, not even after the first is finished. After an error the
+// written one after the other and must not be changed before Put returns. Put sets e.Size and rounds the
+// times to what is stored; from then on nobody may change e, because Read may return it. An ID must never
+// be used for a second message, not even after the first is finished. After an error the
 // message is not in the spool, except for one that wraps seglog.ErrPoisoned: then it may be there
 // after a restart. ErrNoSpace refuses it before the disk is full. ctx ends the wait for room in
 // memory, not that for the disk.
@@ -231,42 +255,116 @@ func (s *Spool) Put(ctx context.Context, e *Envelope, body ...[]byte) error {
 	if e.ID == (event.ID{}) || len(e.Recipients) == 0 {
 		return ErrNoRecipients
 	}
+	if s.opt.DeliverOnly {
+		return ErrDeliverOnly
+	}
+	if len(e.Tag) > maxTagBytes {
+		return fmt.Errorf("tag of %d bytes, at most %d: %w", len(e.Tag), maxTagBytes, seglog.ErrTooLarge)
+	}
 	e.Size = 0
-	parts := make([][]byte, 1, len(body)+1)
-	parts[0] = []byte{recordBody}
 	for _, p := range body {
 		e.Size += int64(len(p))
-		parts = append(parts, p)
 	}
 	if e.Size > int64(s.opt.MaxMessageBytes) {
 		return fmt.Errorf("message of %d bytes, at most %d: %w", e.Size, s.opt.MaxMessageBytes, seglog.ErrTooLarge)
 	}
-	envelope := appendEnvelope([]byte{recordEnvelope}, e)
-
-	s.putting.RLock()
-	defer s.putting.RUnlock()
 	s.mu.Lock()
-	_, exists := s.index.messages[e.ID]
+	m, _ := s.index.find(e.ID)
+	err := s.err
 	s.mu.Unlock()
-	if exists {
+	switch {
+	case err != nil: // what becomes of new mail could not be written down
+		return err
+	case m != nil:
 		return fmt.Errorf("put %s: %w", e.ID, ErrDuplicate)
 	}
-	if !s.space.take(int64(len(envelope)) + e.Size) {
+	p := s.newDeposit()
+	defer s.puts.Put(p)
+	p.prepare(e, body)
+	defer p.forget()
+	if !s.space.take(int64(p.envelope) + e.Size) {
 		return ErrNoSpace
 	}
-	c, err := s.messages.EnqueueParts(ctx, [][]byte{envelope}, parts)
-	if err != nil {
+	if err := s.messages.EnqueueCommit(ctx, p.commit); err != nil {
 		return s.putError(err)
 	}
 	// Whoever gives up now would not know whether the message will be there.
-	at, err := c.Wait(context.WithoutCancel(ctx))
-	if err != nil {
+	if _, err := p.commit.Await(); err != nil {
 		return s.putError(err)
 	}
+	return nil
+}
+
+// deposit is a Put on its way to the disk. It is used again.
+type deposit struct {
+	spool    *Spool
+	commit   *seglog.Commit
+	message  *Envelope
+	envelope int      // bytes of its record
+	body     int      // bytes of its record
+	buf      []byte   // the envelope's record, and the first byte of the body's
+	parts    [][]byte // of both records
+	kept     bool     // in the cache from now on
+}
+
+func (s *Spool) newDeposit() *deposit {
+	if p, ok := s.puts.Get().(*deposit); ok {
+		return p
+	}
+	p := &deposit{spool: s}
+	p.commit = seglog.NewCommit(p.stored)
+	return p
+}
+
+func (p *deposit) prepare(e *Envelope, body [][]byte) {
+	p.message = e
+	e.Arrived, e.Expires = stored(e.Arrived), stored(e.Expires)
+	p.buf = appendEnvelope(append(p.buf[:0], recordEnvelope), e)
+	p.envelope, p.body = len(p.buf), 1+int(e.Size)
+	p.buf = append(p.buf, recordBody)
+	if p.kept = p.spool.cache.fits(int64(p.envelope + p.body)); p.kept {
+		// The copy is made of memory of its own, and written from there.
+		own := make([]byte, 0, p.body)
+		own = append(own, recordBody)
+		for _, b := range body {
+			own = append(own, b...)
+		}
+		p.parts = append(p.parts[:0], p.buf[:p.envelope], own)
+	} else {
+		p.parts = append(p.parts[:0], p.buf[:p.envelope], p.buf[p.envelope:])
+		p.parts = append(p.parts, body...)
+	}
+	p.commit.Reset()
+	p.commit.Add(p.parts[:1]...)
+	p.commit.Add(p.parts[1:]...)
+}
+
+// forget lets go of the caller's memory, and of an unusual amount of our own.
+func (p *deposit) forget() {
+	p.message = nil
+	clear(p.parts)
+	if cap(p.buf) > 64<<10 {
+		p.buf = nil
+	}
+}
+
+// stored is called by the committer when the message is durable, before Put returns.
+func (p *deposit) stored(at seglog.Range) {
+	s := p.spool
+	e := entryOf(p.message, at.First, at.Start.Offset, p.envelope, p.body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.add(e.ID, newMessage(at.Start, len(envelope), 1+int(e.Size), len(e.Recipients)))
-	return nil
+	s.index.stored(e.id, at.Start, e.envelope, e.body, e.recipients)
+	s.known(at.Start.Segment, &e)
+	if p.kept {
+		s.cache.add(p.message, p.parts[1][1:], int64(e.envelope+e.body))
+	}
+}
+
+// known notes for the index of its segment what was written. The caller holds mu.
+func (s *Spool) known(segment uint64, e *indexEntry) {
+	s.unwritten[segment] = appendIndexEntry(s.unwritten[segment], segment, e)
+	s.through = max(s.through, e.seq+1)
 }
 
 func (s *Spool) putError(err error) error {
@@ -323,10 +421,13 @@ func (s *Spool) tell(change func()) error {
 	if s.err != nil {
 		return s.err
 	}
+	before := len(s.pending.buf)
 	change()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	if after := len(s.pending.buf); before == 0 && after > 0 || before < flushBytes && after >= flushBytes {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
@@ -367,7 +468,7 @@ func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Stats{
-		Messages: len(s.index.messages), Recipients: s.index.recipients,
+		Messages: len(s.index.byID), Recipients: s.index.recipients,
 		Segments: segments, Damaged: s.damaged, Moved: s.moved,
 	}
 }
@@ -381,8 +482,6 @@ func (s *Spool) Close() error {
 		s.mu.Unlock()
 		close(s.stop)
 		<-s.stopped
-		s.putting.Lock()
-		defer s.putting.Unlock()
 		s.closeErr = errors.Join(s.closeErr, s.closeLogs())
 	})
 	return s.closeErr

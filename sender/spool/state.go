@@ -56,56 +56,46 @@ func (x *index) apply(record []byte) (mark uint64, err error) {
 		return 0, fmt.Errorf("%w: unknown version", errState)
 	}
 	err = eachField(record[1:], func(kind byte, v []byte) error {
-		switch kind {
-		case entryMark:
-			n, err := numbers(v, 1)
-			if err != nil {
-				return err
-			}
-			mark = max(mark, n[0])
-			return nil
-		case entryReceived, entryFinished, entryRescheduled:
-		default:
+		c := cursor{b: v}
+		if kind == entryMark {
+			mark = max(mark, c.uvarint())
+			return c.err()
+		}
+		if kind != entryReceived && kind != entryFinished && kind != entryRescheduled {
 			return nil
 		}
 		var id event.ID
-		if len(v) < len(id) {
-			return errState
+		c.id(&id)
+		a, b := c.uvarint(), uint64(0)
+		if kind != entryReceived {
+			b = c.uvarint()
 		}
-		copy(id[:], v)
-		n, err := numbers(v[len(id):], map[byte]int{entryReceived: 1, entryFinished: 2, entryRescheduled: 3}[kind])
-		if err != nil {
-			return err
+		if c.bad {
+			return errState
 		}
 		switch kind {
 		case entryReceived:
-			x.received(id, n[0])
+			x.received(id, a)
 		case entryFinished:
-			x.finished(id, n[0])
+			x.finished(id, a)
 		case entryRescheduled:
-			for _, i := range n[2:] {
-				x.rescheduled(id, i, uint32(n[0]), int64(n[1]))
+			for len(c.b) > 0 {
+				if i := c.uvarint(); !c.bad {
+					x.rescheduled(id, i, uint32(a), int64(b))
+				}
 			}
 		}
-		return nil
+		return c.err()
 	})
 	return mark, err
 }
 
-// numbers decodes all numbers in b, which must be at least so many.
-func numbers(b []byte, least int) ([]uint64, error) {
-	var ns []uint64
-	for len(b) > 0 {
-		n, w := binary.Uvarint(b)
-		if w <= 0 {
-			return nil, errState
-		}
-		ns, b = append(ns, n), b[w:]
+// err returns an error if something could not be decoded.
+func (c *cursor) err() error {
+	if c.bad {
+		return errState
 	}
-	if len(ns) < least {
-		return nil, errState
-	}
-	return ns, nil
+	return nil
 }
 
 // pendingState gathers entries until the keeper writes them.

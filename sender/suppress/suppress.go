@@ -11,11 +11,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"carom/schemas/atomicfile"
 	"carom/schemas/suppression"
@@ -23,7 +25,9 @@ import (
 
 // Store answers whether an address is suppressed.
 type Store struct {
-	secret []byte
+	hasher *suppression.Hasher
+	recent [recentKeys]atomic.Pointer[recent]
+	seed   maphash.Seed
 	path   string
 	logger *slog.Logger
 
@@ -38,7 +42,7 @@ type entry struct{ tenant, key string }
 
 // Open reads the node's own entries from the file at path, which it makes if there is none.
 func Open(path string, secret []byte, logger *slog.Logger) (*Store, error) {
-	s := &Store{secret: secret, path: path, logger: logger, own: map[entry]bool{}}
+	s := &Store{hasher: suppression.NewHasher(secret), seed: maphash.MakeSeed(), path: path, logger: logger, own: map[entry]bool{}}
 	data, err := os.ReadFile(path) //nolint:gosec // the node's own file
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("suppressions: %w", err)
@@ -80,11 +84,31 @@ func (s *Store) rewrite() error {
 	return nil
 }
 
+// recentKeys is how many keys are remembered: an address is asked for several times on the way of one
+// message, and a key costs two SHA-256.
+const recentKeys = 4096
+
+type recent struct{ address, key string }
+
 // Key returns the key of an address, which events carry as recipient_key.
-func (s *Store) Key(address string) string { return suppression.Key(s.secret, address) }
+func (s *Store) Key(address string) string {
+	place := &s.recent[maphash.String(s.seed, address)%recentKeys]
+	if r := place.Load(); r != nil && r.address == address {
+		return r.key
+	}
+	key := s.hasher.Key(address)
+	place.Store(&recent{address, key})
+	return key
+}
 
 // Suppressed reports whether the address must not be mailed on behalf of the tenant.
 func (s *Store) Suppressed(tenant, address string) bool {
+	s.mu.RLock()
+	nobody := len(s.own) == 0 && s.snapshot == nil
+	s.mu.RUnlock()
+	if nobody {
+		return false
+	}
 	key := s.Key(address)
 	s.mu.RLock()
 	defer s.mu.RUnlock()

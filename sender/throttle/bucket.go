@@ -5,18 +5,14 @@ import (
 	"time"
 )
 
-// A depth is how many messages a bucket of a rate may hold.
-type depth func(ratePerSecond float64) float64
-
-// staticDepth is a tenth of a second of a configured rate: enough to make up for a timer that
-// fires late, too little to be seen as a burst.
-func staticDepth(rate float64) float64 { return max(1, rate/10) }
-
 // leaseDepth is two seconds of a lease, 1 to 20 messages (design/control.md 5.2).
 func leaseDepth(rate float64) float64 { return min(max(1, 2*rate), 20) }
 
-// bucket is a token bucket. The zero value lets everything through. A bucket that gets its first
-// rate is full, unless updated was set before.
+// longestKeyWait bounds what a key says about when to come back: leases come and go.
+const longestKeyWait = time.Minute
+
+// bucket is the token bucket of a key, whose rate moves all the time. The zero value lets
+// everything through. A bucket that gets its first rate is full, unless updated was set before.
 type bucket struct {
 	rate    float64 // messages a second; 0 is unlimited
 	depth   float64
@@ -25,12 +21,12 @@ type bucket struct {
 }
 
 // set fills the bucket for the time that has passed and puts a rate in force.
-func (b *bucket) set(now time.Duration, rate float64, depthOf depth) {
+func (b *bucket) set(now time.Duration, rate float64) {
 	if rate == 0 || math.IsInf(rate, 1) {
 		b.rate = 0
 		return
 	}
-	d := depthOf(rate)
+	d := leaseDepth(rate)
 	switch {
 	case b.rate > 0:
 		b.tokens = min(b.depth, b.tokens+b.rate*(now-b.updated).Seconds())
@@ -41,21 +37,16 @@ func (b *bucket) set(now time.Duration, rate float64, depthOf depth) {
 	b.tokens = min(b.tokens, d)
 }
 
-// delay returns how long to wait until a message may pass; 0 means now.
-func (b *bucket) delay() time.Duration {
+// delay returns how long to wait until one message more than ahead others may pass; 0 means now.
+func (b *bucket) delay(ahead int) time.Duration {
 	if b.rate == 0 {
 		return 0
 	}
-	missing := 1 - b.tokens
+	missing := 1 + float64(ahead) - b.tokens
 	if missing <= 1e-9 { // rounding
 		return 0
 	}
-	return max(time.Microsecond, time.Duration(min(missing/b.rate, 3600)*float64(time.Second)))
-}
-
-// full reports whether the bucket holds all it can at now.
-func (b *bucket) full(now time.Duration) bool {
-	return b.rate == 0 || b.tokens+b.rate*(now-b.updated).Seconds() >= b.depth
+	return max(time.Microsecond, time.Duration(min(missing/b.rate, longestKeyWait.Seconds())*float64(time.Second)))
 }
 
 // give puts n messages back.

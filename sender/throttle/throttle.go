@@ -1,107 +1,93 @@
 // Package throttle says when a message may leave and when a connection may be opened.
 //
-// Four kinds of limits stand above each other and the smallest wins: the node's, the virtual
-// MTA's, the queue's (all three from the configuration) and the key's, which is the lease of the
-// control loop, its glide after it expired, and the local guard. A key is (provider, source), as
-// receivers see the sender; queues of several domains may share one.
+// Limits stand above each other and the smallest wins: the node's, the virtual MTA's and its
+// pools', the queue's, the queue's at one local address, those of the receiving host and address
+// (all from the configuration), and the key's, which is the lease of the control loop, its glide
+// after it expired, and the local guard. A key is (provider, source), as receivers see the sender;
+// queues of several domains may share one.
+//
+// A configured rate holds in every window of its length; see pace. Bytes are counted when a message
+// was taken, so a data rate may be exceeded by what is on the way at that moment. The key has a
+// token bucket of two seconds of its rate, at least 1 message and at most 20.
 //
 // A Throttle is safe for concurrent use. It writes nothing to disk and knows no queue: callers
-// name what they send by a Path. Rates are token buckets that hold a tenth of a second of a
-// configured rate and two seconds of a lease (at least 1 message, at most 20).
+// name what they send by a Path. Messages that wait at the same limit leave in the order in which
+// they came, and only the first of them has a timer. What is idle is forgotten.
 package throttle
 
 import (
-	"context"
-	"math"
+	"net/netip"
 	"sync"
 	"time"
 
-	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 )
-
-// The scopes that events name as the limit that held an attempt back longest; at the key it is
-// the actor's name instead.
-const (
-	scopeVMTA  = "vmta"
-	scopeQueue = "queue"
-	scopeKey   = "key"
-)
-
-// VMTALimits are the limits of one virtual MTA on this node; 0 is unlimited.
-type VMTALimits struct {
-	RatePerSecond float64
-	Connections   int
-}
-
-// QueueLimits are the configured limits of one queue; 0 is unlimited. Adaptive values are how far
-// the loop may go above them, 0 for not at all.
-type QueueLimits struct {
-	RatePerSecond                 float64
-	Connections                   uint32
-	MessagesPerConnection         uint32
-	AdaptiveRatePerSecond         float64
-	AdaptiveConnections           uint32
-	AdaptiveMessagesPerConnection uint32
-}
-
-func (q QueueLimits) static() limits.Limit {
-	return limits.Static(q.RatePerSecond, q.Connections, q.MessagesPerConnection)
-}
-
-func (q QueueLimits) adaptive() limits.Limit {
-	return limits.Limit{
-		RatePerSecond: q.AdaptiveRatePerSecond, Connections: q.AdaptiveConnections,
-		MessagesPerConnection: q.AdaptiveMessagesPerConnection,
-	}
-}
-
-// Path says whose limits an attempt is under.
-type Path struct {
-	Queue       string
-	QueueLimits QueueLimits
-	VMTA        string
-	VMTALimits  VMTALimits
-	Key         limits.Key
-}
-
-// Permit says under which limit a message leaves; events carry it.
-type Permit struct {
-	Epoch         uint64
-	Actor         limits.Actor
-	ReasonID      string
-	LimitingScope string // which limit held the message back longest; "" if none did
-	Canary        bool
-}
 
 // Throttle holds the limits of a node.
 type Throttle struct {
 	maxConnections int
 	start          time.Time
+	hostLimits     []PeerLimit
+	addrLimits     []PeerLimit
 
 	mu          sync.Mutex
 	connections int
-	vmtas       map[string]*vmtaState
-	queues      map[string]*bucket
-	open        map[string]uint32 // connections by queue
+	vmtas       map[string]*groupState
+	pools       map[string]*groupState
+	queues      map[string]*queueState
+	recent      queueList
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
-	changed     chan struct{} // closed when leases change
+	hosts       map[hostSource]int // connections to hosts with a limit
+	addrs       map[netip.Addr]int // connections to addresses with a limit
+	changed     chan struct{}      // closed when leases change
 }
 
-type vmtaState struct {
-	bucket
-	connections int
+// meter is a rate with those who wait for it.
+type meter struct {
+	line
+	pace
+}
+
+// groupState is a virtual MTA or a pool.
+type groupState struct {
+	messages, data meter
+	connections    int
+}
+
+// queueState is a queue that was used lately. What the configuration does not limit is nil.
+type queueState struct {
+	name           string
+	messages, data *meter
+	connects       *pace
+	open           uint32        // connections
+	opened         time.Duration // when the last one was opened
+	sources        []*sourceState
+
+	used         time.Duration
+	older, newer *queueState
+}
+
+// sourceState is a local address of a queue with source-ip limits.
+type sourceState struct {
+	addr           netip.Addr
+	messages, data *meter
+	connects       *pace
+	open           uint32
 }
 
 type keyState struct {
 	bucket
+	line
 	guard       limits.Guard
-	queues      map[string]QueueLimits
+	queues      map[string]*QueueLimits
 	static      limits.Limit // the largest of the queues'
 	adaptive    limits.Limit
+	stale       bool          // static and adaptive may be too large
+	summed      time.Duration // when they were worked out last
 	connections uint32
+	refusal     refusal
 
 	used    time.Duration // when a session last asked
 	waiting int           // messages that wait for a rate
@@ -110,13 +96,20 @@ type keyState struct {
 	gauged  time.Duration
 }
 
+// refusal is the last reply that the guard held against a key.
+type refusal struct {
+	at        time.Duration
+	dimension taxonomy.Dimension
+}
+
 // New returns a throttle for a node with at most maxConnections outbound connections
 // (total-max-smtp-out), 0 for unlimited.
 func New(maxConnections int) *Throttle {
 	return &Throttle{
 		maxConnections: maxConnections, start: time.Now(),
-		vmtas: map[string]*vmtaState{}, queues: map[string]*bucket{}, open: map[string]uint32{}, keys: map[limits.Key]*keyState{},
-		leases: map[limits.Key]limits.Glide{}, changed: make(chan struct{}),
+		vmtas: map[string]*groupState{}, pools: map[string]*groupState{}, queues: map[string]*queueState{},
+		keys: map[limits.Key]*keyState{}, leases: map[limits.Key]limits.Glide{},
+		hosts: map[hostSource]int{}, addrs: map[netip.Addr]int{}, changed: make(chan struct{}),
 	}
 }
 
@@ -135,7 +128,7 @@ func (t *Throttle) Apply(d *limits.Document) {
 		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: d.TTL()}
 		k := t.key(key)
 		if _, had := before[key]; !had {
-			k.bucket = bucket{updated: now} // a new lease starts empty, or each one would send a message for free
+			k.bucket = bucket{updated: max(now, 1)} // a new lease starts empty, or each one would send a message for free
 		}
 		k.guard.Lease(now, lease)
 	}
@@ -147,36 +140,51 @@ func (t *Throttle) Apply(d *limits.Document) {
 func (t *Throttle) key(key limits.Key) *keyState {
 	k := t.keys[key]
 	if k == nil {
-		k = &keyState{queues: map[string]QueueLimits{}, static: limits.None()}
+		k = &keyState{queues: map[string]*QueueLimits{}, static: limits.None()}
 		t.keys[key] = k
 	}
 	return k
 }
 
 // addQueue notes that the queue sends under the key. The caller holds the throttle's mutex.
-func (k *keyState) addQueue(name string, q QueueLimits) {
+func (k *keyState) addQueue(name string, q *QueueLimits) {
 	old, known := k.queues[name]
-	if known && old == q {
+	if old == q {
 		return
 	}
 	k.queues[name] = q
-	if known || len(k.queues) == 1 {
+	if len(k.queues) == 1 {
 		k.static, k.adaptive = limits.Limit{}, limits.Limit{}
-		for _, q := range k.queues {
-			k.raise(q)
-		}
-		return
 	}
-	k.raise(q) // a provider may have queues of a hundred thousand domains
-}
-
-func (k *keyState) raise(q QueueLimits) {
+	k.stale = k.stale || known
 	k.static = limits.Ceiling(k.static, q.static())
 	k.adaptive = limits.Ceiling(k.adaptive, q.adaptive())
 }
 
+// sumInterval is how often the ceilings of a key are worked out while its queues change modes: a
+// provider may have queues of a hundred thousand domains.
+const sumInterval = time.Second
+
+// sum works out the ceilings again after a queue has left or got other limits.
+func (k *keyState) sum(now time.Duration) {
+	if !k.stale || now-k.summed < sumInterval && len(k.queues) > 1 {
+		return
+	}
+	k.stale, k.summed = false, now
+	if len(k.queues) == 0 {
+		k.static, k.adaptive = limits.None(), limits.Limit{}
+		return
+	}
+	k.static, k.adaptive = limits.Limit{}, limits.Limit{}
+	for _, q := range k.queues {
+		k.static = limits.Ceiling(k.static, q.static())
+		k.adaptive = limits.Ceiling(k.adaptive, q.adaptive())
+	}
+}
+
 // effective returns the limit that binds the key now. The caller holds t.mu.
 func (t *Throttle) effective(now time.Duration, key limits.Key, k *keyState) limits.Effective {
+	k.sum(now)
 	var term limits.Term
 	if glide, ok := t.leases[key]; ok {
 		term = glide.At(now, k.static)
@@ -184,298 +192,140 @@ func (t *Throttle) effective(now time.Duration, key limits.Key, k *keyState) lim
 	return limits.Merge(now, k.static, k.adaptive, term, &k.guard)
 }
 
-// Connect takes a connection for path and reports whether there was one: of the node's, of the
-// virtual MTA's, of the queue's and of the key's. The caller gives it back with Disconnect.
-func (t *Throttle) Connect(p Path) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	v, k := t.vmta(p.VMTA), t.key(p.Key)
-	k.addQueue(p.Queue, p.QueueLimits)
-	k.used = t.now()
-	if t.maxConnections > 0 && t.connections >= t.maxConnections ||
-		p.VMTALimits.Connections > 0 && v.connections >= p.VMTALimits.Connections ||
-		t.queueIsFull(p, k) || k.connections >= t.keyConnections(p.Key, k) {
-		return false
-	}
-	t.connections++
-	t.open[p.Queue]++
-	v.connections++
-	k.connections++
-	return true
+// route is what limits a path, with its state.
+type route struct {
+	Queued     *QueueLimits
+	VMTALimits *VMTALimits
+
+	queue     *queueState
+	source    *sourceState    // nil without limits of the source address
+	sourceIP  *SourceIPLimits // the same
+	vmta      *groupState
+	key       *keyState
+	effective limits.Effective
+	leased    bool
 }
 
-// queueIsFull reports whether the queue has the connections that its configuration gives it, which
-// are more while the key has a lease. The caller holds t.mu.
-func (t *Throttle) queueIsFull(p Path, k *keyState) bool {
-	most := p.QueueLimits.Connections
-	if most > 0 && t.effective(t.now(), p.Key, k).Epoch != 0 {
-		most = max(most, p.QueueLimits.AdaptiveConnections)
+// route finds the state and puts the limits of the path in force. The caller holds t.mu.
+func (t *Throttle) route(now time.Duration, p *Path) route {
+	r := route{Queued: p.Queued, VMTALimits: p.VMTALimits, queue: t.queue(p.Queue, now), vmta: group(t.vmtas, p.VMTA), key: t.key(p.Key)}
+	r.key.used = now
+	r.key.addQueue(p.Queue, p.Queued)
+	r.effective = t.effective(now, p.Key, r.key)
+	r.leased = r.effective.Epoch != 0
+
+	q := r.queue
+	setMeter(&q.messages, now, p.Queued.rate(r.leased))
+	setMeter(&q.data, now, p.Queued.DataRate)
+	setPace(&q.connects, now, p.Queued.ConnectRate)
+	if r.sourceIP = p.Queued.of(p.Source); r.sourceIP != nil {
+		r.source = q.source(p.Source)
+		setMeter(&r.source.messages, now, r.sourceIP.Rate)
+		setMeter(&r.source.data, now, r.sourceIP.DataRate)
+		setPace(&r.source.connects, now, r.sourceIP.ConnectRate)
 	}
-	return most > 0 && t.open[p.Queue] >= most
+	r.vmta.messages.set(now, p.VMTALimits.Rate)
+	r.vmta.data.set(now, p.VMTALimits.DataRate)
+	for _, l := range p.VMTALimits.Pools {
+		g := group(t.pools, l.Name)
+		g.messages.set(now, l.Rate)
+		g.data.set(now, l.DataRate)
+	}
+	rate := 0.0 // a configured rate is each queue's own: the key binds only under a lease, a glide or the guard
+	if r.effective.Actor != limits.ByConfig && r.effective.HasRate() {
+		rate = max(r.effective.RatePerSecond, 1e-9) // 0 would be unlimited
+	}
+	r.key.bucket.set(now, rate)
+	return r
 }
 
-// keyConnections returns how many connections the key may have. Without a lease there is no limit
-// but those of its queues. The caller holds t.mu.
-func (t *Throttle) keyConnections(key limits.Key, k *keyState) uint32 {
-	effective := t.effective(t.now(), key, k)
-	if effective.Epoch == 0 {
-		return limits.Unlimited
+// setMeter puts a rate in force at a meter that is nil as long as there never was one.
+func setMeter(m **meter, now time.Duration, rate Rate) {
+	if *m == nil {
+		if rate.Unlimited() {
+			return
+		}
+		*m = &meter{}
 	}
-	return effective.Connections
+	(*m).set(now, rate)
 }
 
-// Disconnect gives back what Connect took.
-func (t *Throttle) Disconnect(p Path) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.connections--
-	if t.open[p.Queue]--; t.open[p.Queue] == 0 {
-		delete(t.open, p.Queue)
+func setPace(p **pace, now time.Duration, rate Rate) {
+	if *p == nil {
+		if rate.Unlimited() {
+			return
+		}
+		*p = &pace{}
 	}
-	t.vmta(p.VMTA).connections--
-	t.key(p.Key).connections--
+	(*p).set(now, rate)
 }
 
-func (t *Throttle) vmta(name string) *vmtaState {
-	v := t.vmtas[name]
-	if v == nil {
-		v = &vmtaState{}
-		t.vmtas[name] = v
+func group(groups map[string]*groupState, name string) *groupState {
+	g := groups[name]
+	if g == nil {
+		g = &groupState{}
+		groups[name] = g
 	}
-	return v
+	return g
 }
 
-// Surplus reports whether the key has more connections than its limit allows now: the connection
-// that asks should be the one to close.
+func (q *queueState) source(addr netip.Addr) *sourceState {
+	for _, s := range q.sources {
+		if s.addr == addr {
+			return s
+		}
+	}
+	s := &sourceState{addr: addr}
+	q.sources = append(q.sources, s)
+	return s
+}
+
+// Surplus reports whether the key or the queue has more connections than its limit allows now: the
+// connection that asks should be the one to close.
 func (t *Throttle) Surplus(p Path) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := t.key(p.Key)
-	return k.connections > t.keyConnections(p.Key, k)
+	effective := t.effective(t.now(), p.Key, k)
+	leased := effective.Epoch != 0
+	if leased && k.connections > effective.Connections {
+		return true
+	}
+	most, q := p.Queued.connections(leased), t.queues[p.Queue]
+	return most > 0 && q != nil && q.open > most
 }
 
 // Connections returns the number of open connections of the key.
 func (t *Throttle) Connections(key limits.Key) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.key(key).connections
+	if k := t.keys[key]; k != nil {
+		return k.connections
+	}
+	return 0
 }
 
 // MessagesPerConnection returns how many messages a connection of path may carry now.
 func (t *Throttle) MessagesPerConnection(p Path) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	own := p.QueueLimits.static().MessagesPerConnection
+	own := p.Queued.static().MessagesPerConnection
 	effective := t.effective(t.now(), p.Key, t.key(p.Key))
 	if effective.Epoch == 0 {
 		return own
 	}
-	return min(effective.MessagesPerConnection, max(own, p.QueueLimits.AdaptiveMessagesPerConnection))
-}
-
-// Acquire waits until a message with the given number of recipients may be attempted on path, and
-// takes it off every limit at once. A message of many recipients goes when there is room for one of
-// them, or single ones would overtake it for ever; those behind it wait for the rest. Acquire
-// returns early only with the error of ctx.
-func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int) (Permit, error) {
-	var waited map[string]time.Duration
-	for {
-		permit, wait, scope, changed := t.try(p, float64(recipients))
-		if wait == 0 {
-			permit.LimitingScope = longest(waited)
-			return permit, nil
-		}
-		if waited == nil {
-			waited = map[string]time.Duration{}
-		}
-		since := t.now()
-		if err := t.wait(ctx, p.Key, wait, changed); err != nil {
-			return Permit{}, err
-		}
-		waited[scope] += t.now() - since
-	}
-}
-
-// wait waits for the time, for a change of leases or for the end of ctx, and counts the key as
-// held back meanwhile.
-func (t *Throttle) wait(ctx context.Context, key limits.Key, d time.Duration, changed <-chan struct{}) error {
-	t.hold(key, +1)
-	defer t.hold(key, -1)
-	timer := time.NewTimer(min(d, time.Second)) // the guard may have moved meanwhile
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-changed:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (t *Throttle) hold(key limits.Key, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	k, now := t.key(key), t.now()
-	if k.waiting > 0 {
-		k.bound += now - max(k.since, k.gauged)
-	}
-	k.waiting += n
-	k.since = now
-}
-
-// try takes the message off all limits, or says how long the slowest of them wants to wait.
-func (t *Throttle) try(p Path, n float64) (permit Permit, wait time.Duration, scope string, changed <-chan struct{}) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	k := t.key(p.Key)
-	k.used = now
-	effective := t.effective(now, p.Key, k)
-	permit = Permit{Epoch: effective.Epoch, Actor: effective.Actor, ReasonID: effective.ReasonID, Canary: effective.Canary}
-
-	own := p.QueueLimits.RatePerSecond
-	if effective.Epoch != 0 && own > 0 {
-		own = max(own, p.QueueLimits.AdaptiveRatePerSecond)
-	}
-	q := t.queues[p.Queue]
-	if q == nil {
-		q = &bucket{}
-		if own > 0 {
-			t.queues[p.Queue] = q
-		}
-	}
-	v := t.vmta(p.VMTA)
-
-	q.set(now, own, staticDepth)
-	v.set(now, p.VMTALimits.RatePerSecond, staticDepth)
-	rate := 0.0 // a configured rate is each queue's own: the key binds only under a lease, a glide or the guard
-	if effective.Actor != limits.ByConfig && effective.HasRate() {
-		rate = max(effective.RatePerSecond, 1e-9) // 0 would be unlimited
-	}
-	k.set(now, rate, leaseDepth)
-
-	for _, b := range []struct {
-		*bucket
-		scope string
-	}{{q, scopeQueue}, {&v.bucket, scopeVMTA}, {&k.bucket, scopeKey}} {
-		if w := b.delay(); w > wait {
-			wait, scope = w, b.scope
-		}
-	}
-	if wait > 0 {
-		if scope == scopeKey {
-			scope = string(effective.Actor)
-		}
-		return permit, wait, scope, t.changed
-	}
-	q.take(n)
-	v.take(n)
-	k.take(n)
-	return permit, 0, "", nil
-}
-
-// Refund gives back what Acquire took for recipients that were not attempted.
-func (t *Throttle) Refund(p Path, recipients int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := float64(recipients)
-	if q := t.queues[p.Queue]; q != nil {
-		q.give(n)
-	}
-	t.vmta(p.VMTA).give(n)
-	t.key(p.Key).give(n)
-}
-
-func longest(waited map[string]time.Duration) string {
-	var scope string
-	var most time.Duration
-	for s, d := range waited {
-		if d > most || d == most && s < scope {
-			scope, most = s, d
-		}
-	}
-	return scope
+	return min(effective.MessagesPerConnection, max(own, p.Queued.AdaptiveMessagesPerConnection))
 }
 
 // Observe tells the local guard of the key what a receiver answered.
 func (t *Throttle) Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.key(key).guard.Observe(t.now(), dimension, scope)
-}
-
-// Gauges returns the state of every key since the last call. What a key's queues hold is for the
-// caller to say: backlog is asked for each queue.
-func (t *Throttle) Gauges(backlog func(queue string) int) []event.Gauge {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	gauges := make([]event.Gauge, 0, len(t.keys))
-	t.forget(now)
-	for key, k := range t.keys {
-		if k.waiting > 0 {
-			k.bound += now - max(k.since, k.gauged)
-			k.since = now
-		}
-		effective := t.effective(now, key, k)
-		g := event.Gauge{
-			Provider: key.Provider, Source: key.Source,
-			OpenConnections: k.connections, ThrottleBound: share(k.bound, now-k.gauged), LocalFactor: float32(k.guard.Factor(now)),
-			StaticRate: finite(k.static.RatePerSecond), StaticConnections: count(k.static.Connections), StaticMessages: count(k.static.MessagesPerConnection),
-			AdaptiveRate: k.adaptive.RatePerSecond, AdaptiveConnections: k.adaptive.Connections, AdaptiveMessages: k.adaptive.MessagesPerConnection,
-			LeaseEpoch: effective.Epoch, EffectiveRate: finite(effective.RatePerSecond),
-		}
-		if glide, ok := t.leases[key]; ok {
-			g.LeaseRate = glide.Lease.RatePerSecond
-		}
-		for queue := range k.queues {
-			g.Backlog += uint64(max(0, backlog(queue))) //nolint:gosec // not negative
-		}
-		k.bound, k.gauged = 0, now
-		gauges = append(gauges, g)
+	now, k := t.now(), t.key(key)
+	k.guard.Observe(now, dimension, scope)
+	switch dimension {
+	case taxonomy.Rate, taxonomy.Block, taxonomy.Unavailable, taxonomy.Other:
+		k.refusal = refusal{now, dimension}
+	default: // says nothing about the rate
 	}
-	return gauges
-}
-
-// idleTime is how long a key or a queue is remembered that nobody sends to.
-const idleTime = 10 * time.Minute
-
-// forget drops what is idle and would come back the same: keys that are under no lease and that
-// the guard leaves alone, buckets that are full. The caller holds t.mu.
-func (t *Throttle) forget(now time.Duration) {
-	for name, b := range t.queues {
-		if now-b.updated > idleTime && b.full(now) {
-			delete(t.queues, name)
-		}
-	}
-	for key, k := range t.keys {
-		_, leased := t.leases[key]
-		if now-k.used > idleTime && k.connections == 0 && k.waiting == 0 && !leased && k.guard.Factor(now) == 1 {
-			delete(t.keys, key)
-		}
-	}
-}
-
-func share(part, whole time.Duration) float32 {
-	if whole <= 0 {
-		return 0
-	}
-	return float32(min(1, part.Seconds()/whole.Seconds()))
-}
-
-// finite writes an unlimited rate as the gauge does, as 0.
-func finite(rate float64) float64 {
-	if math.IsInf(rate, 1) {
-		return 0
-	}
-	return rate
-}
-
-// count writes an unlimited number as the gauge does, as 0.
-func count(n uint32) uint32 {
-	if n == limits.Unlimited {
-		return 0
-	}
-	return n
 }

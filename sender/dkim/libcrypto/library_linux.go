@@ -34,8 +34,8 @@ const (
 // library is the loaded OpenSSL. It is never unloaded. Handles of C objects are uintptr.
 type library struct {
 	version string
-	sha256  uintptr       // EVP_MD
-	turns   chan struct{} // one for each signature that may be made at once
+	sha256  uintptr // EVP_MD
+	turns   turns
 
 	initCrypto    func(options uint64, settings uintptr) int32
 	versionMajor  func() uint32
@@ -55,6 +55,30 @@ type library struct {
 	errorString   func(code uint64, text *byte, length uintptr)
 }
 
+// turns are taken to sign: at most free signatures are made at once. No channel: a bubble of
+// testing/synctest may share the library with the world outside.
+type turns struct {
+	mu    sync.Mutex
+	given sync.Cond // of mu: a turn was given back
+	free  int
+}
+
+func (t *turns) take() {
+	t.mu.Lock()
+	for t.free == 0 {
+		t.given.Wait()
+	}
+	t.free--
+	t.mu.Unlock()
+}
+
+func (t *turns) giveBack() {
+	t.mu.Lock()
+	t.free++
+	t.mu.Unlock()
+	t.given.Signal()
+}
+
 var load = sync.OnceValues(open)
 
 func open() (*library, error) {
@@ -65,7 +89,8 @@ func open() (*library, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	l := &library{turns: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	l := &library{}
+	l.turns.free, l.turns.given.L = runtime.GOMAXPROCS(0), &l.turns.mu
 	for _, symbol := range []struct {
 		name   string
 		target any
@@ -120,10 +145,12 @@ func (l *library) err(doing string) error {
 
 // pkey is a private key in OpenSSL (EVP_PKEY).
 type pkey struct {
-	library  *library
-	handle   uintptr
-	size     int          // of a signature, octets
-	contexts chan uintptr // initialised EVP_PKEY_CTX that no signature uses now
+	library *library
+	handle  uintptr
+	size    int // of a signature, octets
+
+	mu       sync.Mutex
+	contexts []uintptr // initialised EVP_PKEY_CTX that no signature uses now: no more than turns
 }
 
 func (l *library) newKey(native *rsa.PrivateKey) (*pkey, error) {
@@ -157,7 +184,7 @@ func (l *library) decode(der []byte) (*pkey, error) {
 	if handle == 0 {
 		return nil, l.err("decode key")
 	}
-	return &pkey{library: l, handle: handle, size: int(l.keySize(handle)), contexts: make(chan uintptr, cap(l.turns))}, nil
+	return &pkey{library: l, handle: handle, size: int(l.keySize(handle))}, nil
 }
 
 // compare makes sure that OpenSSL signs as Go's crypto does.
@@ -179,8 +206,8 @@ func (p *pkey) compare(native *rsa.PrivateKey) error {
 
 // sign makes the PKCS #1 v1.5 signature of a SHA-256 digest.
 func (p *pkey) sign(digest []byte) ([]byte, error) {
-	p.library.turns <- struct{}{}
-	defer func() { <-p.library.turns }()
+	p.library.turns.take()
+	defer p.library.turns.giveBack()
 	signature, err := p.signNow(digest)
 	if err == nil {
 		return signature, nil
@@ -205,17 +232,22 @@ func (p *pkey) signNow(digest []byte) ([]byte, error) {
 		l.contextFree(context)
 		return nil, l.err("sign")
 	}
-	p.contexts <- context // has room for one of each turn
+	p.mu.Lock()
+	p.contexts = append(p.contexts, context)
+	p.mu.Unlock()
 	return signature[:length], nil
 }
 
 // context returns a context that is ready to sign. Two signatures at once cannot share one.
 func (p *pkey) context() (uintptr, error) {
-	select {
-	case c := <-p.contexts:
+	p.mu.Lock()
+	if n := len(p.contexts); n > 0 {
+		c := p.contexts[n-1]
+		p.contexts = p.contexts[:n-1]
+		p.mu.Unlock()
 		return c, nil
-	default:
 	}
+	p.mu.Unlock()
 	l := p.library
 	c := l.newContext(0, p.handle, 0)
 	if c == 0 {
@@ -230,13 +262,8 @@ func (p *pkey) context() (uintptr, error) {
 
 // free gives the key and its contexts back; nothing may sign with it then or later.
 func (p *pkey) free() {
-	for {
-		select {
-		case c := <-p.contexts:
-			p.library.contextFree(c)
-		default:
-			p.library.keyFree(p.handle)
-			return
-		}
+	for _, c := range p.contexts {
+		p.library.contextFree(c)
 	}
+	p.library.keyFree(p.handle)
 }

@@ -1,0 +1,136 @@
+package queue
+
+import (
+	"container/heap"
+	"slices"
+)
+
+// fresh is new mail: the higher priority first, within one in order of arrival.
+type fresh struct {
+	levels []level // the highest priority first
+	count  int
+}
+
+type level struct {
+	priority uint8
+	items    []*Item // items[head] is next
+	head     int
+}
+
+func (f *fresh) add(item *Item) {
+	f.count++
+	i := 0
+	for i < len(f.levels) && f.levels[i].priority > item.Priority {
+		i++
+	}
+	if i == len(f.levels) || f.levels[i].priority != item.Priority {
+		f.levels = slices.Insert(f.levels, i, level{priority: item.Priority})
+	}
+	f.levels[i].items = append(f.levels[i].items, item)
+}
+
+// next takes the next item, nil if there is none.
+func (f *fresh) next() *Item {
+	if f.count == 0 {
+		return nil
+	}
+	f.count--
+	l := &f.levels[0]
+	item := l.items[l.head]
+	l.items[l.head] = nil
+	if l.head++; l.head == len(l.items) {
+		f.levels = slices.Delete(f.levels, 0, 1)
+	} else if l.head >= 1024 && l.head > len(l.items)/2 {
+		l.items = slices.Clone(l.items[l.head:]) // or what has gone would be kept
+		l.head = 0
+	}
+	return item
+}
+
+// remove takes out the items that match says, at most limit.
+func (f *fresh) remove(match func(*Item) bool, limit int) (removed []*Item) {
+	for n := range f.levels {
+		l := &f.levels[n]
+		kept := l.items[l.head:l.head]
+		for _, item := range l.items[l.head:] {
+			if len(removed) < limit && match(item) {
+				removed = append(removed, item)
+			} else {
+				kept = append(kept, item)
+			}
+		}
+		clear(l.items[l.head+len(kept):])
+		l.items = l.items[:l.head+len(kept)]
+	}
+	f.levels = slices.DeleteFunc(f.levels, func(l level) bool { return l.head == len(l.items) })
+	f.count -= len(removed)
+	return removed
+}
+
+// oldest returns the first arrival, 0 without mail.
+func (f *fresh) oldest() (first Moment) {
+	for _, l := range f.levels {
+		if at := l.items[l.head].Arrived; first == 0 || at < first {
+			first = at
+		}
+	}
+	return first
+}
+
+// retryHeap orders items by the time they are due, then by priority and arrival.
+type retryHeap []*Item
+
+func (h retryHeap) Len() int { return len(h) }
+
+func (h retryHeap) Less(i, j int) bool {
+	switch a, b := h[i], h[j]; {
+	case a.Due != b.Due:
+		return a.Due < b.Due
+	case a.Priority != b.Priority:
+		return a.Priority > b.Priority
+	default:
+		return a.Arrived < b.Arrived
+	}
+}
+
+func (h retryHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+
+// due counts the items of the subtree at i that are due at now, at most limit: nothing below an
+// item that is not due can be due.
+func (h retryHeap) due(now Moment, i, limit int) int {
+	if limit <= 0 || i >= len(h) || h[i].Due > now {
+		return 0
+	}
+	n := 1 + h.due(now, 2*i+1, limit-1)
+	return n + h.due(now, 2*i+2, limit-n)
+}
+
+// remove takes out the items that match says, at most limit.
+func (h *retryHeap) remove(match func(*Item) bool, limit int) (removed []*Item) {
+	kept := (*h)[:0]
+	for _, item := range *h {
+		if len(removed) < limit && match(item) {
+			removed = append(removed, item)
+		} else {
+			kept = append(kept, item)
+		}
+	}
+	clear((*h)[len(kept):])
+	*h = kept
+	if len(removed) > 0 {
+		heap.Init(h)
+	}
+	return removed
+}
+
+// Push adds x; part of heap.Interface.
+func (h *retryHeap) Push(x any) { *h = append(*h, x.(*Item)) } //nolint:errcheck // only items are pushed
+
+// Pop removes the last item; part of heap.Interface.
+func (h *retryHeap) Pop() any {
+	old := *h
+	item := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return item
+}
