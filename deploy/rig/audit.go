@@ -16,8 +16,8 @@ import (
 // What never may be is a problem at once: a message that arrives changed, an event for a recipient
 // that nobody handed over, a second end, a hole in the sequence, and a second delivery where the
 // first was not in flight when the node was killed. In flight is a transaction that the receiver has
-// answered with 250 while the node has not said another word on the connection: only then may the
-// node be without a record of it. What is to come, like the delivery of what was accepted, Settle
+// answered with 250 while the node has neither sent the end of another message over the connection nor
+// QUIT: only then may the node be without a record of it, so it is one a connection. What is to come, like the delivery of what was accepted, Settle
 // asks for when the spool is empty.
 type Audit struct {
 	// Fate says how a recipient has to end, event.Delivered or event.Bounced. If nil, all are
@@ -74,7 +74,7 @@ type recipient struct {
 type Transaction struct {
 	number   uint64
 	life     int  // kills before it
-	wentOn   bool // the node said another word after it
+	wentOn   bool // the node ended another message or the session after it
 	excused  bool // it was in flight when the node was killed
 	repeated bool // it was counted in Repeated
 }
