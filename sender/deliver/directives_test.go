@@ -726,15 +726,13 @@ func TestOurFaultsBounceNobody(t *testing.T) {
 
 // TestSourceDisabledAtTheGreeting: the next attempt comes from another address at once.
 func TestSourceDisabledAtTheGreeting(t *testing.T) {
-	p := newPeer(t, nil)
-	p.answer = func(command string) string {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if command == "CONNECT" && len(p.from) == 1 {
+	var conns atomic.Int32
+	p := newPeer(t, func(command string) string {
+		if command == "CONNECT" && conns.Add(1) == 1 {
 			return "554 5.7.1 your address is blocked"
 		}
 		return ""
-	}
+	})
 	const vmta = "<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\nsmtp-source-host 127.0.0.3 three.test\n</virtual-mta>\n"
 	b := newBench(t, to(p)+vmta+fmt.Sprintf(patterns, "reply /blocked/ disable-source-ip,reenable-after=1h", "retry-after 3h"), names{mx: "mx.a.test", addr: p.addr.Addr()})
 	b.putBy("v", time.Hour*24, "ann@a.test")

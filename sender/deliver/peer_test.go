@@ -34,7 +34,6 @@ type peer struct {
 	messages []string // as received, envelope lines first
 	conns    int
 	stays421 bool     // go on after a 421
-	from     []string // addresses that connections came from
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
@@ -58,7 +57,6 @@ func newPeerAt(t *testing.T, address string, answer func(command string) string)
 			}
 			p.mu.Lock()
 			p.conns++
-			p.from = append(p.from, conn.RemoteAddr().(*net.TCPAddr).IP.String())
 			p.mu.Unlock()
 			sessions.Go(func() { p.serve(conn) })
 		}
