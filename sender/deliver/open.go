@@ -57,8 +57,8 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 }
 
 // AllSourcesDisabled says why a queue waits that has no source left, in PowerMTA's words.
-func AllSourcesDisabled(queue string) string {
-	return fmt.Sprintf("All SMTP sources for queue %s are now disabled.", queue)
+func AllSourcesDisabled(name string) string {
+	return fmt.Sprintf("All SMTP sources for queue %s are now disabled.", name)
 }
 
 // allDisabledWait is how long a queue whose sources are all disabled for good waits before it looks

@@ -33,7 +33,7 @@ type peer struct {
 	mu       sync.Mutex
 	messages []string // as received, envelope lines first
 	conns    int
-	stays421 bool     // go on after a 421
+	stays421 bool // go on after a 421
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
