@@ -248,7 +248,7 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 	others := true
 	if !skipped.IsZero() {
 		s.skipOf(ctx, a, len(again), skipped)
-		others = s.skip(s.target.name)
+		others = s.skip(s.target.name, time.Now())
 		if !others {
 			s.queue.Failed(s.way.waits[s.way.mode(s.queue, time.Now())], 0)
 		}

@@ -602,6 +602,20 @@ func TestConnectionAttempts(t *testing.T) {
 	}
 }
 
+// TestFailOver: a host that nobody listens on gives way to the next, and so does an address of the
+// other family than the source's.
+func TestFailOver(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\n</virtual-mta>\n", routes{"a.test": {
+		mx(1, "mx6.a.test", "::1"), mx(2, "closed.a.test", "127.0.0.7"), mx(3, "mx.a.test", "127.0.0.1"),
+	}})
+	b.putBy("v", time.Hour, "ann@a.test")
+	b.start()
+	if e := b.events(1)[0]; e.Kind != event.Delivered || e.MXHost != "mx.a.test" || e.Provider != "a.test" || e.EHLO != "two.test" {
+		t.Errorf("%s by %s of %s: %s", e.Kind, e.MXHost, e.Provider, e.Reply)
+	}
+}
+
 // TestNoMX: bounce-upon-no-mx bounces at once, or when the mail is old enough.
 func TestNoMX(t *testing.T) {
 	for value, want := range map[string]event.Kind{"no": event.Delivered, "yes": event.Bounced, "1h": event.Delivered, "0s": event.Bounced} {
@@ -726,15 +740,13 @@ func TestOurFaultsBounceNobody(t *testing.T) {
 
 // TestSourceDisabledAtTheGreeting: the next attempt comes from another address at once.
 func TestSourceDisabledAtTheGreeting(t *testing.T) {
-	p := newPeer(t, nil)
-	p.answer = func(command string) string {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if command == "CONNECT" && len(p.from) == 1 {
+	var conns atomic.Int32
+	p := newPeer(t, func(command string) string {
+		if command == "CONNECT" && conns.Add(1) == 1 {
 			return "554 5.7.1 your address is blocked"
 		}
 		return ""
-	}
+	})
 	const vmta = "<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\nsmtp-source-host 127.0.0.3 three.test\n</virtual-mta>\n"
 	b := newBench(t, to(p)+vmta+fmt.Sprintf(patterns, "reply /blocked/ disable-source-ip,reenable-after=1h", "retry-after 3h"), names{mx: "mx.a.test", addr: p.addr.Addr()})
 	b.putBy("v", time.Hour*24, "ann@a.test")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"carom/schemas/event"
@@ -146,19 +147,43 @@ func (s *session) next5xx(f *failure) bool {
 	return !s.over && (f.stays || !f.reply.Permanent())
 }
 
-// skip rules a host out for the rest of the session and reports whether others are left.
-func (s *session) skip(host string) bool {
-	s.skipped = append(s.skipped, host)
-	s.targets = s.unskipped(s.targets)
-	return len(s.targets) > 0
+// skipTime is for how long all sessions of a queue leave a host alone that a reply ruled out.
+const skipTime = time.Minute
+
+// skips are the hosts that a queue leaves alone.
+type skips struct {
+	mu    sync.Mutex
+	until map[string]time.Time
 }
 
-// unskipped returns the targets that are not ruled out.
-func (s *session) unskipped(targets []target) []target {
-	if len(s.skipped) == 0 {
+// skip rules a host out and reports whether the session has others left. If not, the next round
+// begins with the first again.
+func (s *session) skip(host string, now time.Time) bool {
+	k := &s.way.skips
+	k.mu.Lock()
+	if k.until == nil {
+		k.until = map[string]time.Time{}
+	}
+	k.until[host] = now.Add(skipTime)
+	k.mu.Unlock()
+	s.targets = k.filter(s.targets, now)
+	if len(s.targets) > 0 {
+		return true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.until)
+	return false
+}
+
+// filter returns the targets that are not ruled out at now.
+func (k *skips) filter(targets []target, now time.Time) []target {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.until) == 0 {
 		return targets
 	}
-	return slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return slices.Contains(s.skipped, t.name) })
+	return slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return now.Before(k.until[t.name]) })
 }
 
 // bounceQueue bounces all that the queue holds at this moment, as bounce-queue asks.

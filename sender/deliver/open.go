@@ -69,8 +69,11 @@ const allDisabledWait = time.Hour
 // to come back.
 func (s *session) chooseSource(item *queue.Item, targets []target, now time.Time) bool {
 	out := s.disabledSources(now)
+	if left := s.way.skips.filter(targets, now); len(left) > 0 {
+		targets = left
+	}
 	var ok bool
-	if s.source, s.targets, ok = s.way.source(s.unskipped(targets), out.disabled); ok {
+	if s.source, s.targets, ok = s.way.source(targets, out.disabled); ok {
 		return true
 	}
 	until := out.first

@@ -33,8 +33,7 @@ type peer struct {
 	mu       sync.Mutex
 	messages []string // as received, envelope lines first
 	conns    int
-	stays421 bool     // go on after a 421
-	from     []string // addresses that connections came from
+	stays421 bool // go on after a 421
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
@@ -58,7 +57,6 @@ func newPeerAt(t *testing.T, address string, answer func(command string) string)
 			}
 			p.mu.Lock()
 			p.conns++
-			p.from = append(p.from, conn.RemoteAddr().(*net.TCPAddr).IP.String())
 			p.mu.Unlock()
 			sessions.Go(func() { p.serve(conn) })
 		}

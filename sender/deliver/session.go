@@ -27,7 +27,6 @@ type session struct {
 	found   found // the way to the receiver; see resolve
 	source  source
 	targets []target // of found, those that source reaches and nothing has ruled out
-	skipped []string // hosts that a reply ruled out
 	target  target   // the one that conn goes to
 	dns     time.Duration
 	path    throttle.Path

@@ -30,6 +30,7 @@ type way struct {
 	rollup    *config.Rollup     // whose queue this is; nil for a queue of its own
 
 	paths  paths
+	skips  skips
 	leased atomic.Bool // the last permit came from a fresh lease of the control loop
 }
 
