@@ -32,6 +32,7 @@ var may = map[string][]string{
 	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},
 	"sender/resolve":  {"schemas"},
+	"sender/schedule": {"schemas"},
 	"sender/smtpc":    {"schemas"},
 	"sender/spool":    {"schemas"},
 	"sender/suppress": {"schemas"},

@@ -35,6 +35,7 @@ import (
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
+	"carom/sender/route"
 	"carom/sender/smtpd"
 	"carom/sender/spool"
 	"carom/sender/suppress"
@@ -54,6 +55,7 @@ type node struct {
 	queues                *queue.Manager
 	agent                 *deliver.Agent
 	reports               *reports.Processor
+	turns                 route.Turns // of the members of pools, for mail that comes in
 	watcher               *feed.Watcher
 
 	accepted atomic.Int64 // recipients since the start
