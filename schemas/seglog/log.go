@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -102,6 +103,7 @@ type Log struct {
 	off       int64
 	next      uint64
 	synced    int64     // offset through which the segment is fsynced
+	restUntil time.Time // no batch is begun before it
 	published watermark // what readers know
 	buf       []byte
 	batch     []*Commit // memory for the next batch
