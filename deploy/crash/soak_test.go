@@ -105,10 +105,11 @@ func (c *crash) checkRest(t *testing.T, fresh rig.Usage, goroutines int) {
 		t.Fatal(err)
 	}
 	rig.Await(t, time.Minute, "the node to close what it does not need", func(context.Context) error {
-		if n := c.usage(t).Files; n > fresh.Files+moreFiles {
-			return fmt.Errorf("it has %d files open, %d when it was new", n, fresh.Files)
+		u, err := c.node.Usage()
+		if err == nil && u.Files > fresh.Files+moreFiles {
+			err = fmt.Errorf("it has %d files open, %d when it was new", u.Files, fresh.Files)
 		}
-		return nil
+		return err
 	})
 	left, err := c.node.Dump(t.Context())
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -35,6 +36,9 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("find the module: %w", err)
 	}
 	root := filepath.Dir(strings.TrimSpace(string(module)))
+	if err := lookAtSource(root); err != nil {
+		return "", err
+	}
 	name, race := "carom", "-race=false"
 	if WithRace {
 		name, race = "carom-race", "-race=true"
@@ -60,6 +64,22 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	return binary, nil
 })
+
+// lookAtSource looks at every Go file, which makes the test cache notice a change: what the child process
+// go build reads it does not see.
+func lookAtSource(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "node_modules" || path == filepath.Join(root, "build")):
+			return filepath.SkipDir
+		case strings.HasSuffix(path, ".go"):
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+}
 
 // Binary returns the path of the carom binary of this source tree.
 func Binary(tb testing.TB) string {

@@ -34,6 +34,7 @@ var may = map[string][]string{
 	"sender/feed":     {"schemas"},
 	"sender/orders":   {"schemas"},
 	"sender/resolve":  {"schemas"},
+	"sender/schedule": {"schemas"},
 	"sender/smtpc":    {"schemas"},
 	"sender/spool":    {"schemas"},
 	"sender/suppress": {"schemas"},

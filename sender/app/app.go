@@ -38,6 +38,7 @@ import (
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
+	"carom/sender/route"
 	"carom/sender/smtpd"
 	"carom/sender/spool"
 	"carom/sender/suppress"
@@ -57,6 +58,7 @@ type node struct {
 	queues                *queue.Manager
 	agent                 *deliver.Agent
 	reports               *reports.Processor
+	turns                 route.Turns // of the members of pools, for mail that comes in
 	watcher               *feed.Watcher
 	orders                *orders.Store
 	operator              *operate.Operator

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"carom/schemas/taxonomy"
 	"carom/sender/config"
 	"carom/sender/deliver"
+	"carom/sender/dkim"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/route"
@@ -44,12 +46,12 @@ func (n *node) isBounceDomain(address string) bool {
 func (n *node) Suppressed(tenant, address string) bool { return n.suppress.Suppressed(tenant, address) }
 
 // SelectVMTA is part of smtpd.Intake.
-func (n *node) SelectVMTA(source config.Source, asked string, local netip.Addr) (string, *smtpd.RefusalError) {
-	name, err := route.SelectVMTA(n.config, source, asked, local)
+func (n *node) SelectVMTA(source *config.Source, asked string, local netip.Addr) (vmta, pool string, r *smtpd.RefusalError) {
+	choice, err := n.turns.SelectVMTA(n.config, source, asked, local)
 	if err != nil {
-		return "", &smtpd.RefusalError{Code: 550, Enhanced: [3]int{5, 5, 0}, Text: err.Error()}
+		return "", "", &smtpd.RefusalError{Code: 550, Enhanced: [3]int{5, 5, 0}, Text: err.Error()}
 	}
-	return name, nil
+	return choice.VMTA, choice.Pool, nil
 }
 
 // Refused is part of smtpd.Intake.
@@ -108,9 +110,21 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 // store puts the message into the spool, accounts for it and queues it.
 func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
 	envelope := &spool.Envelope{
-		ID: m.ID, From: m.From, Arrived: m.Arrived, VMTA: n.chooseVMTA(m.VMTA, recipients), Job: m.Job, EnvID: m.EnvID, Ret: m.Ret, Tenant: m.Tenant,
-		ClientIP: m.ClientIP, ClientHost: m.ClientName,
+		ID: m.ID, From: m.From, Arrived: m.Arrived, Expires: m.Schedule.End(), VMTA: n.chooseVMTA(m.VMTA, recipients), Pool: m.Pool, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret,
+		Tenant: m.Tenant, SMTPUser: m.SMTPUser, ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
+	}
+	if m.AsksForDKIM {
+		if _, err := dkim.ParseRequest(m.DKIMOptions); err != nil {
+			return &smtpd.RefusalError{Code: 554, Enhanced: [3]int{5, 6, 0}, Text: "X-DKIM-Options: " + err.Error()}
+		}
+		envelope.Attrs[deliver.AttrDKIMOptions] = m.DKIMOptions
+	}
+	if m.Priority != queue.DefaultPriority {
+		envelope.Attrs[attrPriority] = strconv.Itoa(int(m.Priority))
+	}
+	if len(m.Schedule) > 0 {
+		envelope.Attrs[AttrSchedule] = m.Schedule.String()
 	}
 	for _, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
@@ -190,16 +204,37 @@ func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spoo
 	}
 }
 
+// Attributes of an envelope that are the node's own: the priority of the recipients within their
+// queue, where it is not the usual one, and the windows of delivery as schedule.Parse reads them.
+const (
+	attrPriority = "priority"
+	AttrSchedule = "schedule"
+)
+
 // newItem returns an item without recipients for those that are as r.
 func newItem(id event.ID, arrived time.Time, t *tag, bounceAfter time.Duration, r spool.LiveRecipient) *queue.Item {
 	expires := t.Expires
 	if expires.IsZero() {
 		expires = arrived.Add(bounceAfter)
 	}
+	due := r.Due
+	if len(t.Windows) > 0 {
+		var ok bool
+		if due, ok = t.Windows.Next(later(due, time.Now())); !ok {
+			due = expires // to be finished as expired
+		}
+	}
 	return &queue.Item{
-		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(r.Due), Arrived: queue.At(arrived), //nolint:gosec // bounded
+		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(due), Arrived: queue.At(arrived), //nolint:gosec // bounded
 		Expires: queue.At(expires), Labels: queue.Label(t.Job, t.Tenant), Priority: t.Priority,
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // consume reads a report that came to a processor's address. It reports false for mail that is

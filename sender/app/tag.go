@@ -3,10 +3,12 @@ package app
 import (
 	"encoding/binary"
 	"errors"
+	"strconv"
 	"time"
 
 	"carom/sender/queue"
 	"carom/sender/route"
+	"carom/sender/schedule"
 	"carom/sender/spool"
 )
 
@@ -16,8 +18,9 @@ type tag struct {
 	VMTA, Job, Tenant string
 	Expires           time.Time // zero: by configuration
 	Priority          uint8     // within a queue
-	Domains           []string  // of the recipients, each once
-	Of                []uint32  // which of Domains, for each recipient; nil if there is one
+	Windows           schedule.Schedule
+	Domains           []string // of the recipients, each once
+	Of                []uint32 // which of Domains, for each recipient; nil if there is one
 }
 
 // maxTag is what the spool takes. A message with more different recipients has no tag.
@@ -30,6 +33,12 @@ var errTag = errors.New("malformed tag")
 // tagOf makes the tag of a message.
 func tagOf(e *spool.Envelope) tag {
 	t := tag{VMTA: e.VMTA, Job: e.Job, Tenant: e.Tenant, Expires: e.Expires, Priority: queue.DefaultPriority}
+	if p, err := strconv.ParseUint(e.Attrs[attrPriority], 10, 8); err == nil {
+		t.Priority = uint8(p)
+	}
+	if text := e.Attrs[AttrSchedule]; text != "" {
+		t.Windows, _ = schedule.Parse(text, time.UTC) // the node wrote it itself
+	}
 	if len(e.Recipients) == 1 {
 		t.Domains = []string{route.Domain(e.Recipients[0].Address)}
 		return t
@@ -62,7 +71,7 @@ func (t *tag) domain(recipient uint32) string {
 
 // encode returns the tag's bytes, or nil if they are too many. They are the version, the priority,
 // and, with every number a uvarint and every text behind its length: microseconds of the expiry or 0,
-// VMTA, job, tenant, number of domains, domains, number of recipients or 0 if there is one domain, and
+// VMTA, job, tenant, the schedule as text, number of domains, domains, number of recipients or 0 if there is one domain, and
 // for each which domain.
 func (t *tag) encode() []byte {
 	b := make([]byte, 0, 64)
@@ -72,7 +81,7 @@ func (t *tag) encode() []byte {
 		expires = uint64(max(t.Expires.UnixMicro(), 1)) //nolint:gosec // not negative
 	}
 	b = binary.AppendUvarint(b, expires)
-	for _, s := range [...]string{t.VMTA, t.Job, t.Tenant} {
+	for _, s := range [...]string{t.VMTA, t.Job, t.Tenant, t.Windows.String()} {
 		b = appendText(b, s)
 	}
 	b = binary.AppendUvarint(b, uint64(len(t.Domains)))
@@ -129,6 +138,11 @@ func (r *tagReader) decode(b []byte, recipients int) (t tag, err error) {
 		t.Expires = time.UnixMicro(int64(micros)).UTC()
 	}
 	t.VMTA, t.Job, t.Tenant = text(), text(), text()
+	if windows := text(); windows != "" {
+		if t.Windows, err = schedule.Parse(windows, time.UTC); err != nil {
+			return tag{}, errTag
+		}
+	}
 	domains := number()
 	if domains == 0 || domains > len(b) {
 		return tag{}, errTag

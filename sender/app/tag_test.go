@@ -25,12 +25,16 @@ func TestTagSaysWhereRecipientsGo(t *testing.T) {
 		{"no domain", []string{"postmaster"}, []string{""}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			e := &spool.Envelope{VMTA: "mta1", Job: "j", Tenant: "shop", Expires: expires}
+			e := &spool.Envelope{VMTA: "mta1", Job: "j", Tenant: "shop", Expires: expires, Attrs: map[string]string{
+				attrPriority: "70", AttrSchedule: "2030-01-01 00:00:00+0000 / 2030-01-02 00:00:00+0000",
+			}}
 			for _, a := range tc.addresses {
 				e.Recipients = append(e.Recipients, spool.Recipient{Address: a})
 			}
 			want := tagOf(e)
-			want.Priority = 70
+			if want.Priority != 70 || len(want.Windows) != 1 {
+				t.Errorf("priority %d, windows %v", want.Priority, want.Windows)
+			}
 			if diff := cmp.Diff(tc.domains, want.Domains); diff != "" {
 				t.Errorf("domains (-want +got):\n%s", diff)
 			}

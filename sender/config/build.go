@@ -47,6 +47,7 @@ var sectionRules = map[string]sectionRule{
 	"mx-rollup-list":          {in: outside},
 	"smtp-listener":           {in: outside, argument: withArgument},
 	"smtp-pattern-list":       {in: outside, argument: withArgument},
+	"pattern-list":            {in: outside, argument: withArgument},
 	"smtp-user":               {in: outside, argument: withArgument},
 	"source":                  {in: outside, argument: withArgument},
 	"spool":                   {in: outside, argument: withArgument},
@@ -57,7 +58,6 @@ var sectionRules = map[string]sectionRule{
 	"bounce-category-patterns":   {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
 	"email-patterns":             {in: processor, argument: perhapsArgument, inert: notYet},
-	"pattern-list":               {in: []string{globalScope, "pattern-list"}, argument: perhapsArgument, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
 	"rejectlog-file":             {in: outside, argument: withArgument, inert: notYet},
 	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
@@ -92,7 +92,7 @@ func newBuilder(l *loader, nodes []*node) *builder {
 			AddressLists: map[string]*AddressList{},
 			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
 			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
-			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{},
+			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{}, intakeLists: map[string]*IntakeList{},
 			hash: l.hash(),
 		},
 		macros:       readMacros(l, nodes),
@@ -212,6 +212,8 @@ func (b *builder) known(n *node) {
 			u, err := streamURL(v)
 			return EventStream{Pos: n.Pos, URL: u, User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}, err
 		}, &c.EventStream)
+	case "pattern-list":
+		b.intakeList(n)
 	case "smtp-pattern-list":
 		b.patternList(n)
 	case "mx-rollup-list":

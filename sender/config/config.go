@@ -37,7 +37,9 @@ type Config struct {
 	NameServers     []netip.AddrPort // empty: the system's
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
-	ServerTLS       ServerTLS        // of listeners that say nothing else
+	// DomainSuffix is what addresses with a domain of one label get; empty: nothing.
+	DomainSuffix string
+	ServerTLS    ServerTLS // of listeners that say nothing else
 
 	// Limits of connections to receivers: the first that fits counts.
 	MXConnectionLimits []MXConnectionLimit
@@ -63,6 +65,8 @@ type Config struct {
 
 	hash uint64
 
+	fallback vmtaReference
+
 	spoolMinFreeSpace Size
 
 	sourceHosts []SourceHost
@@ -76,6 +80,7 @@ type Config struct {
 	pools       map[string]*Pool
 	poolOrder   []*Pool
 	users       map[string]*User
+	intakeLists map[string]*IntakeList
 
 	patternLists map[string]*PatternList // by name in lower case
 	rollups      []*Rollup               // in the order of the file

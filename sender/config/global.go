@@ -20,6 +20,8 @@ var globals = newScope(globalScope, append(
 	many("mx-connection-limit", mxConnectionLimit, func(c *Config) *[]MXConnectionLimit { return &c.MXConnectionLimits }),
 	many("ip-connection-limit", ipConnectionLimit, func(c *Config) *[]IPConnectionLimit { return &c.IPConnectionLimits }),
 	one("total-max-smtp-in", limit, func(c *Config) *int { return &c.TotalMaxSMTPIn }),
+	one("domain-suffix", hostName, func(c *Config) *string { return &c.DomainSuffix }),
+	one("invalid-virtual-mta-fallback", referenceToVMTA, func(c *Config) *vmtaReference { return &c.fallback }),
 	many("relay-address", parseAddressPattern, func(c *Config) *[]AddressPattern { return &c.RelayAddresses }),
 	many("smtp-source-host", sourceHost, func(c *Config) *[]SourceHost { return &c.sourceHosts }),
 	many("domain-key", domainKey, func(c *Config) *[]DomainKey { return &c.domainKeys }),

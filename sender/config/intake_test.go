@@ -30,7 +30,7 @@ func TestIntakeDirectives(t *testing.T) {
 		{"tls-certificate", user("authentication-method certificate\ntls-certificate keys/rsa.pem"), "no PEM certificate"},
 		{"tls-certificate", listener("tls-certificate keys/pair.pem\nimmediate-tls yes"), ""},
 		{"tls-certificate", listener("tls-certificate keys/locked.pem secret"), ""},
-		{"tls-certificate", listener("tls-certificate keys/locked.pem wrong"), "cannot be decrypted"},
+		{"tls-certificate", listener("tls-certificate keys/locked.pem wrong"), "the password does not open"},
 		{"tls-certificate", listener("tls-certificate keys/cert.pem"), "no certificate with its private key"},
 		{"tls-certificate", listener("tls-certificate keys/none.pem"), "no such file"},
 		{"immediate-tls", listener("immediate-tls yes"), "needs a tls-certificate"},
@@ -38,9 +38,32 @@ func TestIntakeDirectives(t *testing.T) {
 		{"tls-allow", listener("tls-certificate keys/pair.pem\ntls-allow-tlsv1.2 no\ntls-allow-tlsv1.3 no"), "no version of TLS"},
 		{"tls-ciphers", listener("tls-ciphers HIGH:!ADH:@STRENGTH"), ""},
 		{"tls-ciphers", listener("tls-ciphers ECDHE-RSA-CHACHA20-POLY1305:AES128-SHA:DES-CBC3-SHA"), ""},
-		{"tls-ciphers", listener("tls-ciphers DHE-RSA-CAMELLIA256-SHA"), "none is known"},
+		{"tls-ciphers", listener("tls-ciphers \"\" more"), "unexpected"},
 		{"smtp-server-tls", "smtp-server-tls-ciphers AES256-GCM-SHA384\nsmtp-server-tls-ca-file keys/cert.pem\nsmtp-server-tls-allow-tlsv1 yes", ""},
 		{"smtp-server-tls", "smtp-server-tls-ca-file keys/rsa.pem", "no PEM certificate"},
+		{"process-x-schedule", source("process-x-schedule yes\nretain-x-schedule yes\nprocess-x-dkim-options yes\nretain-x-dkim-options no"), ""},
+		{"process-x-schedule", source("process-x-schedule daily"), "want yes or no"},
+		{"jobid-prefix", source("jobid-prefix {auth}\njobid-prefix \"\"\njobid-prefix a-"), ""},
+		{"jobid-prefix", source("jobid-prefix \"a b\""), "no white space"},
+		{"remove-header", source("remove-header X-A, X-B\nremove-received-headers yes\nadd-x-virtual-mta-header yes\nallow-empty-x-virtual-mta yes"), ""},
+		{"remove-header", source("remove-header \"X A\""), "unexpected"},
+		{"auto-qualify-domain", "domain-suffix Shop.test\n" + source("auto-qualify-domain no"), ""},
+		{"domain-suffix", "domain-suffix a@b", "bad host name"},
+		{"invalid-virtual-mta-fallback", "invalid-virtual-mta-fallback {default}\n" + source("reject-invalid-virtual-mta no"), ""},
+		{"invalid-virtual-mta-fallback", "\ninvalid-virtual-mta-fallback none", "config:2:30: invalid-virtual-mta-fallback: there is no virtual-mta or pool"},
+		{"pattern-list", "<pattern-list p>\n* virtual-mta={default},recipient-priority=70\n</pattern-list>\n" + source("pattern-list P"), ""},
+		{"pattern-list", source("pattern-list p"), "there is no <pattern-list p>"},
+		{"pattern-list", "<pattern-list p>\nmail-from /x/\n</pattern-list>", "result missing"},
+		{"pattern-list", "<pattern-list p>\nmail-from x virtual-mta={default}\n</pattern-list>", "want a /pattern/"},
+		{"pattern-list", "<pattern-list p>\n* recipient-priority=101\n</pattern-list>", "want 0 to 100"},
+		{"pattern-list", "<pattern-list p>\n* virtual-mta=none\n</pattern-list>", "there is no virtual-mta"},
+		{"pattern-list", "<pattern-list p>\n* call-to:q\n</pattern-list>", "there is no <pattern-list q>"},
+		{"pattern-list", "<pattern-list p>\n* call-to: q\n</pattern-list>\n<pattern-list q>\nmail-from /x/ <pattern-list>\n* call-to:p\n</pattern-list>\n</pattern-list>", "leads back to itself"},
+		{"pattern-list", "<pattern-list p>\n<pattern-list>\n* virtual-mta={default}\n</pattern-list>\n</pattern-list>", "behind no pattern"},
+		{"pattern-list", "<pattern-list p>\nheader X-A /(?=x)/ virtual-mta={default}\n</pattern-list>", "not supported"},
+		{"virtual-mta-pool", "<virtual-mta a>\n</virtual-mta>\n<virtual-mta-pool p>\nvirtual-mta a weight 3\n</virtual-mta-pool>", ""},
+		{"virtual-mta-pool", "<virtual-mta a>\n</virtual-mta>\n<virtual-mta-pool p>\nvirtual-mta a weight 0\n</virtual-mta-pool>", "bad weight"},
+		{"virtual-mta-pool", "<virtual-mta a>\n</virtual-mta>\n<virtual-mta-pool p>\nvirtual-mta a 3\n</virtual-mta-pool>", "bad weight"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := maps.Clone(testKeys())
@@ -75,9 +98,48 @@ smtp-listener 127.0.0.1:25
 	if own.Certificate.Path != "/etc/carom/keys/locked.pem" || own.TLSv11 || !own.TLSv13 {
 		t.Errorf("own: %+v", own)
 	}
-	for name, want := range map[string]bool{"ECDHE-RSA-AES128-GCM-SHA256": true, "TLS_RSA_WITH_AES_128_CBC_SHA": true, "ECDHE-ECDSA-AES256-SHA": true, "TLS_AES_128_GCM_SHA256": false, "RC4-MD5": false} {
-		if _, got := cipherByName(name); got != want {
-			t.Errorf("cipherByName(%s): %t", name, got)
+}
+
+func TestDecide(t *testing.T) {
+	c, _, err := Parse("test.conf", []byte(`
+<pattern-list p>
+    mail-from /@loud\.test$/ virtual-mta={default},recipient-priority=90
+    mail-from /@inner\.test$/ <pattern-list>
+        rcpt-to /@a\.test$/ recipient-priority=1
+        header Subject /^ urgent/ call-to:q
+    </pattern-list>
+    rcpt-to /@b\.test$/
+    <pattern-list>
+        * recipient-priority=3
+    </pattern-list>
+</pattern-list>
+<pattern-list q>
+    header X-A /(?-i)^ A$/ recipient-priority=7
+</pattern-list>
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		from, to, subject string
+		vmta              string
+		priority          int
+		ok                bool
+	}{
+		{"x@LOUD.test", "x@b.test", "", "{default}", 90, true},
+		{"x@inner.test", "x@a.test", "", "", 1, true},
+		{"x@inner.test", "x@c.test", " Urgent!", "", 7, true},
+		{"x@inner.test", "x@b.test", "", "", 3, true}, // nothing matched inside
+		{"x@other.test", "x@b.test", "", "", 3, true},
+		{"x@other.test", "x@c.test", " urgent", "", -1, false},
+	} {
+		recipients := func(yield func(string) bool) { _ = yield("first@z.test") && yield(tc.to) }
+		header := func(name string) []string {
+			return map[string][]string{"Subject": {tc.subject}, "X-A": {" a", " A"}}[name]
+		}
+		got, ok := c.Decide("P", tc.from, recipients, header)
+		if want := (IntakeDecision{tc.vmta, tc.priority}); got != want || ok != tc.ok {
+			t.Errorf("from %s to %s, subject %q: %v, %t; want %v, %t", tc.from, tc.to, tc.subject, got, ok, want, tc.ok)
 		}
 	}
 }

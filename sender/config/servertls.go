@@ -2,13 +2,9 @@ package config
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 )
 
 // ServerTLS is how a listener speaks TLS. What a <smtp-listener> does not say the global
@@ -17,7 +13,7 @@ type ServerTLS struct {
 	Certificate                   CertificateFile // none: no TLS
 	CAFile                        CAFile          // what certificates of clients are verified against
 	TLSv1, TLSv11, TLSv12, TLSv13 bool            // the versions that are allowed
-	Ciphers                       ServerCiphers
+	Ciphers                       Ciphers
 }
 
 func defaultServerTLS() ServerTLS { return ServerTLS{TLSv12: true, TLSv13: true} }
@@ -40,7 +36,7 @@ func (f CertificateFile) load(read func(string) ([]byte, error)) (*tls.Certifica
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s", f.Path, fileProblem(err))
 	}
-	data, err = openKey(data, f.password.Reveal())
+	data, err = decryptPEM(data, f.password.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
@@ -49,26 +45,6 @@ func (f CertificateFile) load(read func(string) ([]byte, error)) (*tls.Certifica
 		return nil, fmt.Errorf("%s: no certificate with its private key: %w", f.Path, err)
 	}
 	return &pair, nil
-}
-
-// openKey returns PEM data with the private key decrypted, if it is in OpenSSL's old form
-// (RFC 1421): that is what PowerMTA's PASSWORD is for.
-func openKey(data []byte, password string) ([]byte, error) {
-	var out []byte
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "ENCRYPTED PRIVATE KEY" {
-			return nil, errors.New("the private key is encrypted by PKCS #8; write it with openssl rsa -traditional, or without a password")
-		}
-		if x509.IsEncryptedPEMBlock(block) { //nolint:staticcheck // insecure, and in use: whoever can read the file can read the configuration
-			der, err := x509.DecryptPEMBlock(block, []byte(password)) //nolint:staticcheck // as above
-			if err != nil {
-				return nil, errors.New("the private key cannot be decrypted with the password")
-			}
-			block = &pem.Block{Type: block.Type, Bytes: der}
-		}
-		out = append(out, pem.EncodeToMemory(block)...)
-	}
-	return out, nil
 }
 
 func certificateFile(v *value) (CertificateFile, error) {
@@ -85,54 +61,6 @@ func certificateFile(v *value) (CertificateFile, error) {
 	return f, err
 }
 
-// ServerCiphers are the cipher suites of TLS 1.2 and below; none means Go's choice.
-type ServerCiphers struct {
-	Text string // as written
-	IDs  []uint16
-}
-
-// String returns the list as it is written.
-func (c ServerCiphers) String() string { return c.Text }
-
-// serverCiphers takes from OpenSSL's cipher list the suites that it names and Go knows. Words for
-// groups of suites ("HIGH", "!ADH") and their order are Go's to decide. A list whose suites are
-// all unknown is a mistake: it would allow what it means to forbid.
-func serverCiphers(v *value) (ServerCiphers, error) {
-	text, err := v.single("want an OpenSSL cipher list")
-	if err != nil {
-		return ServerCiphers{}, err
-	}
-	c := ServerCiphers{Text: text}
-	unknown := ""
-	for name := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(":, ", r) }) {
-		id, known := cipherByName(name)
-		switch {
-		case known && !slices.Contains(c.IDs, id):
-			c.IDs = append(c.IDs, id)
-		case !known && strings.Contains(name, "-") && strings.IndexByte("!-+@", name[0]) < 0:
-			unknown = name
-			v.warnOnce(v.pos, "cipher "+name, "is not known to Go and is never used")
-		}
-	}
-	if unknown != "" && len(c.IDs) == 0 {
-		return c, fmt.Errorf("of the suites named none is known, for example %s", unknown)
-	}
-	return c, nil
-}
-
-// cipherByName returns the suite that OpenSSL calls name: TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-// is its ECDHE-RSA-AES128-GCM-SHA256, TLS_RSA_WITH_AES_128_CBC_SHA its AES128-SHA.
-func cipherByName(name string) (uint16, bool) {
-	shorten := strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH", "", "AES_", "AES", "_CBC", "", "_POLY1305_SHA256", "-POLY1305", "3DES_EDE", "DES-CBC3", "_", "-")
-	for _, s := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
-		before := s.SupportedVersions[0] < tls.VersionTLS13 // those of TLS 1.3 have names of their own
-		if before && (strings.EqualFold(name, s.Name) || strings.EqualFold(name, shorten.Replace(s.Name))) {
-			return s.ID, true
-		}
-	}
-	return 0, false
-}
-
 // serverTLSRows are the directives of ServerTLS under names with the prefix; change applies one of
 // them.
 func serverTLSRows[T any](prefix string, change func(*T, func(*ServerTLS))) []directive[T] {
@@ -146,7 +74,7 @@ func serverTLSRows[T any](prefix string, change func(*T, func(*ServerTLS))) []di
 		allow("tlsv1.1", func(s *ServerTLS) *bool { return &s.TLSv11 }),
 		allow("tlsv1.2", func(s *ServerTLS) *bool { return &s.TLSv12 }),
 		allow("tlsv1.3", func(s *ServerTLS) *bool { return &s.TLSv13 }),
-		within(change, one(prefix+"tls-ciphers", serverCiphers, func(s *ServerTLS) *ServerCiphers { return &s.Ciphers })),
+		within(change, one(prefix+"tls-ciphers", ciphers, func(s *ServerTLS) *Ciphers { return &s.Ciphers })),
 	}
 }
 

@@ -48,6 +48,18 @@ type Source struct {
 	JobIDHeader        string // empty: none
 	ProcessXEnvid      bool
 	TenantHeader       string // empty: none
+	ProcessXSchedule   bool
+	RetainXSchedule    bool
+	ProcessXDKIMOptions,
+	RetainXDKIMOptions bool
+	JobIDPrefix             string // JobIDPrefixAuth for the user's name
+	PatternList             string // empty: none
+	RejectInvalidVirtualMTA bool   // else invalid-virtual-mta-fallback, or what it would be without asking
+	AllowEmptyXVirtualMTA   bool   // an empty X-Virtual-MTA asks for {default}
+	AddXVirtualMTAHeader    bool
+	RemoveHeader            []string
+	RemoveReceivedHeaders   bool
+	AutoQualifyDomain       bool // of addresses whose domain is one label, by domain-suffix
 
 	MaxMessageSize    Size // 0 means no limit
 	MaxRcptPerMessage int  // 0 means no limit
@@ -75,7 +87,9 @@ func DefaultSource() Source {
 
 		MaxMessageHops:    100,
 		AddReceivedHeader: true,
-		AddDateHeader:     AddDateNo,
+
+		RejectInvalidVirtualMTA: true, AutoQualifyDomain: true,
+		AddDateHeader: AddDateNo,
 	}
 }
 
@@ -102,6 +116,18 @@ var sourceScope = newScope("source",
 	one("jobid-header", clearable(headerName), func(s *Source) *string { return &s.JobIDHeader }),
 	one("process-x-envid", boolean, func(s *Source) *bool { return &s.ProcessXEnvid }),
 	one("tenant-header", clearable(headerName), func(s *Source) *string { return &s.TenantHeader }),
+	one("process-x-schedule", boolean, func(s *Source) *bool { return &s.ProcessXSchedule }),
+	one("retain-x-schedule", boolean, func(s *Source) *bool { return &s.RetainXSchedule }),
+	one("process-x-dkim-options", boolean, func(s *Source) *bool { return &s.ProcessXDKIMOptions }),
+	one("retain-x-dkim-options", boolean, func(s *Source) *bool { return &s.RetainXDKIMOptions }),
+	one("jobid-prefix", clearable(jobIDPrefix), func(s *Source) *string { return &s.JobIDPrefix }),
+	one("pattern-list", clearable(identifier), func(s *Source) *string { return &s.PatternList }),
+	one("reject-invalid-virtual-mta", boolean, func(s *Source) *bool { return &s.RejectInvalidVirtualMTA }),
+	one("allow-empty-x-virtual-mta", boolean, func(s *Source) *bool { return &s.AllowEmptyXVirtualMTA }),
+	one("add-x-virtual-mta-header", boolean, func(s *Source) *bool { return &s.AddXVirtualMTAHeader }),
+	one("remove-header", headerNames, func(s *Source) *[]string { return &s.RemoveHeader }),
+	one("remove-received-headers", boolean, func(s *Source) *bool { return &s.RemoveReceivedHeaders }),
+	one("auto-qualify-domain", boolean, func(s *Source) *bool { return &s.AutoQualifyDomain }),
 	one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize }),
 	one("max-rcpt-per-message", limit, func(s *Source) *int { return &s.MaxRcptPerMessage }),
 	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
@@ -121,6 +147,17 @@ var addDateHeader = scalar("want no, yes or override", func(s string) (AddDateHe
 		return AddDateOverride, nil
 	}
 	return "", fmt.Errorf("bad value %q; want no, yes or override", s)
+})
+
+// JobIDPrefixAuth as jobid-prefix stands for the name of who has logged in.
+const JobIDPrefixAuth = "{auth}"
+
+// jobIDPrefix parses the beginning of a job ID, which has no white space.
+var jobIDPrefix = scalar("want a word", func(s string) (string, error) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return "", fmt.Errorf("bad prefix %q; a job ID has no white space", s)
+	}
+	return s, nil
 })
 
 // sourceSection is one or more <source> sections with the same argument.

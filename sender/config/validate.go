@@ -7,6 +7,10 @@ func (b *builder) validate() {
 	b.validateMTAs()
 	b.validateReferences()
 	c := b.config
+	b.validateIntakeLists()
+	if f := c.fallback; f.name != "" {
+		b.vmtaExists(f.pos, "invalid-virtual-mta-fallback", f.name)
+	}
 	for _, section := range c.sourceRanges {
 		b.validateSource(section)
 	}
@@ -80,16 +84,17 @@ func (b *builder) validateMTAs() {
 
 func (b *builder) validateSource(section *sourceSection) {
 	for _, a := range section.assignments {
-		if a.row.Name != "default-virtual-mta" {
-			continue
-		}
 		var s Source
-		a.apply(&s)
-		name := strings.ToLower(s.DefaultVirtualMTA)
-		if name == "" || name == BySMTPSourceIP || b.config.vmtas[name] != nil || b.config.pools[name] != nil {
-			continue
+		switch a.apply(&s); a.row.Name {
+		case "default-virtual-mta":
+			if name := s.DefaultVirtualMTA; name != "" && !strings.EqualFold(name, BySMTPSourceIP) {
+				b.vmtaExists(a.pos, a.row.Name, name)
+			}
+		case "pattern-list":
+			if list := s.PatternList; list != "" && b.config.intakeLists[strings.ToLower(list)] == nil {
+				b.errorf(a.pos, "pattern-list: there is no <pattern-list %s>", list)
+			}
 		}
-		b.errorf(a.pos, "default-virtual-mta: there is no virtual-mta or pool %q", s.DefaultVirtualMTA)
 	}
 }
 

@@ -112,6 +112,7 @@ type Pool struct {
 	Name    string
 	Pos     Pos
 	Members []string // vmta names as written
+	Weights []int    // how often each is used beside the others; 1 where nothing is said
 
 	// Limits that the members share; 0 means no limit.
 	MaxSMTPOut            int
@@ -129,7 +130,7 @@ type Pool struct {
 func (p *Pool) Origin(directive string) Pos { return p.set[directive] }
 
 var poolScope = newScope("virtual-mta-pool",
-	planned(many("virtual-mta", identifier, func(p *Pool) *[]string { return &p.Members })),
+	poolMember,
 	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
 	one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut }),
 	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),

@@ -213,7 +213,7 @@ func ciphers(v *value) (Ciphers, error) {
 			c.IDs = append(c.IDs, id)
 		case known, name[0] == '!', name[0] == '-', name[0] == '+', slices.Contains(cipherWords, strings.ToUpper(name)):
 		default:
-			v.warnings = append(v.warnings, Warning{v.pos, fmt.Sprintf("smtp-tls-ciphers: %s is not known to carom and left out", name)})
+			v.warnings = append(v.warnings, Warning{v.pos, fmt.Sprintf("%s is a cipher suite that is not known to carom and left out", name)})
 		}
 	}
 	return c, nil

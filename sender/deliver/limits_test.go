@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"carom/sender/config"
+	"carom/sender/queue"
 	"carom/sender/throttle"
 )
 
@@ -116,5 +117,35 @@ func TestPeerLimits(t *testing.T) {
 		if got != tc.want || !strings.HasPrefix(denied, tc.denied) || (denied == "") != (tc.denied == "") {
 			t.Errorf("%s at %s: %d connections, then %q; want %d, %q", tc.mx, tc.peer, got, denied, tc.want, tc.denied)
 		}
+	}
+}
+
+// TestALimitHoldsTheSecondMessageBack: of two messages the first leaves, and the queue says which
+// limit the other waits for, and where that was set.
+func TestALimitHoldsTheSecondMessageBack(t *testing.T) {
+	for _, tc := range []struct{ name, text, why string }{
+		{"connections opened", "<domain *>\nmax-msg-per-connection 1\nmax-smtp-out 1\nmax-connect-rate 1/h\n</domain>", "queue: max-connect-rate 1/h (test:"},
+		{"connections from an address", "<domain *>\nmax-msg-per-connection 1\nmax-smtp-out 1\nsource-ip-max-connect-rate 127/8 1/h\n</domain>", "source-ip: source-ip-max-connect-rate 1/h (test:"},
+		{"messages from an address", "<domain *>\nmax-smtp-out 1\nsource-ip-max-msg-rate 127/8 1/h\n</domain>", "source-ip: source-ip-max-msg-rate 1/h (test:"},
+		{"messages of a vmta", "<virtual-mta {default}>\nmax-smtp-msg-rate 1/h\n</virtual-mta>", "vmta: max-smtp-msg-rate 1/h (test:"},
+		{"messages of a pool", "<virtual-mta-pool p>\nvirtual-mta {default}\nmax-smtp-msg-rate 1/h\n</virtual-mta-pool>", "pool: max-smtp-msg-rate 1/h (test:"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := newPeer(t, always(nil))
+			b := newBench(t, to(p)+tc.text+"\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+			b.put(time.Hour, "ann@a.test")
+			b.put(time.Hour, "bob@a.test")
+			b.start()
+			b.events(1)
+			waitFor(t, func() bool {
+				s := b.manager.Queue(queue.Name{Domain: "a.test", VMTA: config.DefaultVMTA}).Status(time.Now())
+				return s.Recipients == 1 && strings.HasPrefix(s.DeferredWhy, tc.why)
+			})
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if len(p.messages) != 1 {
+				t.Errorf("%d messages left, want 1", len(p.messages))
+			}
+		})
 	}
 }

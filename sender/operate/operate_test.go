@@ -200,11 +200,13 @@ func (n *node) enqueue(e *spool.Envelope) {
 	item := &queue.Item{
 		Message: e.ID, Labels: queue.Label(e.Job, e.Tenant), Arrived: queue.At(e.Arrived), Expires: queue.At(e.Arrived.Add(24 * time.Hour)), Priority: queue.DefaultPriority,
 	}
+	n.w.mu.Lock()
 	for i := range e.Recipients {
 		if !n.w.done[e.ID][uint32(i)] {
 			item.AddRecipient(uint32(i))
 		}
 	}
+	n.w.mu.Unlock()
 	if len(item.Recipients) > 0 {
 		n.queues.Add(queue.Name{Domain: domain, VMTA: e.VMTA}, item)
 	}
@@ -328,7 +330,10 @@ func TestDeleteTakesWhatIsThere(t *testing.T) {
 		n := w.open().run()
 		n.give(admin.Instruction{Kind: orders.Pause, Filter: orders.Filter{Queue: "a.test/*"}})
 		trying := w.mail("b.test", "mail1", "june", "", 1)
-		n.busy[trying.ID] = make(chan struct{})
+		end := make(chan struct{})
+		n.mu.Lock()
+		n.busy[trying.ID] = end
+		n.mu.Unlock()
 		n.enqueue(trying)
 		waiting := make([]*spool.Envelope, 0, 1001)
 		for range 1000 {
@@ -352,7 +357,7 @@ func TestDeleteTakesWhatIsThere(t *testing.T) {
 		if len(n.Orders()) != 2 {
 			t.Errorf("in force %v: the delete ended with mail still in an attempt", n.inForce())
 		}
-		close(n.busy[trying.ID])
+		close(end)
 		time.Sleep(3 * time.Minute)
 		if got := w.count(event.Deleted); got != 3001 || n.wasServed(trying) != "" {
 			t.Errorf("%d deleted events, want 3001: what was in an attempt too", got)

@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"carom/sender/config"
@@ -51,8 +52,9 @@ func TestSelectVMTA(t *testing.T) {
 			c := parse(t, vmtas)
 			source := config.DefaultSource()
 			source.DefaultVirtualMTA = tc.standard
-			got, err := SelectVMTA(c, source, tc.asked, netip.MustParseAddr(tc.local))
-			if got != tc.want {
+			choice, err := new(Turns).SelectVMTA(c, &source, tc.asked, netip.MustParseAddr(tc.local))
+			got := choice.VMTA
+			if got != tc.want || choice.Pool != "" {
 				t.Errorf("got %q, %v, want %q", got, err, tc.want)
 			}
 			if unknown, ok := errors.AsType[*UnknownVMTAError](err); ok != (tc.want == "") || ok && unknown.Name != tc.asked {
@@ -63,8 +65,41 @@ func TestSelectVMTA(t *testing.T) {
 	if got := (&UnknownVMTAError{"x"}).Error(); got != "specified Virtual MTA 'x' does not exist" {
 		t.Errorf("text %q is not PowerMTA's", got)
 	}
-	if got, err := SelectVMTA(parse(t, ""), config.Source{DefaultVirtualMTA: config.BySMTPSourceIP}, "", netip.Addr{}); got != "{default}" || err != nil {
+	source := &config.Source{DefaultVirtualMTA: config.BySMTPSourceIP}
+	if got, err := new(Turns).SelectVMTA(parse(t, ""), source, "", netip.Addr{}); got.VMTA != "{default}" || err != nil {
 		t.Errorf("without an address: %q, %v", got, err)
+	}
+}
+
+func TestInvalidVMTA(t *testing.T) {
+	for _, tc := range []struct{ name, more, standard, want string }{
+		{"with a fallback", "invalid-virtual-mta-fallback six\n", "one", "Six"},
+		{"with a pool", "invalid-virtual-mta-fallback both\n<virtual-mta-pool both>\nvirtual-mta one\n</virtual-mta-pool>\n", "", "One"},
+		{"without one", "", "one", "One"},
+	} {
+		source := config.DefaultSource()
+		source.DefaultVirtualMTA, source.RejectInvalidVirtualMTA = tc.standard, false
+		if got, err := new(Turns).SelectVMTA(parse(t, vmtas+tc.more), &source, "nope", netip.Addr{}); got.VMTA != tc.want || err != nil {
+			t.Errorf("%s: %v, %v", tc.name, got, err)
+		}
+	}
+}
+
+func TestPoolsTakeTurns(t *testing.T) {
+	c := parse(t, vmtas+"<virtual-mta-pool p>\nvirtual-mta one weight 3\nvirtual-mta six\nvirtual-mta alsoone weight 2\n</virtual-mta-pool>\n")
+	source := config.DefaultSource()
+	source.DefaultVirtualMTA = "P"
+	var turns Turns
+	order := make([]string, 0, 12)
+	for range 12 {
+		choice, err := turns.SelectVMTA(c, &source, "", netip.Addr{})
+		if err != nil || choice.Pool != "p" {
+			t.Fatalf("%v, %v", choice, err)
+		}
+		order = append(order, choice.VMTA)
+	}
+	if got := strings.Join(order, " "); got != "One AlsoOne One Six AlsoOne One One AlsoOne One Six AlsoOne One" {
+		t.Errorf("turns: %s", got)
 	}
 }
 

@@ -83,6 +83,11 @@ func (s *session) added(m *Message, header fields) []byte {
 		b = append(b, s.server.host...)
 		b = append(b, ">\r\n"...)
 	}
+	if s.source.AddXVirtualMTAHeader && header.find("X-Virtual-MTA") == nil {
+		b = append(b, "X-Virtual-MTA: "...)
+		b = append(b, m.VMTA...)
+		b = append(b, "\r\n"...)
+	}
 	s.scratch = b
 	return b
 }

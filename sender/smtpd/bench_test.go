@@ -81,8 +81,8 @@ type nothing struct{ desk }
 
 func (*nothing) Local(string) bool                      { return false }
 func (*nothing) Accept(context.Context, *Message) error { return nil }
-func (*nothing) SelectVMTA(config.Source, string, netip.Addr) (string, *RefusalError) {
-	return "{default}", nil
+func (*nothing) SelectVMTA(*config.Source, string, netip.Addr) (vmta, pool string, r *RefusalError) {
+	return "{default}", "", nil
 }
 
 // BenchmarkMessage measures what taking in a message costs, apart from the network and the intake,

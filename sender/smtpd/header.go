@@ -111,6 +111,17 @@ func (f fields) get(name string) string {
 	return ""
 }
 
+// raw returns the values of all fields called name as they stand there, but for the line end.
+func (f fields) raw(name string) []string {
+	var values []string
+	for i := range f {
+		if f[i].is(name) {
+			values = append(values, strings.TrimRight(string(f[i].raw[bytes.IndexByte(f[i].raw, ':')+1:]), "\r\n"))
+		}
+	}
+	return values
+}
+
 // count returns the number of fields called name.
 func (f fields) count(name string) int {
 	n := 0

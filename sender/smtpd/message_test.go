@@ -61,6 +61,20 @@ func TestHeader(t *testing.T) {
 			"X-Virtual-MTA: vmta1\r\nX-Job: j\r\nX-EnvID: e\r\nX-Campaign: c\r\n\r\n", "X-Virtual-MTA: vmta1\r\nX-Job: j\r\nX-EnvID: e\r\nX-Campaign: c\r\n\r\n\r\n",
 		},
 		{"a reference of carom's is not believed", "add-received-header no", "X-Carom-Ref: b-forged\r\nA: b\r\n\r\n", "A: b\r\n\r\n\r\n"},
+		{
+			"schedule and DKIM options go where they are processed", "add-received-header no\nprocess-x-schedule yes\nprocess-x-dkim-options yes",
+			"X-Schedule: 2030-01-01 00:00:00 / 2030-01-02 00:00:00\r\nX-DKIM-Options: d=a.test\r\nA: b\r\n\r\n", "A: b\r\n\r\n\r\n",
+		},
+		{
+			"schedule and DKIM options stay where they are retained", "add-received-header no\nprocess-x-schedule yes\nprocess-x-dkim-options yes\nretain-x-schedule yes\nretain-x-dkim-options yes",
+			"X-Schedule: 2030-01-01 00:00:00 / 2030-01-02 00:00:00\r\nX-DKIM-Options: d=a.test\r\n\r\n", "X-Schedule: 2030-01-01 00:00:00 / 2030-01-02 00:00:00\r\nX-DKIM-Options: d=a.test\r\n\r\n\r\n",
+		},
+		{
+			"remove-header and remove-received-headers", "remove-header x-a, X-B\nremove-received-headers yes",
+			"Received: from far away\r\nX-A: 1\r\n 2\r\nC: d\r\nX-b: 3\r\nReceived: again\r\n\r\n", trace + "C: d\r\n\r\n\r\n",
+		},
+		{"the virtual MTA is added", "add-received-header no\nadd-x-virtual-mta-header yes\nprocess-x-virtual-mta yes", "X-Virtual-MTA: pool1\r\n\r\n", "X-Virtual-MTA: vmta2\r\n\r\n\r\n"},
+		{"the virtual MTA is there", "add-received-header no\nadd-x-virtual-mta-header yes", "x-virtual-mta: mine\r\n\r\n", "x-virtual-mta: mine\r\n\r\n\r\n"},
 		{"no header", "", "just text", trace + "\r\njust text\r\n"},
 		{"empty line first", "", "\r\nbody", trace + "\r\nbody\r\n"},
 		{"nothing at all", "add-received-header no", "", "\r\n"},
@@ -107,6 +121,12 @@ func TestEnvelope(t *testing.T) {
 			"one field for two purposes", "process-x-virtual-mta yes\ntenant-header X-Virtual-MTA\njobid-header X-Virtual-MTA", "", "X-Virtual-MTA: vmta1\r\n",
 			fields{VMTA: "vmta1", Job: "vmta1", Tenant: "vmta1"},
 		},
+		{"empty virtual MTA", process + "\nallow-empty-x-virtual-mta yes\npattern-list p", "", "X-Virtual-MTA:\r\nX-Way: vmta1\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1"}},
+		{"pattern list", process + "\npattern-list p", "", "X-Way: vmta1\r\n", fields{VMTA: "vmta1", Tenant: "127.0.0.1"}},
+		{"header before pattern list", process + "\npattern-list p", "", "X-Virtual-MTA: pool1\r\nX-Way: vmta1\r\n", fields{VMTA: "vmta2", Tenant: "127.0.0.1"}},
+		{"pattern list that says nothing", process + "\npattern-list p", "", "A: b\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1"}},
+		{"jobid-prefix", process + "\njobid-prefix shop-", "", "X-Job: j\r\n", fields{VMTA: "{default}", Job: "shop-j", Tenant: "127.0.0.1"}},
+		{"jobid-prefix without a job", process + "\njobid-prefix shop-", "", "A: b\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1"}},
 		{"local address", process, "", "X-Virtual-MTA: local\r\n", fields{VMTA: "127.0.0.1", Tenant: "127.0.0.1"}},
 		{"DSN parameters", "", " RET=hdrs ENVID=a+2Bb", "", fields{VMTA: "{default}", EnvID: "a+b", Ret: "HDRS", Tenant: "127.0.0.1"}},
 		{"From", "", "", "From: Ann <ann@Shop.TEST>, eve@other.test\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1", FromDomain: "shop.test"}},
@@ -115,7 +135,8 @@ func TestEnvelope(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := &desk{}
-			f := start(t, open+"<source 127.0.0.1>\n"+tc.source+"\n</source>", d, nil).hello(t)
+			lists := "<virtual-mta vmta1>\n</virtual-mta>\n<pattern-list p>\nheader X-Way /vmta1/ virtual-mta=vmta1,recipient-priority=80\n</pattern-list>\n"
+			f := start(t, lists+open+"<source 127.0.0.1>\n"+tc.source+"\n</source>", d, nil).hello(t)
 			f.say("MAIL FROM:<a@b.test>"+tc.parameters, "250")
 			f.say("RCPT TO:<to@away.test>", "250")
 			f.say("DATA", "354")
@@ -159,7 +180,7 @@ func TestMessage(t *testing.T) {
 			{Address: `"quo\"ted@"@away.test`, Notify: "NEVER"},
 			{Address: "zwö@bücher.test", ORcpt: "zwö@bücher.test"},
 		},
-		VMTA: "{default}", Tenant: "127.0.0.1", Listener: host + ":" + port,
+		VMTA: "{default}", Priority: 50, Tenant: "127.0.0.1", Listener: host + ":" + port,
 		ClientIP: netip.MustParseAddr("127.0.0.1"), ClientName: "fee?der.test",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Message{}, "ID", "Arrived", "Content"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
@@ -217,6 +238,51 @@ func TestTenantOfTheHeaderSuppresses(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"<d@away.test> 550", "<b@away.test> 550"}, d.refusals()); diff != "" {
 		t.Errorf("Refused (-want +got):\n%s", diff)
+	}
+}
+
+func TestScheduleAndOptions(t *testing.T) {
+	m := received(t, "process-x-schedule yes\nprocess-x-dkim-options yes\npattern-list p\n</source>\n<pattern-list p>\nrcpt-to /^to@/ recipient-priority=0\n</pattern-list>\n<source 127.0.0.1>",
+		"X-Schedule: 2030-01-01 00:00:00+0000 / 2030-01-02 00:00:00+0000,\r\n 2029-01-01 00:00:00+0000 / 2029-01-02 00:00:00+0000\r\nX-DKIM-Options: d=a.test;\r\n\ts=x\r\n\r\n")
+	if got := m.Schedule.String(); got != "2029-01-01 00:00:00+0000 / 2029-01-02 00:00:00+0000, 2030-01-01 00:00:00+0000 / 2030-01-02 00:00:00+0000" {
+		t.Errorf("schedule %s", got)
+	}
+	if !m.AsksForDKIM || m.DKIMOptions != "d=a.test;\ts=x" {
+		t.Errorf("DKIM options %t, %q", m.AsksForDKIM, m.DKIMOptions)
+	}
+	if m.Priority != 0 {
+		t.Errorf("priority %d", m.Priority)
+	}
+	m = received(t, "", "X-Schedule: never\r\nX-DKIM-Options:\r\n\r\n")
+	if m.Schedule != nil || m.AsksForDKIM || m.Priority != 50 {
+		t.Errorf("not processed: %v, %t, %d", m.Schedule, m.AsksForDKIM, m.Priority)
+	}
+	f := start(t, open+"<source 127.0.0.1>\nprocess-x-schedule yes\nprocess-x-dkim-options yes\n</source>", &desk{}, nil).hello(t)
+	f.mail("X-Schedule: never\r\n\r\n", "554 5.6.0 X-Schedule: bad window")
+	f.mail("X-DKIM-Options: "+strings.Repeat("x", maxDKIMOptions+1)+"\r\n\r\n", "554 5.6.0")
+}
+
+func TestQualify(t *testing.T) {
+	d := &desk{}
+	f := start(t, open+"domain-suffix shop.test", d, nil).hello(t)
+	f.say("MAIL FROM:<a@web>", "250")
+	f.say("RCPT TO:<b@mail>", "250")
+	f.say("RCPT TO:<c@mail.test>", "250")
+	f.say("RCPT TO:<d@[192.0.2.1]>", "250")
+	f.say("DATA", "354")
+	f.say(".", "250")
+	m := d.messages()[0]
+	if got := fmt.Sprint(m.From, m.Recipients); got != "a@web.shop.test[{b@mail.shop.test  } {c@mail.test  } {d@[192.0.2.1]  }]" {
+		t.Errorf("got %s", got)
+	}
+	f = start(t, open+"domain-suffix shop.test\n<source 127.0.0.1>\nauto-qualify-domain no\n</source>", d, nil).hello(t)
+	f.mail("", "250")
+	f.say("MAIL FROM:<a@web>", "250")
+	f.say("RCPT TO:<b@mail>", "250")
+	f.say("DATA", "354")
+	f.say(".", "250")
+	if m := d.messages()[2]; m.From != "a@web" {
+		t.Errorf("got %s", m.From)
 	}
 }
 

@@ -34,16 +34,18 @@ func (d *desk) Suppressed(tenant, address string) bool {
 	return d.suppressed["/"+address] || d.suppressed[tenant+"/"+address]
 }
 
-func (d *desk) SelectVMTA(_ config.Source, asked string, local netip.Addr) (string, *RefusalError) {
+func (d *desk) SelectVMTA(_ *config.Source, asked string, local netip.Addr) (vmta, pool string, r *RefusalError) {
 	switch asked {
-	case "":
-		return "{default}", nil
+	case "", config.DefaultVMTA:
+		return config.DefaultVMTA, "", nil
 	case "local":
-		return local.String(), nil
+		return local.String(), "", nil
 	case "vmta1":
-		return asked, nil
+		return asked, "", nil
+	case "pool1":
+		return "vmta2", asked, nil
 	}
-	return "", &RefusalError{550, [3]int{5, 5, 0}, "no virtual MTA " + asked}
+	return "", "", &RefusalError{550, [3]int{5, 5, 0}, "no virtual MTA " + asked}
 }
 
 func (d *desk) Accept(_ context.Context, m *Message) error {

@@ -14,6 +14,7 @@ import (
 
 	"carom/schemas/event"
 	"carom/sender/config"
+	"carom/sender/schedule"
 )
 
 type backend struct {
@@ -84,6 +85,9 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 		ID: event.NewID(), Arrived: time.Now().UTC(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
 		Listener: s.listener, ClientIP: s.wire.client, ClientName: s.hello, Tenant: s.tenant(),
 	}
+	if s.wire.user != nil {
+		m.SMTPUser = s.wire.user.Name
+	}
 	if s.source.RequireAuth && s.wire.user == nil {
 		return s.refuse(m, "", &RefusalError{530, [3]int{5, 7, 0}, "authentication required"})
 	}
@@ -93,7 +97,7 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 			m.From = printable(from, maxAddress)
 			return s.refuse(m, "", &RefusalError{501, [3]int{5, 1, 7}, "bad sender address"})
 		}
-		m.From = address
+		m.From = s.qualify(address)
 	}
 	if options.UTF8 && !s.source.AllowSMTPUTF8 {
 		return s.refuse(m, "", &RefusalError{504, [3]int{5, 5, 4}, "SMTPUTF8 is not offered"})
@@ -103,6 +107,18 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	}
 	s.message, s.announced = m, options.Size
 	return nil
+}
+
+// qualify completes an address whose domain is one label by domain-suffix.
+func (s *session) qualify(address string) string {
+	suffix := s.server.config.DomainSuffix
+	if suffix == "" || !s.source.AutoQualifyDomain {
+		return address
+	}
+	if _, domain, ok := cutLast(address, "@"); !ok || strings.ContainsAny(domain, ".[") {
+		return address
+	}
+	return address + "." + suffix
 }
 
 // tenant returns on whose behalf mail is that nothing else says it of.
@@ -161,6 +177,7 @@ func (s *session) Rcpt(to string, options *smtp.RcptOptions) error {
 // checkRecipient returns the address to accept or refuse, and why it is refused.
 func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) {
 	address, ok := mailbox(to)
+	address = s.qualify(address)
 	switch limit := s.source.MaxRcptPerMessage; {
 	case !ok:
 		return printable(to, maxAddress), &RefusalError{501, [3]int{5, 1, 3}, "bad recipient address"}
@@ -329,15 +346,19 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 	m.FromDomain = header.fromDomain()
 	asked := s.readFields(m, header)
 	refusal := checkNames(m)
-	if refusal != nil {
-		return refusal
+	if refusal == nil {
+		refusal = s.readOptions(m, header)
 	}
-	if m.VMTA, refusal = s.server.intake.SelectVMTA(*source, asked, s.local); refusal != nil {
-		return refusal
+	if refusal == nil {
+		refusal = s.chooseVMTA(m, header, asked)
 	}
-	if s.allSuppressed(m) {
+	switch {
+	case refusal != nil:
+		return refusal
+	case s.allSuppressed(m):
 		return errSuppressed
 	}
+	s.removeFields(header)
 	m.Content = s.assemble(m, in, header, rest)
 	return nil
 }
@@ -345,8 +366,8 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 // maxKeptFields is how many fields a session has memory for between messages.
 const maxKeptFields = 256
 
-// readFields takes from the header what the feeder says to us, and marks it as removed. It returns
-// the virtual MTA that the feeder asks for.
+// readFields takes from the header what the feeder says to us. It returns the virtual MTA that the
+// feeder asks for.
 func (s *session) readFields(m *Message, header fields) (vmta string) {
 	source := s.source
 	if source.JobIDHeader != "" {
@@ -359,6 +380,9 @@ func (s *session) readFields(m *Message, header fields) (vmta string) {
 	}
 	if source.ProcessXVirtualMTA {
 		vmta = header.get("X-Virtual-MTA")
+		if vmta == "" && source.AllowEmptyXVirtualMTA && header.find("X-Virtual-MTA") != nil {
+			vmta = config.DefaultVMTA
+		}
 	}
 	if source.ProcessXJob {
 		if job := header.get("X-Job"); job != "" {
@@ -369,19 +393,92 @@ func (s *session) readFields(m *Message, header fields) (vmta string) {
 		if envid := header.get("X-EnvID"); envid != "" {
 			m.EnvID = printable(envid, 100) // RFC 3461 section 4.4
 		}
-		header.remove("X-EnvID")
 	}
-	if source.ProcessXVirtualMTA && !source.RetainXVirtualMTA {
-		header.remove("X-Virtual-MTA")
+	if m.Job != "" {
+		m.Job = s.jobPrefix() + m.Job
 	}
-	if source.ProcessXJob && !source.RetainXJob {
-		header.remove("X-Job")
-	}
-	if source.TenantHeader != "" {
-		header.remove(source.TenantHeader)
-	}
-	header.remove("X-Carom-Ref") // only carom's own, added at delivery, is to be believed
 	return vmta
+}
+
+// jobPrefix returns what goes before a job ID.
+func (s *session) jobPrefix() string {
+	switch prefix := s.source.JobIDPrefix; {
+	case prefix != config.JobIDPrefixAuth:
+		return prefix
+	case s.wire.user != nil:
+		return s.wire.user.Name
+	}
+	return ""
+}
+
+// readOptions takes from the header when and how signed the message is to be delivered.
+func (s *session) readOptions(m *Message, header fields) *RefusalError {
+	if f := header.find("X-Schedule"); s.source.ProcessXSchedule && f != nil {
+		windows, err := schedule.Parse(f.value(), time.Local)
+		if err != nil {
+			return &RefusalError{554, [3]int{5, 6, 0}, "X-Schedule: " + err.Error()}
+		}
+		m.Schedule = windows
+	}
+	if f := header.find("X-DKIM-Options"); s.source.ProcessXDKIMOptions && f != nil {
+		m.AsksForDKIM, m.DKIMOptions = true, f.value()
+		if len(m.DKIMOptions) > maxDKIMOptions {
+			return &RefusalError{554, [3]int{5, 6, 0}, "X-DKIM-Options is too long"}
+		}
+	}
+	return nil
+}
+
+// chooseVMTA chooses the virtual MTA: X-Virtual-MTA, which asks for one, goes before the pattern
+// list.
+func (s *session) chooseVMTA(m *Message, header fields, asked string) (refusal *RefusalError) {
+	m.Priority = defaultPriority
+	if s.source.PatternList != "" {
+		recipients := func(yield func(string) bool) {
+			for i := range m.Recipients {
+				if !yield(m.Recipients[i].Address) {
+					return
+				}
+			}
+		}
+		if d, ok := s.server.config.Decide(s.source.PatternList, m.From, recipients, header.raw); ok {
+			if d.Priority >= 0 {
+				m.Priority = uint8(d.Priority) //nolint:gosec // at most 100
+			}
+			if asked == "" {
+				asked = d.VirtualMTA
+			}
+		}
+	}
+	m.VMTA, m.Pool, refusal = s.server.intake.SelectVMTA(s.source, asked, s.local)
+	return refusal
+}
+
+const defaultPriority = 50 // PowerMTA's of recipients
+
+// removeFields removes from the header what is for us, and what the source wants removed.
+func (s *session) removeFields(header fields) {
+	source := s.source
+	for _, f := range [...]struct {
+		name    string
+		removed bool
+	}{
+		{"X-EnvID", source.ProcessXEnvid},
+		{"X-Virtual-MTA", source.ProcessXVirtualMTA && !source.RetainXVirtualMTA},
+		{"X-Job", source.ProcessXJob && !source.RetainXJob},
+		{"X-Schedule", source.ProcessXSchedule && !source.RetainXSchedule},
+		{"X-DKIM-Options", source.ProcessXDKIMOptions && !source.RetainXDKIMOptions},
+		{"Received", source.RemoveReceivedHeaders},
+		{source.TenantHeader, source.TenantHeader != ""},
+		{"X-Carom-Ref", true}, // only carom's own, added at delivery, is to be believed
+	} {
+		if f.removed {
+			header.remove(f.name)
+		}
+	}
+	for _, name := range source.RemoveHeader {
+		header.remove(name)
+	}
 }
 
 func checkNames(m *Message) *RefusalError {

@@ -48,6 +48,7 @@ import (
 
 	"carom/schemas/event"
 	"carom/sender/config"
+	"carom/sender/schedule"
 )
 
 // The bounds that hold where the configuration sets no smaller one.
@@ -55,6 +56,7 @@ const (
 	maxMessageBytes  = 64 << 20 // a message is held in memory while it is taken in
 	maxStrangerBytes = 16 << 20 // of a client that may not relay: reports, with the message they are about
 	maxHeaderBytes   = 1 << 20
+	maxDKIMOptions   = 2000   // octets of X-DKIM-Options
 	maxRecipients    = 10_000 // RFC 5321 section 4.5.3.1.8 asks for at least 100
 	maxRefusals      = 20     // of a client that may not relay
 )
@@ -77,11 +79,18 @@ type Message struct {
 	Recipients []Recipient
 
 	VMTA       string
+	Pool       string // that VMTA was taken from; "" for none
 	Job        string
 	EnvID      string // in the clear, RFC 3461 section 4.4
 	Ret        string // "FULL", "HDRS" or ""; RFC 3461 section 4.3
 	Tenant     string
+	SMTPUser   string // who has logged in, "" for nobody
 	FromDomain string
+
+	Priority    uint8             // of its recipients within their queue, 0 to 100
+	Schedule    schedule.Schedule // when it may be delivered
+	DKIMOptions string            // the value of X-DKIM-Options
+	AsksForDKIM bool              // X-DKIM-Options was there, perhaps empty
 
 	Listener   string
 	ClientIP   netip.Addr
@@ -121,8 +130,9 @@ type Intake interface {
 	// Suppressed reports whether the address must not be mailed on behalf of the tenant; with the
 	// tenant "", whether nobody may mail it.
 	Suppressed(tenant, address string) bool
-	// SelectVMTA returns the virtual MTA for a message that asks for the given one ("" for none).
-	SelectVMTA(source config.Source, asked string, local netip.Addr) (string, *RefusalError)
+	// SelectVMTA returns the virtual MTA for a message that asks for the given one or a pool of it
+	// ("" for none), and the pool that it comes from.
+	SelectVMTA(source *config.Source, asked string, local netip.Addr) (vmta, pool string, r *RefusalError)
 	// Accept makes the message durable: when it returns nil the feeder gets its 250. A *RefusalError
 	// is sent as it is; any other error is answered with 451 4.3.0 and logged. Where the tenant is
 	// known by a header only, recipients may be among those of the message that are suppressed for
