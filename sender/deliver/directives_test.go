@@ -39,7 +39,7 @@ func TestDirectives(t *testing.T) {
 		{
 			"553 means invalid mailbox unless", "smtp-553-means-invalid-mailbox no",
 			map[string]string{"RCPT": "553 sorry"},
-			want{event.Bounced, "", "553 sorry"},
+			want{event.Bounced, "5.1.1", "553 sorry"},
 			want{event.Bounced, "", "553 sorry"},
 		},
 		{
@@ -70,7 +70,7 @@ func TestDirectives(t *testing.T) {
 			"no answer to the final dot", "assume-delivery-upon-data-termination-timeout yes\nsmtp-data-termination-timeout 1s",
 			map[string]string{"DOT": "silence"},
 			want{},
-			want{event.Delivered, "4.4.2", ""},
+			want{event.Delivered, "2.0.0", "timeout"},
 		},
 		{
 			"421 text", "replace-smtp-421-service-response yes",

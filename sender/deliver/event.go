@@ -88,6 +88,9 @@ func (s *session) describe(e *event.Event, f failure) {
 	switch {
 	case !f.reply.IsZero():
 		e.SetReply(f.reply)
+		if s.meansBadMailbox(f) {
+			e.Enhanced = badMailbox.String()
+		}
 		if f.reply.Code == 421 && s.way.settings.ReplaceSMTP421ServiceResponse {
 			e.Reply, e.ReplyTemplate = unavailable, unavailable
 		}

@@ -17,6 +17,11 @@ import (
 // badMailbox is what a bare 553 to RCPT means (smtp-553-means-invalid-mailbox).
 var badMailbox = smtpstatus.Enhanced{Class: 5, Subject: 1, Detail: 1}
 
+// meansBadMailbox reports whether a failure is such a 553.
+func (s *session) meansBadMailbox(f failure) bool {
+	return f.reply.Code == 553 && f.phase == event.PhaseRcpt && f.reply.Enhanced.IsZero() && s.way.settings.SMTP553MeansInvalidMailbox
+}
+
 // consult asks the queue's pattern list about a reply.
 func (s *session) consult(reply smtpstatus.Reply, toRcpt bool, now time.Time) backoff.Decision {
 	if reply.IsZero() || !s.way.list.Matters(reply.Code/100 == 2) {

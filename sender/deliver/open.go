@@ -272,7 +272,7 @@ func (s *session) permanent(v classify.Verdict, f failure) bool {
 
 func (s *session) judge(f failure) classify.Verdict {
 	in := classify.Input{Reply: f.reply, Enhanced: f.enhanced(), Phase: f.phase, Provider: s.path.Key.Provider, Local: f.cause()}
-	if f.reply.Code == 553 && f.phase == event.PhaseRcpt && f.reply.Enhanced.IsZero() && s.way.settings.SMTP553MeansInvalidMailbox {
+	if s.meansBadMailbox(f) {
 		in.Enhanced = badMailbox
 	}
 	return classify.Classify(in)
