@@ -64,6 +64,20 @@ func TestIntakeDirectives(t *testing.T) {
 		{"virtual-mta-pool", "<virtual-mta a>\n</virtual-mta>\n<virtual-mta-pool p>\nvirtual-mta a weight 3\n</virtual-mta-pool>", ""},
 		{"virtual-mta-pool", "<virtual-mta a>\n</virtual-mta>\n<virtual-mta-pool p>\nvirtual-mta a weight 0\n</virtual-mta-pool>", "bad weight"},
 		{"virtual-mta-pool", "<virtual-mta a>\n</virtual-mta>\n<virtual-mta-pool p>\nvirtual-mta a 3\n</virtual-mta-pool>", "bad weight"},
+		{"source-group", "total-max-smtp-in 10\n<source-group g>\nmax-smtp-in 5\nreserved-smtp-in 3\n</source-group>\n" + source("source-group G"), ""},
+		{"source-group", source("source-group g"), "there is no <source-group g>"},
+		{"source-group", "<source-group g>\nmax-smtp-in 5\nreserved-smtp-in 6\n</source-group>", "more than max-smtp-in"},
+		{"source-group", "total-max-smtp-in 5\n<source-group g>\nreserved-smtp-in 6\n</source-group>", "more than total-max-smtp-in"},
+		{"source-group", "<source-group g>\nreserved-smtp-in many\n</source-group>", "bad number"},
+		{"max-memory-usage-percent", "max-memory-usage-percent 95\nmemory-pool-buffer-size 200m\nspool-max-recipients auto\nspool-max-recipients 1000\nrelay-debug yes", ""},
+		{"max-memory-usage-percent", "max-memory-usage-percent 101", "from 1 to 100"},
+		{"memory-pool-buffer-size", "memory-pool-buffer-size 2k", "too small"},
+		{"spool-max-recipients", "spool-max-recipients 0", "or auto"},
+		{"relay-debug", "relay-debug x", "want yes or no"},
+		{"await-slot", "smtp-await-slot yes\n" + listener("await-slot no"), ""},
+		{"await-slot", listener("await-slot 5"), "want yes or no"},
+		{"too-many-rcpts-fails-message", source("too-many-rcpts-fails-message yes\ndisconnect-on-transient-error yes"), ""},
+		{"disconnect-on-transient-error", source("disconnect-on-transient-error 421"), "want yes or no"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := maps.Clone(testKeys())

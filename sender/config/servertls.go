@@ -97,6 +97,10 @@ func within[T, P any](change func(*T, func(*P)), row directive[P]) directive[T] 
 func (b *builder) finishListeners() {
 	for i := range b.config.Listeners {
 		l := &b.config.Listeners[i]
+		l.AwaitSlot = b.config.SMTPAwaitSlot
+		if said := len(l.await); said > 0 {
+			l.AwaitSlot = l.await[said-1]
+		}
 		l.TLS = b.config.ServerTLS
 		for _, change := range l.tls {
 			change(&l.TLS)

@@ -18,8 +18,14 @@ import (
 // handshakeTimeout bounds a TLS handshake.
 const handshakeTimeout = time.Minute
 
-// begin does what comes before the greeting.
+// begin does what comes before the greeting: it waits for a slot where there was none, and puts TLS
+// above the connection where it begins with that.
 func (c *conn) begin() error {
+	if !c.hasSlot {
+		if c.hasSlot = c.server.slots.await(c.group, min(c.source.SMTPCommandTimeout, c.server.timeout), c.stopped); !c.hasSlot {
+			return errNoSlot
+		}
+	}
 	if !c.door.Settings.ImmediateTLS {
 		return nil
 	}
