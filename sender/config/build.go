@@ -87,7 +87,7 @@ func newBuilder(l *loader, nodes []*node) *builder {
 	return &builder{
 		loader: l,
 		config: &Config{
-			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90,
+			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90, RunAsRoot: true,
 			ServerTLS:    defaultServerTLS(),
 			AddressLists: map[string]*AddressList{},
 			keyLists:     map[string]*keyList{}, keyFiles: l.signers,

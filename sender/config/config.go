@@ -39,6 +39,9 @@ type Config struct {
 	TotalMaxSMTPIn  int              // 0 means no limit
 	SMTPAwaitSlot   bool             // clients wait for a connection of TotalMaxSMTPIn; else they are refused
 
+	ProcessUser ProcessUser
+	RunAsRoot   bool // else the node runs as user pmta or carom, where there is one
+
 	MaxMemoryUsagePercent int  // of the machine's; above it no mail is taken; 100: off
 	MemoryPoolBufferSize  Size // of all messages that are being taken in; 0 means no limit
 	SpoolMaxRecipients    int  // queued recipients above which no mail is taken; 0 means no limit

@@ -20,6 +20,8 @@ var globals = newScope(globalScope, append(
 	many("mx-connection-limit", mxConnectionLimit, func(c *Config) *[]MXConnectionLimit { return &c.MXConnectionLimits }),
 	many("ip-connection-limit", ipConnectionLimit, func(c *Config) *[]IPConnectionLimit { return &c.IPConnectionLimits }),
 	one("total-max-smtp-in", limit, func(c *Config) *int { return &c.TotalMaxSMTPIn }),
+	one("process-user", processUser, func(c *Config) *ProcessUser { return &c.ProcessUser }),
+	one("run-as-root", boolean, func(c *Config) *bool { return &c.RunAsRoot }),
 	one("smtp-await-slot", boolean, func(c *Config) *bool { return &c.SMTPAwaitSlot }),
 	one("max-memory-usage-percent", percent, func(c *Config) *int { return &c.MaxMemoryUsagePercent }),
 	one("memory-pool-buffer-size", sizeAtLeast(leastMemoryPool), func(c *Config) *Size { return &c.MemoryPoolBufferSize }),

@@ -78,6 +78,10 @@ func TestIntakeDirectives(t *testing.T) {
 		{"await-slot", listener("await-slot 5"), "want yes or no"},
 		{"too-many-rcpts-fails-message", source("too-many-rcpts-fails-message yes\ndisconnect-on-transient-error yes"), ""},
 		{"disconnect-on-transient-error", source("disconnect-on-transient-error 421"), "want yes or no"},
+		{"process-user", "process-user carom\nprocess-user carom:mail\nrun-as-root no", ""},
+		{"process-user", "process-user carom:", "want USER or USER:GROUP"},
+		{"process-user", "process-user a b", "unexpected"},
+		{"run-as-root", "run-as-root never", "want yes or no"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := maps.Clone(testKeys())
