@@ -53,6 +53,10 @@ CRASH_ROUNDS ?= 100
 crash: ## kill -9 the node at random moments under load and count (CRASH_ROUNDS=1000, CRASH_SEED=N: again)
 	CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -v -timeout 0 -run '^TestCrash$$' ./deploy/crash
 
+SOAK_MINUTES ?= 10
+soak: ## steady load with faults, and an eye on memory, files and goroutines (SOAK_MINUTES=10)
+	SOAK_MINUTES=$(SOAK_MINUTES) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./deploy/crash
+
 demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)
 

@@ -22,6 +22,7 @@ import (
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
+	"carom/sender/admin/console"
 	sender "carom/sender/app"
 	"carom/sender/config"
 )
@@ -39,6 +40,8 @@ var commands = []command{
 	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
 	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
+	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},

@@ -65,11 +65,8 @@ func TestCrash(t *testing.T) {
 	seed := number(t, "CRASH_SEED", rand.Uint64()) //nolint:gosec // no secret
 	t.Logf("CRASH_ROUNDS=%d CRASH_SEED=%d", rounds, seed)
 
-	c := &crash{seed: seed, audit: &rig.Audit{}}
-	c.audit.Fate = c.fate
-	c.receiver = rig.NewReceiver(t, c.audit, c.answer)
-	c.node = rig.NewNode(t, fmt.Sprintf(config, c.receiver.Port(), sessions))
-	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable
+	c := newCrash(t, seed, 5*time.Millisecond) // some hundred messages a second are enough
+	random := rand.New(rand.NewPCG(seed, 1))   //nolint:gosec // repeatable
 	began := time.Now()
 	stop := c.feed(t)
 	for round := range rounds {
@@ -89,12 +86,22 @@ func TestCrash(t *testing.T) {
 // crash is a run.
 type crash struct {
 	seed     uint64
+	pace     time.Duration // between two messages of a feeder
 	audit    *rig.Audit
 	receiver *rig.Receiver
 	node     *rig.Node
 
 	mu   sync.Mutex
 	next uint64 // number of the next message
+}
+
+func newCrash(t *testing.T, seed uint64, pace time.Duration) *crash {
+	t.Helper()
+	c := &crash{seed: seed, pace: pace, audit: &rig.Audit{}}
+	c.audit.Fate = c.fate
+	c.receiver = rig.NewReceiver(t, c.audit, c.answer)
+	c.node = rig.NewNode(t, fmt.Sprintf(config, c.receiver.Port(), sessions))
+	return c
 }
 
 // round starts the node and kills it a moment later: within two seconds, one time in four while it
@@ -197,7 +204,7 @@ func (c *crash) session(ctx context.Context) error {
 		if err := f.Send(c.message(), c.audit); err != nil {
 			return err
 		}
-		pause(ctx, 5*time.Millisecond) // some hundred messages a second are enough
+		pause(ctx, c.pace)
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ import (
 // What never may be is a problem at once: a message that arrives changed, an event for a recipient
 // that nobody handed over, a second end, a hole in the sequence, and a second delivery where the
 // first was not in flight when the node was killed. In flight is a transaction that the receiver has
-// answered with 250 while the node has not said another word on the connection: only then may the
-// node be without a record of it. What is to come, like the delivery of what was accepted, Settle
+// answered with 250 while the node has neither sent the end of another message over the connection nor
+// QUIT: only then may the node be without a record of it, so it is one a connection. What is to come, like the delivery of what was accepted, Settle
 // asks for when the spool is empty.
 type Audit struct {
 	// Fate says how a recipient has to end, event.Delivered or event.Bounced. If nil, all are
@@ -73,6 +73,8 @@ type recipient struct {
 // Transaction is a message that a receiver took.
 type Transaction struct {
 	number   uint64
+	life     int  // kills before it
+	wentOn   bool // the node ended another message or the session after it
 	excused  bool // it was in flight when the node was killed
 	repeated bool // it was counted in Repeated
 }
@@ -122,7 +124,7 @@ func (a *Audit) Refused(number uint64) {
 func (a *Audit) delivered(number uint64, addresses []string, damage error) *Transaction {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t := &Transaction{number: number}
+	t := &Transaction{number: number, life: a.counts.Kills}
 	if damage != nil {
 		a.problem("a receiver got a damaged message for %q: %v", addresses, damage)
 	}
@@ -148,7 +150,8 @@ func (a *Audit) delivered(number uint64, addresses []string, damage error) *Tran
 				before.repeated = true
 			}
 			if !before.excused {
-				a.problem("%q got message %d again, and the first was not in flight at a kill", address, number)
+				a.problem("%q got message %d again after %d kills; the first was not in flight at a kill: it came after %d kills, the node went on after it: %t, the event log read so far has %d received and %d final events",
+					address, number, a.counts.Kills, before.life, before.wentOn, r.received, r.ends)
 			}
 		}
 		r.last = t
@@ -161,6 +164,9 @@ func (a *Audit) delivered(number uint64, addresses []string, damage error) *Tran
 func (a *Audit) confirmed(t *Transaction) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if t != nil {
+		t.wentOn = true
+	}
 	delete(a.flying, t)
 }
 

@@ -36,7 +36,7 @@ func Dial(ctx context.Context, address string) (*Feeder, error) {
 		return nil, err
 	}
 	f := &Feeder{Conn: conn, text: textproto.NewConn(conn)}
-	if err = f.reply("greeting", 220); err == nil {
+	if err = f.Answer("greeting", 220); err == nil {
 		err = f.Command("EHLO feeder.test", 250)
 	}
 	if err != nil {
@@ -54,10 +54,11 @@ func (f *Feeder) Command(line string, want int) error {
 	if err := f.text.PrintfLine("%s", line); err != nil {
 		return err
 	}
-	return f.reply(line, want)
+	return f.Answer(line, want)
 }
 
-func (f *Feeder) reply(command string, want int) error {
+// Answer reads an answer and wants the code, else the error is a *ReplyError that names the command.
+func (f *Feeder) Answer(command string, want int) error {
 	if err := f.Conn.SetDeadline(time.Now().Add(replyTimeout)); err != nil {
 		return err
 	}
@@ -91,7 +92,7 @@ func (f *Feeder) Finish(content []byte) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	return f.reply("final dot", 250)
+	return f.Answer("final dot", 250)
 }
 
 // Send hands over a message and notes what became of it. After an error that is no *ReplyError the

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +23,8 @@ import (
 )
 
 // nodeConfig is what every node of a test has: a listener that relays for this machine, spool, event
-// log and admin socket. It wants the listener, the spool's folder and what the test adds.
+// log and admin socket. It wants the listener, the spool's folder
+// with a line about it, and what the test adds.
 const nodeConfig = `host-name node.test
 smtp-listener %s
 <source 127.0.0.1>
@@ -30,6 +32,7 @@ smtp-listener %s
     max-rcpt-per-message 0
 </source>
 <spool %s>
+    %s
 </spool>
 <event-log events>
     segment-size 256K
@@ -57,14 +60,15 @@ type Node struct {
 // with the test.
 func NewNode(tb testing.TB, more string) *Node {
 	tb.Helper()
-	return NewNodeIn(tb, tb.TempDir(), "spool", more)
+	return NewNodeIn(tb, "spool", "", more)
 }
 
-// NewNodeIn is NewNode with the folder of the node, and that of the spool if it lies elsewhere.
-func NewNodeIn(tb testing.TB, dir, spool, more string) *Node {
+// NewNodeIn is NewNode with the folder of the spool and a line for its section.
+func NewNodeIn(tb testing.TB, spool, line, more string) *Node {
 	tb.Helper()
+	dir := tb.TempDir()
 	n := &Node{Dir: dir, SMTP: FreeAddress(tb), binary: Binary(tb)}
-	text := fmt.Sprintf(nodeConfig, n.SMTP, spool, more)
+	text := fmt.Sprintf(nodeConfig, n.SMTP, spool, line, more)
 	if err := os.WriteFile(n.configFile(), []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -184,6 +188,34 @@ func (n *Node) Kill(ctx context.Context) error {
 	return nil
 }
 
+// dumpBegins is how the Go runtime begins what it writes on SIGQUIT.
+const dumpBegins = "SIGQUIT: quit"
+
+// Dump ends the process with SIGQUIT, on which it writes down all its goroutines, and returns how
+// many there are. Log has them.
+func (n *Node) Dump(ctx context.Context) (goroutines int, err error) {
+	life, pid := n.current(), n.PID()
+	if pid == 0 {
+		return 0, fmt.Errorf("the node has ended by itself: %w", n.Ended(ctx))
+	}
+	n.log.clear()
+	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
+		return 0, fmt.Errorf("dump the node: %w", err)
+	}
+	if err := life.Wait(ctx); err == nil {
+		return 0, fmt.Errorf("wait for the end of the node: %w", context.Cause(ctx))
+	}
+	for line := range strings.Lines(n.Log()) {
+		if strings.HasPrefix(line, "goroutine ") {
+			goroutines++
+		}
+	}
+	if goroutines == 0 {
+		return 0, errors.New("the node wrote down no goroutines")
+	}
+	return goroutines, nil
+}
+
 // Stop stops the process with SIGTERM, if it runs, and returns when it is gone.
 func (n *Node) Stop() {
 	if life := n.current(); life != nil {
@@ -287,7 +319,7 @@ func (n *Node) Usage() (Usage, error) {
 type tail struct {
 	mu    sync.Mutex
 	lines []string
-	loud  bool // what follows is a report that must be kept whole
+	loud  bool // what follows is a report of the Go runtime that must be kept whole
 }
 
 const tailLines = 120
@@ -295,7 +327,9 @@ const tailLines = 120
 func (l *tail) line(_, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.loud = l.loud || strings.Contains(text, "WARNING: DATA RACE") || strings.HasPrefix(text, "panic: ") || strings.HasPrefix(text, "fatal error: ")
+	l.loud = l.loud || slices.ContainsFunc([]string{"WARNING: DATA RACE", "panic: ", "fatal error: ", dumpBegins}, func(words string) bool {
+		return strings.HasPrefix(text, words)
+	})
 	if len(l.lines) >= tailLines && !l.loud {
 		l.lines = append(l.lines[:0], l.lines[1:]...)
 	}
@@ -308,6 +342,12 @@ func (l *tail) loudly() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.loud
+}
+
+func (l *tail) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines, l.loud = nil, false
 }
 
 // String implements fmt.Stringer.

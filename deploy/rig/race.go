@@ -2,5 +2,5 @@
 
 package rig
 
-// withRace says that the tests, and so the binary, have the race detector.
-const withRace = true
+// WithRace says that the tests, and so the binary, have the race detector.
+const WithRace = true

@@ -146,7 +146,7 @@ type session struct {
 	known Session
 	began bool // MAIL was taken
 	body  []byte
-	last  *Transaction // that was taken, until the peer says another word
+	last  *Transaction // that was taken, until the peer ends another message
 	quit  bool
 }
 
@@ -167,8 +167,6 @@ func (s *session) serve() error {
 		if err != nil {
 			return err
 		}
-		s.r.audit.confirmed(s.last)
-		s.last = nil
 		if err := s.command(strings.TrimRight(line, "\r\n")); err != nil {
 			return err
 		}
@@ -312,6 +310,8 @@ func (s *session) chunk(argument string) error {
 }
 
 func (s *session) dot() error {
+	s.r.audit.confirmed(s.last)
+	s.last = nil
 	err := s.answer(Dot, "", "250 2.0.0 taken")
 	s.reset()
 	s.known.Message++

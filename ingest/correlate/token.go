@@ -19,7 +19,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"strings"
+	"sync"
 	"time"
 
 	"carom/schemas/event"
@@ -81,7 +83,32 @@ type Keys struct {
 }
 
 // derived holds the keys for the two uses of one secret, so that a tag never serves as a MAC.
-type derived struct{ mac, tag []byte }
+type derived struct{ mac, tag macs }
+
+// macs computes HMAC-SHA256 with one key. It keeps the state behind the key for reuse: a sender signs
+// a token for every message.
+type macs struct{ states *sync.Pool }
+
+func newMACs(secret []byte) macs {
+	return macs{&sync.Pool{New: func() any { return &state{mac: hmac.New(sha256.New, secret)} }}}
+}
+
+type state struct {
+	mac  hash.Hash
+	text []byte
+	sum  []byte
+}
+
+// put puts the first len(to) bytes of the MAC of text into to, at most all 32.
+func put[T string | []byte](to []byte, m macs, text T) {
+	s := m.states.Get().(*state) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	s.mac.Reset()
+	s.text = append(s.text[:0], text...)
+	_, _ = s.mac.Write(s.text) // a hash takes everything
+	s.sum = s.mac.Sum(s.sum[:0])
+	copy(to, s.sum)
+	m.states.Put(s)
+}
 
 // NewKeys returns the set of keys. It refuses no keys at all, secrets of less than 16 bytes and
 // two keys with the same id.
@@ -98,8 +125,8 @@ func NewKeys(keys ...Key) (*Keys, error) {
 			return nil, fmt.Errorf("two reference keys with the id %d", key.ID)
 		}
 		k.byID[key.ID] = &derived{
-			mac: sum(key.Secret, "carom reference token mac"),
-			tag: sum(key.Secret, "carom reference token recipient"),
+			mac: newMACs(sum(key.Secret, "carom reference token mac")),
+			tag: newMACs(sum(key.Secret, "carom reference token recipient")),
 		}
 	}
 	return k, nil
@@ -131,8 +158,8 @@ func (k *Keys) Sign(message event.ID, index uint32, recipient string, expires ti
 	copy(raw[1:], message[:])
 	raw[indexAt], raw[indexAt+1], raw[indexAt+2] = byte(index>>16), byte(index>>8), byte(index)
 	binary.BigEndian.PutUint16(raw[expiryAt:], uint16(days)) //nolint:gosec // bounded above
-	copy(raw[tagAt:], sum(key.tag, suppression.Normalize(recipient)))
-	copy(raw[macAt:], sum(key.mac, string(raw[:macAt])))
+	put(raw[tagAt:macAt], key.tag, suppression.Normalize(recipient))
+	put(raw[macAt:], key.mac, raw[:macAt])
 	return Prefix + encoding.EncodeToString(raw[:]), nil
 }
 
@@ -147,7 +174,8 @@ func (k *Keys) Verify(token string, now time.Time) (Ref, error) {
 	if !ok {
 		return Ref{}, ErrUnknownKey
 	}
-	if !hmac.Equal(raw[macAt:], sum(key.mac, string(raw[:macAt]))[:macSize]) {
+	var mac [macSize]byte
+	if put(mac[:], key.mac, raw[:macAt]); !hmac.Equal(raw[macAt:], mac[:]) {
 		return Ref{}, ErrForged
 	}
 	ref := Ref{
@@ -169,7 +197,9 @@ func (r Ref) Matches(address string) bool {
 	if r.key == nil || address == "" {
 		return false
 	}
-	return hmac.Equal(r.tag[:], sum(r.key.tag, suppression.Normalize(address))[:tagSize])
+	var tag [tagSize]byte
+	put(tag[:], r.key.tag, suppression.Normalize(address))
+	return hmac.Equal(r.tag[:], tag[:])
 }
 
 func decode(token string) ([]byte, error) {

@@ -28,9 +28,11 @@ var may = map[string][]string{
 
 	// Mechanisms know no policy and not each other.
 	"sender/backoff":  {"schemas"},
+	"sender/cold":     {"schemas"},
 	"sender/config":   {"schemas"},
 	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},
+	"sender/orders":   {"schemas"},
 	"sender/resolve":  {"schemas"},
 	"sender/schedule": {"schemas"},
 	"sender/smtpc":    {"schemas"},

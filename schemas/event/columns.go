@@ -115,6 +115,12 @@ var Columns = []Column[Event]{
 
 	{"config_hash", "UInt64", ByAccounting, "hash of the configuration in force", func(e *Event) any { return &e.ConfigHash }},
 	{"headers", "Map(LowCardinality(String), String)", ByIntake, "headers chosen by the configuration", func(e *Event) any { return &e.Headers }},
+
+	{"mail_us", "UInt64", ByDelivery, "microseconds until the reply to MAIL, of transfer_us like the four below", func(e *Event) any { return &e.Mail }},
+	{"rcpt_us", "UInt64", ByDelivery, "microseconds from there to the last reply to RCPT; next to nothing with PIPELINING", func(e *Event) any { return &e.Rcpt }},
+	{"data_us", "UInt64", ByDelivery, "microseconds from there to the reply to DATA; 0 with CHUNKING", func(e *Event) any { return &e.Data }},
+	{"body_us", "UInt64", ByDelivery, "microseconds of sending the message", func(e *Event) any { return &e.Body }},
+	{"final_dot_us", "UInt64", ByDelivery, "microseconds until the reply to the end of data, or to BDAT", func(e *Event) any { return &e.FinalDot }},
 }
 
 // GaugeColumns is the table of a gauge's columns, as Columns is that of an event's.

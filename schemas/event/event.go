@@ -99,6 +99,11 @@ type Event struct {
 	Connect         time.Duration
 	TLS             time.Duration
 	Transfer        time.Duration
+	Mail            time.Duration
+	Rcpt            time.Duration
+	Data            time.Duration
+	Body            time.Duration
+	FinalDot        time.Duration
 	TLSVersion      string
 	TLSCipher       string
 	OpenConnections uint32

@@ -6,7 +6,6 @@
 package smtpstatus
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -25,27 +24,31 @@ func (e Enhanced) String() string {
 	if e.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%d.%d.%d", e.Class, e.Subject, e.Detail)
+	var text [len("5.999.999")]byte
+	b := strconv.AppendUint(text[:0], uint64(e.Class), 10)
+	b = strconv.AppendUint(append(b, '.'), uint64(e.Subject), 10)
+	return string(strconv.AppendUint(append(b, '.'), uint64(e.Detail), 10))
 }
 
 // ParseEnhanced returns the enhanced status code at the beginning of s and what follows it with
 // leading blanks removed. Without one it returns the zero value and s.
 func ParseEnhanced(s string) (code Enhanced, rest string) {
 	word, rest, _ := strings.Cut(s, " ")
-	parts := strings.Split(word, ".")
-	if len(parts) != 3 {
-		return Enhanced{}, s
-	}
 	var n [3]uint16
-	for i, part := range parts {
-		if len(part) > 3 || part == "" { // RFC 3463 section 2: 1 to 3 digits
+	part, digits := 0, 0
+	for i := range len(word) {
+		switch c := word[i]; {
+		case c >= '0' && c <= '9' && digits < 3: // RFC 3463 section 2: 1 to 3 digits
+			n[part] = 10*n[part] + uint16(c-'0')
+			digits++
+		case c == '.' && digits > 0 && part < 2:
+			part, digits = part+1, 0
+		default:
 			return Enhanced{}, s
 		}
-		v, err := strconv.ParseUint(part, 10, 16)
-		if err != nil {
-			return Enhanced{}, s
-		}
-		n[i] = uint16(v)
+	}
+	if part != 2 || digits == 0 {
+		return Enhanced{}, s
 	}
 	if n[0] != 2 && n[0] != 4 && n[0] != 5 {
 		return Enhanced{}, s

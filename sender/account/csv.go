@@ -24,6 +24,9 @@ type FileOptions struct {
 	DeleteAfter time.Duration // without MoveTo, age at which files go, by the date in their names; 0 for never
 	UserString  string
 	UnixTimes   bool // seconds since 1970 instead of ISO times
+
+	// Skip says which events are left out although their type is in Records; nil: none.
+	Skip func(e *event.Event) bool
 }
 
 // File is an accounting file in PowerMTA's format: CSV by RFC 4180 with CRLF in UTF-8, the header
@@ -105,7 +108,7 @@ func (f *File) compile() {
 // Write adds the record of e, if the file holds its type.
 func (f *File) Write(e *event.Event, _ uint64) error {
 	cells := f.records[e.Kind]
-	if cells == nil {
+	if cells == nil || f.options.Skip != nil && f.options.Skip(e) {
 		return nil
 	}
 	err := f.rotate()

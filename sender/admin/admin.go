@@ -1,19 +1,27 @@
 // Package admin is an operator's way into a node: HTTP with JSON over a Unix socket that only the
 // node's user can open.
 //
-//	GET /v1/status   counts of the node
-//	GET /v1/queues   the queues with what waits in them
+//	GET    /v1/status                counts of the node
+//	GET    /v1/queues                the queues with what waits in them
+//	GET    /v1/messages?queue=Q…     mail that waits, one entry a recipient
+//	GET    /v1/explain?queue=Q       which limit of a queue binds, set by whom, and why
+//	GET    /v1/orders                what operators told the node, while it is in force
+//	POST   /v1/orders                an Instruction
+//	DELETE /v1/orders/ID             ends an order
+//	POST   /v1/schedule              try queues now
 //
-// It asks a Node and changes nothing. Try it with curl --unix-socket PATH http://node/v1/status.
+// It asks a Node and an Operator and does nothing itself. Client is the other side; curl does as
+// well: curl --unix-socket PATH http://node/v1/status. A refusal has a status of 400 or above and
+// says why: {"error": "…"}.
 //
 // The socket is made under another name, closed to other users, and put in its place when it is
 // ready; so it never stands open, and the place never stands empty while a dead process's socket is
-// replaced. Errors are returned by Run, which blocks.
+// replaced. Where the system tells who connects, it must be root or the node's own user, whose name
+// becomes the actor of what it orders. Errors are returned by Run, which blocks.
 package admin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,52 +33,19 @@ import (
 	"time"
 )
 
-// Status are the counts of a node.
-type Status struct {
-	Node               string `json:"node"`
-	ConfigHash         string `json:"config_hash"`
-	EventSeq           uint64 `json:"event_seq"` // last record of each stream of the event log
-	GaugeSeq           uint64 `json:"gauge_seq"`
-	AnnotationSeq      uint64 `json:"annotation_seq"`
-	AcceptedRecipients int64  `json:"accepted_recipients"` // since the start
-	QueuedRecipients   int    `json:"queued_recipients"`   // that wait
-	LiveRecipients     int    `json:"live_recipients"`     // in the spool: waiting or in an attempt
-	Sessions           int    `json:"sessions"`
-}
-
-// Queue is one queue.
-type Queue struct {
-	Name          string    `json:"name"`
-	Recipients    int       `json:"recipients"`
-	Due           int       `json:"due"`
-	Sessions      int       `json:"sessions"`
-	DeferredUntil time.Time `json:"deferred_until,omitzero"`
-	OldestArrival time.Time `json:"oldest_arrival,omitzero"`
-}
-
-// Node is what can be asked. Its methods are safe for concurrent use and answer at once.
-type Node interface {
-	Status() Status
-	Queues() []Queue
-}
-
 // Run serves the socket at path, which it removes at the end, until ctx is done. A socket that a
 // dead process left is replaced. It is an error if another process answers there, or if path is
 // anything but a socket.
-func Run(ctx context.Context, path string, n Node, logger *slog.Logger) error {
+func Run(ctx context.Context, path string, n Node, o Operator, logger *slog.Logger) error {
 	listener, err := listen(ctx, path)
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
 	defer func() { _ = os.Remove(path) }()
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.Status(), logger) })
-	mux.HandleFunc("GET /v1/queues", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, append([]Queue{}, n.Queues()...), logger) // none is [] and not null
-	})
 	server := &http.Server{
-		Handler: mux, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: timeout,
-		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		Handler: (&api{n, o, logger}).routes(), ReadTimeout: timeout, WriteTimeout: longest, IdleTimeout: timeout, MaxHeaderBytes: maxHeader,
+		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ConnContext: withPeer,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -86,6 +61,12 @@ const maxPath = 103
 
 // timeout bounds each step of an exchange; the client is on the same machine.
 const timeout = 10 * time.Second
+
+// longest bounds an exchange as a whole: taking millions of messages out of their queues may last.
+const longest = 2 * time.Minute
+
+// maxHeader bounds a request's header, in octets; a filter has a few names of at most 1 kB.
+const maxHeader = 32 << 10
 
 func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -138,11 +119,4 @@ func vacant(ctx context.Context, path string) error {
 		return fmt.Errorf("%s is in use by another process", path)
 	}
 	return err
-}
-
-func answer(w http.ResponseWriter, v any, logger *slog.Logger) {
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(v); err != nil {
-		logger.Debug("admin answer not sent", "error", err)
-	}
 }

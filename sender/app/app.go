@@ -29,10 +29,13 @@ import (
 	"carom/schemas/service"
 	"carom/sender/account"
 	"carom/sender/admin"
+	"carom/sender/cold"
 	"carom/sender/config"
 	"carom/sender/deliver"
 	"carom/sender/dkim/libcrypto"
 	"carom/sender/feed"
+	"carom/sender/operate"
+	"carom/sender/orders"
 	"carom/sender/queue"
 	"carom/sender/reports"
 	"carom/sender/resolve"
@@ -58,6 +61,10 @@ type node struct {
 	reports               *reports.Processor
 	turns                 route.Turns // of the members of pools, for mail that comes in
 	watcher               *feed.Watcher
+	orders                *orders.Store
+	operator              *operate.Operator
+	traffic               *operate.Traffic
+	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
 	closers  []func() error
@@ -135,9 +142,15 @@ func (n *node) open(ctx context.Context) error {
 	n.opened(n.suppress.Close)
 	n.throttle = throttle.New(c.TotalMaxSMTPOut)
 	n.throttle.LimitPeers(deliver.PeerLimits(c))
+	if err := n.openCold(dir); err != nil {
+		return err
+	}
 	if c.Feed != nil {
 		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
 		n.watcher.Poll()
+	}
+	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
+		return err
 	}
 	return n.assemble(dir)
 }
@@ -152,7 +165,7 @@ func (n *node) assemble(dir string) error {
 	n.reports = reports.New(keys, n.suppress.Key)
 	var sinks []account.Sink
 	for _, a := range c.AcctFiles {
-		file, err := account.OpenFile(acctOptions(a))
+		file, err := account.OpenFile(acctOptions(a, deliver.Unaccounted(c)))
 		if err != nil {
 			return &service.ConfigError{Err: err}
 		}
@@ -165,16 +178,17 @@ func (n *node) assemble(dir string) error {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	agent, err := deliver.New(deliver.Options{
-		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.recorder, Throttle: n.throttle,
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
 		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
-		Note:    n.noteDelivery,
+		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
 	})
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
 	n.agent = agent
 	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
+	n.operator = n.newOperator()
 	n.logSigning()
 	return nil
 }
@@ -191,10 +205,10 @@ func (n *node) logSigning() {
 	}
 }
 
-func acctOptions(a config.AcctFile) account.FileOptions {
+func acctOptions(a config.AcctFile, skip func(*event.Event) bool) account.FileOptions {
 	o := account.FileOptions{
 		Path: a.Path, MaxBytes: int64(a.MaxSize), MoveTo: a.MoveTo, Interval: a.MoveInterval, DeleteAfter: a.DeleteAfter,
-		UserString: a.UserString, UnixTimes: !a.ISOTimes,
+		UserString: a.UserString, UnixTimes: !a.ISOTimes, Skip: skip,
 	}
 	for _, record := range a.Records {
 		o.Records = append(o.Records, string(record))
@@ -277,12 +291,16 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
+	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
+	group.Go(func() error { return n.operator.Run(ctx) })
 	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
 	group.Go(func() error { return server.Run(ctx, listeners) })
 	if n.watcher != nil {
@@ -291,7 +309,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	if n.config.Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.logger) })
+		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.operator, n.logger) })
 	}
 	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)

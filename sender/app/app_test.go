@@ -84,7 +84,7 @@ type place struct {
 	config *config.Config
 }
 
-func newPlace(t *testing.T, s *sink) *place {
+func newPlace(t *testing.T, s *sink, more ...string) *place {
 	t.Helper()
 	dir := t.TempDir()
 	text := fmt.Sprintf(`
@@ -109,7 +109,7 @@ name-server 127.0.0.1:1
 <admin %[2]s/admin.sock>
 </admin>
 `, s.port, dir)
-	c, _, err := config.Parse(filepath.Join(dir, "config"), []byte(text))
+	c, _, err := config.Parse(filepath.Join(dir, "config"), []byte(text+strings.Join(more, "\n")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 // store puts the message into the spool, accounts for it and queues it.
 func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
 	envelope := &spool.Envelope{
-		ID: m.ID, From: m.From, Arrived: m.Arrived, Expires: m.Schedule.End(), VMTA: m.VMTA, Pool: m.Pool, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret,
+		ID: m.ID, From: m.From, Arrived: m.Arrived, Expires: m.Schedule.End(), VMTA: n.chooseVMTA(m.VMTA, recipients), Pool: m.Pool, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret,
 		Tenant: m.Tenant, SMTPUser: m.SMTPUser, ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}
@@ -173,6 +173,7 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 	for i := from; i < len(envelope.Recipients); i++ {
 		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		n.traffic.Count(e)
 		n.recorder.Submit(e)
 	}
 }

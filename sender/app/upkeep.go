@@ -126,16 +126,3 @@ func (n *node) Status() admin.Status {
 	s.LiveRecipients = stats.Recipients
 	return s
 }
-
-// Queues is part of admin.Node.
-func (n *node) Queues() []admin.Queue {
-	statuses := n.queues.Statuses()
-	queues := make([]admin.Queue, len(statuses))
-	for i, s := range statuses {
-		queues[i] = admin.Queue{
-			Name: s.Name.String(), Recipients: s.Recipients, Due: s.Due, Sessions: s.Sessions,
-			DeferredUntil: s.DeferredUntil, OldestArrival: s.OldestArrival,
-		}
-	}
-	return queues
-}

@@ -451,7 +451,7 @@ func systemName() string {
 // complete fills in what the vmta's section leaves to the global directives.
 func (m *VMTA) complete(c *Config) {
 	m.completeKeys(c)
-	m.completeFromPools(c)
+	m.completeColdVMTAs(c)
 	if len(m.SourceHosts) == 0 {
 		m.SourceHosts = slices.Clone(c.sourceHosts)
 	}

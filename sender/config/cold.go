@@ -58,9 +58,9 @@ func (b *builder) validateColdVMTAs() {
 	}
 }
 
-// completeFromPools fills in what the vmta's section leaves to its pools. A cold vmta of a pool does
+// completeColdVMTAs fills in the cold vmtas where the vmta's section leaves them to its pools. A cold vmta of a pool does
 // not warm itself up.
-func (m *VMTA) completeFromPools(c *Config) {
+func (m *VMTA) completeColdVMTAs(c *Config) {
 	own := len(m.ColdVMTAs) > 0
 	for _, name := range m.Pools {
 		p, _ := c.Pool(name)

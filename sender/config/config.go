@@ -97,6 +97,8 @@ type Config struct {
 	patternLists map[string]*PatternList // by name in lower case
 	rollups      []*Rollup               // in the order of the file
 
+	disablesRecords bool // some domain has disable-acct-records
+
 	sourceBase   []assignment[Source]
 	sourceRanges []*sourceSection // the widest range first
 	sourceNames  map[string]*sourceSection

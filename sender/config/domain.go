@@ -177,3 +177,13 @@ func (c *Config) Explain(domain, vmta string) []Setting {
 	}
 	return all
 }
+
+// Origin returns where a directive of the queue domain/vmta was written, the zero Pos if it was not.
+func (c *Config) Origin(domain, vmta, directive string) (origin Pos) {
+	c.eachSetting(domain, vmta, func(a assignment[Settings]) {
+		if a.row.Name == directive {
+			origin = a.pos
+		}
+	})
+	return origin
+}

@@ -184,7 +184,7 @@ ip-connection-limit 198.51.100.9 unlimited`)
 			t.Errorf("mx-connection-limit of %s is %d, want %d", host, got, want)
 		}
 	}
-	var ips []string
+	ips := make([]string, 0, len(c.IPConnectionLimits))
 	for _, l := range c.IPConnectionLimits {
 		ips = append(ips, l.String())
 	}
@@ -245,7 +245,7 @@ domain-key global,*,keys/rsa.pem
 		t.Errorf("auto-cold: %+v", cold)
 	}
 	warm, _ := c.VMTA("warm")
-	var selectors []string
+	selectors := make([]string, 0, len(warm.DomainKeys))
 	for _, k := range warm.DomainKeys {
 		selectors = append(selectors, strings.SplitN(k.String(), ",", 2)[0])
 	}

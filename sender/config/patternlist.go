@@ -159,6 +159,8 @@ func (b *builder) references(a assignment[Settings]) {
 	switch a.row.Name {
 	case "smtp-pattern-list", "reroute-to-virtual-mta", "backoff-reroute-to-virtual-mta":
 		b.named = append(b.named, a)
+	case "disable-acct-records":
+		b.config.disablesRecords = true
 	}
 }
 

@@ -118,6 +118,9 @@ func disabledRecords(v *value) ([]RecordType, error) {
 	return all, err
 }
 
+// DisablesRecords reports whether any domain has disable-acct-records.
+func (c *Config) DisablesRecords() bool { return c.disablesRecords }
+
 // clientCertificate parses FILE [PASSWORD]: certificate and key in one PEM file.
 func clientCertificate(v *value) (ClientCertificate, error) {
 	const want = "want FILE or FILE PASSWORD"

@@ -100,8 +100,9 @@ type Options struct {
 	Requeue func(name queue.Name, item *queue.Item)
 	// Note writes down a change of mode or of a source for people to see; nil: it is only logged.
 	Note func(name, text string)
-	// SourceDisabled reports whether an operator took a source address out of use; nil: never.
-	SourceDisabled func(vmta string, source netip.Addr) bool
+	// SourceDisabled reports whether an operator keeps a queue (domain/vmta) from using a source
+	// address; nil: never.
+	SourceDisabled func(queue string, source netip.Addr) bool
 }
 
 // Agent delivers. It implements queue.Runner.
@@ -147,7 +148,7 @@ func New(o Options) (*Agent, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: vmtaLimits(o.Config, vmta)}
+		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: limitsOfVMTA(o.Config, vmta)}
 	}
 	return a, nil
 }
@@ -221,6 +222,7 @@ func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 		s.ended.Store(err == nil)
 		return err
 	}
+	s.send = func(t smtpc.Transaction) smtpc.Result { return s.conn.Send(lasting, t) }
 	s.run(ctx)
 	s.close(ctx)
 	if err := s.settle(lasting); err != nil {

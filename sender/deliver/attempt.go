@@ -129,9 +129,9 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	}
 	conn := s.conn
 	s.ended.Store(false)
-	result := conn.Send(context.WithoutCancel(ctx), transaction) // watch cuts it
-	rested := time.Since(s.lastSent)
-	defer func() { s.fresh, s.lastSent = false, time.Now() }()
+	result := s.send(transaction)
+	rested, now := s.lastSent, time.Now()
+	defer func() { s.fresh, s.lastSent = false, now }()
 	if !result.Usable {
 		s.drop()
 	}
@@ -142,14 +142,14 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 		return false
 	case result.ClosedSilently:
 		s.Throttle.Refund(s.path, len(item.Recipients))
-		return s.closedInSilence(ctx, item, result.Message-1, rested)
+		return s.closedInSilence(ctx, item, result.Message-1, now.Sub(rested))
 	case refusedChunks(result):
 		s.refusesChunks(s.target.addr.Addr()) // the next connection does without
 		s.Throttle.Refund(s.path, len(item.Recipients))
 		s.back(item)
 		return true
 	}
-	return s.conclude(ctx, &attempted{m, item, conn, &result, &permit, signed, transaction.Size})
+	return s.conclude(ctx, &attempted{m, item, conn, &result, &permit, signed, transaction.Size}, now)
 }
 
 // attempted is a transaction that was made.
@@ -164,8 +164,7 @@ type attempted struct {
 }
 
 // conclude deals with each recipient of a transaction and reports whether the session may go on.
-func (s *session) conclude(ctx context.Context, a *attempted) bool {
-	now := time.Now()
+func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) bool {
 	open := s.Throttle.Connections(s.path.Key)
 	var retry, again, spent []uint32
 	var skipped, bounce smtpstatus.Reply
@@ -173,8 +172,13 @@ func (s *session) conclude(ctx context.Context, a *attempted) bool {
 	for i, index := range a.item.Recipients {
 		r := &a.result.Recipients[i]
 		f := failure{phase: r.Phase, reply: r.Reply, err: r.Err}
-		if ctx.Err() != nil && r.Err != nil && r.Phase != event.PhaseFinalDot || errors.Is(r.Err, smtpc.ErrHeldBack) {
+		heldBack := errors.Is(r.Err, smtpc.ErrHeldBack)
+		if heldBack || ctx.Err() != nil && r.Err != nil && r.Phase != event.PhaseFinalDot {
 			again = append(again, index) // it was us who ended it
+			if heldBack && !s.over {
+				s.over = true
+				s.queue.Defer(now.Add(time.Minute), "accounting has stopped") // and soon the node
+			}
 			continue
 		}
 		d := s.consult(r.Reply, r.Phase == event.PhaseRcpt, now)
@@ -244,7 +248,7 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 	others := true
 	if !skipped.IsZero() {
 		s.skipOf(ctx, a, len(again), skipped)
-		others = s.skip(s.target.name)
+		others = s.skip(s.target.name, time.Now())
 		if !others {
 			s.queue.Failed(s.way.waits[s.way.mode(s.queue, time.Now())], 0)
 		}

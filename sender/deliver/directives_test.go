@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"carom/schemas/event"
@@ -380,8 +382,8 @@ func TestOperatorDisablesASource(t *testing.T) {
 	p := newPeer(t, always(nil))
 	const vmta = "<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\nsmtp-source-host 127.0.0.3 three.test\n</virtual-mta>\n"
 	b := newBench(t, to(p)+vmta, names{mx: "mx.a.test", addr: p.addr.Addr()})
-	b.agent.SourceDisabled = func(vmta string, source netip.Addr) bool {
-		return vmta == "v" && source == netip.MustParseAddr("127.0.0.2")
+	b.agent.SourceDisabled = func(queue string, source netip.Addr) bool {
+		return strings.HasSuffix(queue, "/v") && source == netip.MustParseAddr("127.0.0.2")
 	}
 	for _, domain := range []string{"a.test", "b.test", "c.test"} {
 		b.putBy("v", time.Hour, "ann@"+domain)
@@ -600,6 +602,20 @@ func TestConnectionAttempts(t *testing.T) {
 	}
 }
 
+// TestFailOver: a host that nobody listens on gives way to the next, and so does an address of the
+// other family than the source's.
+func TestFailOver(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\n</virtual-mta>\n", routes{"a.test": {
+		mx(1, "mx6.a.test", "::1"), mx(2, "closed.a.test", "127.0.0.7"), mx(3, "mx.a.test", "127.0.0.1"),
+	}})
+	b.putBy("v", time.Hour, "ann@a.test")
+	b.start()
+	if e := b.events(1)[0]; e.Kind != event.Delivered || e.MXHost != "mx.a.test" || e.Provider != "a.test" || e.EHLO != "two.test" {
+		t.Errorf("%s by %s of %s: %s", e.Kind, e.MXHost, e.Provider, e.Reply)
+	}
+}
+
 // TestNoMX: bounce-upon-no-mx bounces at once, or when the mail is old enough.
 func TestNoMX(t *testing.T) {
 	for value, want := range map[string]event.Kind{"no": event.Delivered, "yes": event.Bounced, "1h": event.Delivered, "0s": event.Bounced} {
@@ -702,6 +718,100 @@ func TestOutboundAuth(t *testing.T) {
 		if got != want || want != "" && e.Kind != event.Delivered {
 			t.Errorf("%q: said %q, want %q; %s %s", text, got, want, e.Kind, e.Reply)
 		}
+	}
+}
+
+// TestOurFaultsBounceNobody: what the receiver says for good to a login, or to TLS that is required,
+// is about our configuration.
+func TestOurFaultsBounceNobody(t *testing.T) {
+	for text, answers := range map[string]map[string]string{
+		"auth-username me\nauth-password pw\nuse-unencrypted-plain-auth yes": {"EHLO": "250-peer.test\r\n250 AUTH PLAIN", "AUTH": "535 5.7.8 bad password"},
+		"require-starttls yes": {"EHLO": "250-peer.test\r\n250 STARTTLS", "STARTTLS": "554 5.7.0 no"},
+	} {
+		p := newPeer(t, always(answers))
+		b := newBench(t, to(p)+"<domain *>\n"+text+"\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+		b.put(time.Hour, "ann@a.test")
+		b.start()
+		if e := b.events(1)[0]; e.Kind != event.QueueDeferred || e.Code < 500 {
+			t.Errorf("%s: %s %s", text, e.Kind, e.Reply)
+		}
+	}
+}
+
+// TestSourceDisabledAtTheGreeting: the next attempt comes from another address at once.
+func TestSourceDisabledAtTheGreeting(t *testing.T) {
+	var conns atomic.Int32
+	p := newPeer(t, func(command string) string {
+		if command == "CONNECT" && conns.Add(1) == 1 {
+			return "554 5.7.1 your address is blocked"
+		}
+		return ""
+	})
+	const vmta = "<virtual-mta v>\nsmtp-source-host 127.0.0.2 two.test\nsmtp-source-host 127.0.0.3 three.test\n</virtual-mta>\n"
+	b := newBench(t, to(p)+vmta+fmt.Sprintf(patterns, "reply /blocked/ disable-source-ip,reenable-after=1h", "retry-after 3h"), names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.putBy("v", time.Hour*24, "ann@a.test")
+	b.start()
+	events := b.events(2)
+	if events[0].Kind != event.QueueDeferred || events[1].Kind != event.Delivered || events[0].SourceIP == events[1].SourceIP {
+		t.Errorf("%s from %s, then %s from %s", events[0].Kind, events[0].SourceIP, events[1].Kind, events[1].SourceIP)
+	}
+}
+
+// TestPhasesAreTimed: the parts of a transfer make the whole.
+func TestPhasesAreTimed(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p), names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.put(time.Hour, "ann@a.test")
+	b.start()
+	e := b.events(1)[0]
+	parts := e.Mail + e.Rcpt + e.Data + e.Body + e.FinalDot
+	if e.Mail <= 0 || e.FinalDot <= 0 || e.Connect <= 0 || (e.Transfer-parts).Abs() > 5*time.Microsecond { // events hold microseconds
+		t.Errorf("%v, %v, %v, %v and %v are not %v; connect %v", e.Mail, e.Rcpt, e.Data, e.Body, e.FinalDot, e.Transfer, e.Connect)
+	}
+}
+
+// TestStoppedAccounting: a message whose forerunner cannot be recorded is held back, and the queue
+// waits.
+func TestStoppedAccounting(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.log.fail = errors.New("disk full")
+	b.put(time.Hour, "ann@a.test")
+	b.put(time.Hour, "bob@a.test")
+	b.start()
+	waitFor(t, func() bool {
+		s := b.manager.Statuses()
+		return len(s) == 1 && s[0].Sessions == 0 && s[0].Recipients == 1 && s[0].DeferredWhy == "accounting has stopped"
+	})
+	if n := len(p.received()); n != 1 {
+		t.Errorf("%d messages were taken", n)
+	}
+}
+
+// TestNoCancelDuringTransfer: without allow-cancel-during-transfer a stop never cuts a transfer; with
+// it, only after a while.
+func TestNoCancelDuringTransfer(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "allow-cancel-during-transfer no\n": false} {
+		synctest.Test(t, func(t *testing.T) {
+			cut := make(chan struct{}, 1)
+			s := &session{way: &way{}}
+			c, _, err := config.Parse("test", []byte("<domain *>\n"+text+"</domain>\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.way.settings = c.Domain("a.test", "")
+			ctx, cancel := context.WithCancel(t.Context())
+			s.watchWith(ctx, func() { cut <- struct{}{} })
+			cancel()
+			time.Sleep(stopGrace - time.Millisecond)
+			synctest.Wait()
+			early := len(cut)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if early != 0 || (len(cut) == 1) != want {
+				t.Errorf("%q: cut %d times before stopGrace, %d times after", text, early, len(cut))
+			}
+		})
 	}
 }
 

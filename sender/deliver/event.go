@@ -31,9 +31,11 @@ func aboutConn(conn *smtpc.Conn) about {
 	return a
 }
 
-// event returns an event of the queue, about a recipient if envelope is not nil.
+// event returns an event of the queue, about a recipient if envelope is not nil. It is the session's
+// only one, a kilobyte, and serves until the next call: the recorder keeps none.
 func (s *session) event(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind) *event.Event {
-	e := &event.Event{
+	e := &s.scratch
+	*e = event.Event{
 		Time: time.Now().UTC(), Kind: kind, Queue: s.queue.String(), RecipientDomain: s.queue.Name().Domain,
 		Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.addr, EHLO: s.source.ehlo,
 	}
@@ -101,6 +103,7 @@ func (s *session) connection(e *event.Event, conn *smtpc.Conn, r *smtpc.Result, 
 	e.ConnectionID, e.MessageOnConn = s.about.id, uint32(max(0, r.Message)) //nolint:gosec // not negative
 	e.OpenConnections = open
 	e.Transfer = r.Timing.Total()
+	e.Mail, e.Rcpt, e.Data, e.Body, e.FinalDot = r.Timing.Mail, r.Timing.Rcpt, r.Timing.Data, r.Timing.Body, r.Timing.FinalDot
 	if s.fresh {
 		timing := conn.Timing()
 		e.DNS, e.Connect, e.TLS = s.dns, timing.Connect+timing.Greeting, timing.TLS
@@ -112,5 +115,5 @@ func (s *session) connection(e *event.Event, conn *smtpc.Conn, r *smtpc.Result, 
 		e.Headers = s.about.headers
 		return
 	}
-	maps.Copy(e.Headers, s.about.headers)
+	maps.Copy(e.Headers, s.about.headers) // those of the recipient are its own
 }

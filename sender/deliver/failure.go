@@ -20,6 +20,7 @@ type failure struct {
 
 	stays       bool // the mail stays queued although the reply is permanent
 	bounceQueue bool // a pattern bounces all that the queue holds
+	sourceGone  bool // a pattern disabled the source
 }
 
 // failureOf returns what an error of opening a connection says.
@@ -29,7 +30,9 @@ func failureOf(err error) failure {
 		return failure{phase: event.PhaseConnect, err: err}
 	}
 	if !e.Reply.IsZero() {
-		return failure{phase: e.Phase, reply: e.Reply}
+		// A login that is refused, and TLS that is required and refused, are no fault of the recipient's.
+		ours := errors.Is(e.Err, smtpc.ErrAuth) || errors.Is(e.Err, smtpc.ErrNoTLS)
+		return failure{phase: e.Phase, reply: e.Reply, stays: ours}
 	}
 	return failure{phase: e.Phase, err: err}
 }

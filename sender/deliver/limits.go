@@ -7,12 +7,13 @@ import (
 	"carom/sender/throttle"
 )
 
-// queueLimits returns what the settings of a queue say to the throttle, in normal mode and in
+// limitsOfQueue returns what the settings of a queue say to the throttle, in normal mode and in
 // backoff mode. The adaptive ceilings are those of normal mode alone.
-func queueLimits(c *config.Config, domain, vmta string, s *config.Settings) (normal, backoff *throttle.QueueLimits) {
+func limitsOfQueue(c *config.Config, domain, vmta string, s *config.Settings) (normal, backoff *throttle.QueueLimits) {
 	origin := func(directive string) string { return settingOrigin(c, domain, vmta, directive) }
-	var sources []throttle.SourceIPLimits
-	for _, l := range s.SourceLimits() {
+	ranges := s.SourceLimits()
+	sources := make([]throttle.SourceIPLimits, 0, len(ranges))
+	for _, l := range ranges {
 		sources = append(sources, throttle.SourceIPLimits{
 			Prefix: l.Prefix, Connections: count(l.MaxSMTPOut),
 			Rate: throttleRate(l.MaxMsgRate), ConnectRate: throttleRate(l.MaxConnectRate), DataRate: throttleDataRate(l.MaxDataVolumeRate),
@@ -38,19 +39,15 @@ func queueLimits(c *config.Config, domain, vmta string, s *config.Settings) (nor
 // settingOrigin says where a directive of a queue was written. One of backoff mode that was not is
 // that of normal mode.
 func settingOrigin(c *config.Config, domain, vmta, directive string) string {
-	settings := c.Explain(domain, vmta)
-	for _, name := range []string{directive, strings.TrimPrefix(directive, "backoff-")} {
-		for _, s := range settings {
-			if s.Name == name && (s.Origin != config.Pos{}) {
-				return s.Origin.String()
-			}
-		}
+	pos := c.Origin(domain, vmta, directive)
+	if normal, ok := strings.CutPrefix(directive, "backoff-"); ok && pos == (config.Pos{}) {
+		pos = c.Origin(domain, vmta, normal)
 	}
-	return config.Pos{}.String()
+	return pos.String()
 }
 
-// vmtaLimits returns what the sections of a virtual MTA and of its pools say to the throttle.
-func vmtaLimits(c *config.Config, m *config.VMTA) *throttle.VMTALimits {
+// limitsOfVMTA returns what the sections of a virtual MTA and of its pools say to the throttle.
+func limitsOfVMTA(c *config.Config, m *config.VMTA) *throttle.VMTALimits {
 	limits := &throttle.VMTALimits{
 		Rate: throttleRate(m.MaxSMTPMsgRate), Connections: m.MaxSMTPOut, DataRate: throttleDataRate(m.MaxSMTPDataVolumeRate),
 		Origin: func(directive string) string { return m.Origin(directive).String() },

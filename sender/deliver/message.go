@@ -2,10 +2,12 @@ package deliver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"carom/ingest/correlate"
 	"carom/sender/queue"
@@ -67,12 +69,12 @@ func withoutFields(content []byte, names []string) []byte {
 func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []string, error) {
 	t := smtpc.Transaction{
 		From: m.envelope.From, EnvID: m.envelope.EnvID, Ret: m.envelope.Ret, BeforeEnd: s.beforeEnd,
-		Needs8Bit: !isASCII(m.content), Recipients: s.rcpts[:0], NeedsUTF8: !isASCII(m.envelope.From),
+		Needs8Bit: !isASCII(m.content), Recipients: s.rcpts[:0], NeedsUTF8: !isASCIIString(m.envelope.From),
 	}
 	for _, index := range item.Recipients {
 		r := &m.envelope.Recipients[index]
 		t.Recipients = append(t.Recipients, smtpc.Rcpt{Address: r.Address, ORcpt: r.ORcpt, Notify: notify(r.Notify)})
-		t.NeedsUTF8 = t.NeedsUTF8 || !isASCII(r.Address)
+		t.NeedsUTF8 = t.NeedsUTF8 || !isASCIIString(r.Address)
 	}
 	s.rcpts = t.Recipients
 	s.head = s.head[:0]
@@ -142,15 +144,24 @@ func (b *buffers) WriteTo(w io.Writer) (int64, error) {
 }
 
 // isASCII looks at eight bytes at a time: it sees every byte of every message.
-func isASCII[T string | []byte](s T) bool {
-	i := 0
-	for ; i+8 <= len(s); i += 8 {
-		if (s[i]|s[i+1]|s[i+2]|s[i+3]|s[i+4]|s[i+5]|s[i+6]|s[i+7])&0x80 != 0 {
+func isASCII(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if binary.LittleEndian.Uint64(b)&0x8080808080808080 != 0 {
 			return false
 		}
 	}
-	for ; i < len(s); i++ {
-		if s[i] >= 0x80 {
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// isASCIIString is isASCII for an address.
+func isASCIIString(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
 			return false
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"carom/schemas/event"
@@ -70,13 +72,10 @@ func (s *session) disable(source netip.Addr, why string, until, now time.Time) {
 		return
 	}
 	s.note("source", fmt.Sprintf("source %s is disabled for queue %s%s: %s", source, s.queue, untilText(until), why))
-	out := s.disabledSources(now)
-	for _, other := range s.way.sources {
-		if !out.disabled(other.addr) {
-			return
-		}
+	if s.sourceLeft(now) {
+		return
 	}
-	text := fmt.Sprintf("All SMTP sources for queue %s are now disabled.", s.queue) // PowerMTA's words
+	text := AllSourcesDisabled(s.queue.String())
 	s.note("source", text)
 	if s.way.settings.BackoffUponAllSourcesDisabled {
 		end := time.Time{}
@@ -85,6 +84,12 @@ func (s *session) disable(source netip.Addr, why string, until, now time.Time) {
 		}
 		s.enterBackoff(text, end)
 	}
+}
+
+// sourceLeft reports whether the virtual MTA has a source that the queue may use.
+func (s *session) sourceLeft(now time.Time) bool {
+	out := s.disabledSources(now)
+	return slices.ContainsFunc(s.way.sources, func(other source) bool { return !out.disabled(other.addr) })
 }
 
 func untilText(until time.Time) string {
@@ -98,18 +103,18 @@ func untilText(until time.Time) string {
 // asked for comes back.
 type outOfUse struct {
 	agent   *Agent
-	vmta    string
+	queue   string
 	sources *backoff.Sources
 	now     time.Time
 	first   time.Time
 }
 
 func (s *session) disabledSources(now time.Time) *outOfUse {
-	return &outOfUse{agent: s.Agent, vmta: s.way.vmta.Name, sources: s.sourcesOf(s.queue.Name(), false), now: now}
+	return &outOfUse{agent: s.Agent, queue: s.queue.String(), sources: s.sourcesOf(s.queue.Name(), false), now: now}
 }
 
 func (o *outOfUse) disabled(source netip.Addr) bool {
-	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.vmta, source) {
+	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.queue, source) {
 		return true
 	}
 	if o.sources == nil {
@@ -122,13 +127,19 @@ func (o *outOfUse) disabled(source netip.Addr) bool {
 	return disabled
 }
 
+// lostSource reports whether an operator has taken the source of the connection from the queue.
+func (s *session) lostSource() bool {
+	return s.conn != nil && s.SourceDisabled != nil && s.SourceDisabled(s.queue.String(), s.source.addr)
+}
+
 // next5xx decides about a failed connection: whether the next target is tried, and whether the mail
 // stays although the failure is permanent.
 func (s *session) next5xx(f *failure) bool {
 	now := time.Now()
 	d := s.consult(f.reply, false, now)
 	s.act(d, f.reply, now)
-	f.stays = d.SkipMX || f.phase == event.PhaseGreeting && !s.way.settings.BounceUpon5xxGreeting || d.Disable
+	f.sourceGone = d.Disable
+	f.stays = f.stays || d.SkipMX || f.phase == event.PhaseGreeting && !s.way.settings.BounceUpon5xxGreeting || d.Disable
 	if d.Bounce {
 		f.bounceQueue = true
 		return false
@@ -136,16 +147,43 @@ func (s *session) next5xx(f *failure) bool {
 	return !s.over && (f.stays || !f.reply.Permanent())
 }
 
-// skip rules a host out for the rest of the session and reports whether others are left.
-func (s *session) skip(host string) bool {
-	left := make([]target, 0, len(s.targets))
-	for _, t := range s.targets {
-		if t.name != host {
-			left = append(left, t)
-		}
+// skipTime is for how long all sessions of a queue leave a host alone that a reply ruled out.
+const skipTime = time.Minute
+
+// skips are the hosts that a queue leaves alone.
+type skips struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+// skip rules a host out and reports whether the session has others left. If not, the next round
+// begins with the first again.
+func (s *session) skip(host string, now time.Time) bool {
+	k := &s.way.skips
+	k.mu.Lock()
+	if k.until == nil {
+		k.until = map[string]time.Time{}
 	}
-	s.targets = left
-	return len(left) > 0
+	k.until[host] = now.Add(skipTime)
+	k.mu.Unlock()
+	s.targets = k.filter(s.targets, now)
+	if len(s.targets) > 0 {
+		return true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.until)
+	return false
+}
+
+// filter returns the targets that are not ruled out at now.
+func (k *skips) filter(targets []target, now time.Time) []target {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.until) == 0 {
+		return targets
+	}
+	return slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return now.Before(k.until[t.name]) })
 }
 
 // bounceQueue bounces all that the queue holds at this moment, as bounce-queue asks.

@@ -52,7 +52,13 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 		Key: limits.Key{Provider: route.Provider(s.way.settings, s.queue.Name().Domain, f.preferred), Source: s.source.key},
 	}
 	s.path.Queued = s.way.limits[s.way.mode(s.queue, now)]
+	s.way.paths.note(s.path)
 	return s.hasMX(item, now)
+}
+
+// AllSourcesDisabled says why a queue waits that has no source left, in PowerMTA's words.
+func AllSourcesDisabled(name string) string {
+	return fmt.Sprintf("All SMTP sources for queue %s are now disabled.", name)
 }
 
 // allDisabledWait is how long a queue whose sources are all disabled for good waits before it looks
@@ -63,6 +69,9 @@ const allDisabledWait = time.Hour
 // to come back.
 func (s *session) chooseSource(item *queue.Item, targets []target, now time.Time) bool {
 	out := s.disabledSources(now)
+	if left := s.way.skips.filter(targets, now); len(left) > 0 {
+		targets = left
+	}
 	var ok bool
 	if s.source, s.targets, ok = s.way.source(targets, out.disabled); ok {
 		return true
@@ -74,7 +83,7 @@ func (s *session) chooseSource(item *queue.Item, targets []target, now time.Time
 	if expires := item.Expires.Time(); expires.Before(until) {
 		until = expires
 	}
-	s.queue.Defer(until, fmt.Sprintf("All SMTP sources for queue %s are now disabled.", s.queue)) // PowerMTA's words
+	s.queue.Defer(until, AllSourcesDisabled(s.queue.String()))
 	s.back(item)
 	return false
 }
@@ -193,8 +202,9 @@ const stopGrace = 8 * time.Second
 // watch cuts the connection when ctx ends in the middle of a transfer: at once for a queue of higher
 // priority as long as the end of the message is not sent, else after stopGrace, and not at all
 // without allow-cancel-during-transfer.
-func (s *session) watch(ctx context.Context) {
-	abort := s.conn.Abort()
+func (s *session) watch(ctx context.Context) { s.watchWith(ctx, s.conn.Abort()) }
+
+func (s *session) watchWith(ctx context.Context, abort func()) {
 	cancels := s.way.settings.AllowCancelDuringTransfer
 	s.unwatch = context.AfterFunc(ctx, func() {
 		switch {
@@ -218,6 +228,7 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 	switch {
 	case verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1:
 		s.queue.Defer(now.Add(connectionHold), "receiver allows no more connections") // the others go on
+	case failed.sourceGone && s.sourceLeft(now): // the next session comes from another one
 	case failed.phase == event.PhaseResolve:
 		s.queue.Defer(now.Add(s.way.settings.RetryAfterDNSError), failed.err.Error())
 	default:

@@ -33,8 +33,7 @@ type peer struct {
 	mu       sync.Mutex
 	messages []string // as received, envelope lines first
 	conns    int
-	stays421 bool     // go on after a 421
-	from     []string // addresses that connections came from
+	stays421 bool // go on after a 421
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
@@ -58,7 +57,6 @@ func newPeerAt(t *testing.T, address string, answer func(command string) string)
 			}
 			p.mu.Lock()
 			p.conns++
-			p.from = append(p.from, conn.RemoteAddr().(*net.TCPAddr).IP.String())
 			p.mu.Unlock()
 			sessions.Go(func() { p.serve(conn) })
 		}
@@ -105,8 +103,14 @@ func (p *peer) serve(conn net.Conn) {
 				return
 			}
 			var body strings.Builder
-			for lines.Scan() && lines.Text() != "." {
-				body.WriteString(lines.Text() + "\n")
+			ended := false
+			for !ended && lines.Scan() {
+				if ended = lines.Text() == "."; !ended {
+					body.WriteString(lines.Text() + "\n")
+				}
+			}
+			if !ended {
+				return
 			}
 			p.mu.Lock() // before the answer, after which a test may look
 			p.messages = append(p.messages, envelope.String()+body.String())
@@ -157,11 +161,15 @@ type eventLog struct {
 	events []*event.Event
 	wrote  chan struct{}
 	gate   func() // called before anything is durable, if it is not nil
+	fail   error  // what Append fails with
 }
 
 func (l *eventLog) Append(_ context.Context, records ...[]byte) (seglog.Range, error) {
 	if l.gate != nil {
 		l.gate()
+	}
+	if l.fail != nil {
+		return seglog.Range{}, l.fail
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -42,13 +42,15 @@ type session struct {
 	over     bool          // the session is to end before the next message
 
 	// Kept for their memory, from one message to the next.
-	rcpts []smtpc.Rcpt
-	head  []byte
-	body  buffers
+	rcpts   []smtpc.Rcpt
+	head    []byte
+	body    buffers
+	scratch event.Event
 
-	last      *account.Ticket // of the events that were submitted
-	beforeEnd func() error    // waits until they are durable
-	ended     atomic.Bool     // the end of the message in hand may have been sent
+	last      *account.Ticket                      // of the events that were submitted
+	beforeEnd func() error                         // waits until they are durable
+	send      func(smtpc.Transaction) smtpc.Result // over conn; watch cuts it
+	ended     atomic.Bool                          // the end of the message in hand may have been sent
 }
 
 // run delivers until nothing is due or the connection has done its share; the manager starts
@@ -67,6 +69,10 @@ func (s *session) run(ctx context.Context) {
 				return
 			}
 			continue
+		}
+		if s.lostSource() {
+			s.back(item)
+			return
 		}
 		if !s.attempt(ctx, item) || s.over || s.queue.ShouldYield() {
 			return
@@ -264,9 +270,11 @@ func (s *session) takeSlot(ctx context.Context, item *queue.Item) bool {
 	return ok
 }
 
-// close ends the connection and gives its slot back.
+// close ends the connection and gives its slot back. First all that was answered over it becomes durable:
+// with the slot the next session may send, and what a crash repeats is one message a connection.
 func (s *session) close(ctx context.Context) {
 	if s.conn != nil {
+		_ = s.settle(context.WithoutCancel(ctx)) // it fails again at the end of Run, which says so
 		quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		s.conn.Quit(quit)
 		cancel()

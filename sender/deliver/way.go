@@ -29,6 +29,8 @@ type way struct {
 	transport [sha256.Size]byte  // stands for all of dial
 	rollup    *config.Rollup     // whose queue this is; nil for a queue of its own
 
+	paths  paths
+	skips  skips
 	leased atomic.Bool // the last permit came from a fresh lease of the control loop
 }
 
@@ -64,7 +66,7 @@ func (a *Agent) way(q *queue.Queue) (*way, error) {
 		waits:     [2][]time.Duration{settings.RetryAfter, settings.BackoffRetryAfter},
 		penalties: backoff.Penalties(settings.InitialPTS, settings.MaxPTS),
 	}
-	w.limits[queue.Normal], w.limits[queue.Backoff] = queueLimits(a.Config, name.Domain, name.VMTA, &settings)
+	w.limits[queue.Normal], w.limits[queue.Backoff] = limitsOfQueue(a.Config, name.Domain, name.VMTA, &settings)
 	for mode := range w.policies {
 		w.policies[mode] = policy(w, settings, w.limits[mode])
 	}

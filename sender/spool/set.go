@@ -165,15 +165,15 @@ func (t *Set) Sync(ctx context.Context) error {
 func (t *Set) Close() error { return t.join((*Spool).Close) }
 
 func (t *Set) join(f func(*Spool) error) error {
-	var errs []error
+	errs := make([]error, 0, len(t.all))
 	for _, s := range t.all {
 		errs = append(errs, f(s))
 	}
 	return errors.Join(errs...)
 }
 
-// DurableEvent returns the least of what the spools say. One that never had a message needs no event,
-// so that the event log isn't read from its begin because of a new folder.
+// DurableEvent returns the least of what the spools say. One that never held a message needs no event,
+// so that the event log is not read from its start because of a new folder.
 func (t *Set) DurableEvent() uint64 {
 	least, ok := uint64(0), false
 	for _, s := range t.all {

@@ -14,7 +14,8 @@ var ErrLater = errors.New("a rate is used up")
 // the clock; it wakes the next when it leaves.
 type line struct {
 	first, last *waiter
-	ahead       int // recipients of all that wait
+	ahead       int           // recipients of all that wait
+	due         time.Duration // when the first may leave, as it worked out last
 }
 
 type waiter struct {
@@ -73,6 +74,9 @@ type hold struct {
 	wait time.Duration
 }
 
+// leastWait is the least that who comes behind others is told to wait.
+const leastWait = time.Millisecond
+
 // keyRecheck is how often the first at a key looks whether the guard or a glide have moved.
 const keyRecheck = time.Second
 
@@ -83,8 +87,11 @@ const keyRecheck = time.Second
 //
 // It waits for at most patience. If that is not enough it takes nothing and returns ErrLater at
 // once, with what denies the message; the Denial's Wait says when to come back. Otherwise an error
-// is that of ctx.
+// is that of ctx, also where nothing has to be waited for.
 func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int, patience time.Duration) (Permit, Denial, error) {
+	if err := ctx.Err(); err != nil {
+		return Permit{}, Denial{}, err
+	}
 	t.mu.Lock()
 	now := t.now()
 	r := t.route(now, &p)
@@ -124,6 +131,7 @@ func (t *Throttle) await(ctx context.Context, p Path, h hold, recipients int, de
 		}
 		until := deadline - now
 		if h.line.first == w {
+			h.line.due = now + h.wait
 			until = min(until, h.wait)
 			if h.key {
 				until = min(until, keyRecheck)
@@ -185,7 +193,7 @@ func (r *route) permit() Permit {
 func (t *Throttle) slowest(now time.Duration, r *route, n int, w *waiter) (h hold, held bool) {
 	worse := func(l *line, wait time.Duration) bool {
 		if l.first != nil && l.first != w {
-			wait = max(wait, time.Microsecond) // the others first
+			wait = max(wait, l.due-now, leastWait) // the others first
 		}
 		if wait <= h.wait {
 			return false

@@ -31,10 +31,14 @@ func TestEveryConnectionLimitHolds(t *testing.T) {
 			p.VMTALimits.Pools = []*PoolLimits{{Name: "x"}, {Name: "p", Connections: 2, Origin: origin}}
 		}, 0, Denial{0, "pool", "max-smtp-out 2", "set max-smtp-out"}},
 		{"queue", func(p *Path) { p.Queued.Connections = 2 }, 0, Denial{0, "queue", "max-smtp-out 2", "set max-smtp-out"}},
-		{"queue in backoff", func(p *Path) { p.Queued.Connections, p.Queued.Backoff = 2, true }, 0,
-			Denial{0, "queue", "backoff-max-smtp-out 2", "set backoff-max-smtp-out"}},
-		{"source address", func(p *Path) { p.Queued.SourceIP = []SourceIPLimits{{Connections: 2}} }, 0,
-			Denial{0, "source-ip", "source-ip-max-smtp-out 2", "set source-ip-max-smtp-out"}},
+		{
+			"queue in backoff", func(p *Path) { p.Queued.Connections, p.Queued.Backoff = 2, true }, 0,
+			Denial{0, "queue", "backoff-max-smtp-out 2", "set backoff-max-smtp-out"},
+		},
+		{
+			"source address", func(p *Path) { p.Queued.SourceIP = []SourceIPLimits{{Connections: 2}} }, 0,
+			Denial{0, "source-ip", "source-ip-max-smtp-out 2", "set source-ip-max-smtp-out"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			th, p := New(tc.nodes), path("a/v", 0)

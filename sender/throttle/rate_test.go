@@ -288,6 +288,14 @@ func TestCancelledWaitersGiveTheirPlaceUp(t *testing.T) {
 	})
 }
 
+func TestNothingLeavesAfterTheEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := acquire(ctx, New(0), path("a/v", 0), 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v; want the error of the context", err)
+	}
+}
+
 // TestALeaseWakesThoseWhoWait: one that ends sets free what it held back.
 func TestALeaseWakesThoseWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
