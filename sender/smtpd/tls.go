@@ -138,7 +138,7 @@ func (s *Server) certificate(file config.CertificateFile) *certificate {
 	defer s.mu.Unlock()
 	c := s.certificates[file.Path]
 	if c == nil {
-		c = &certificate{file: file, logger: s.logger}
+		c = &certificate{file: file, logger: s.logger, current: file.First()}
 		s.certificates[file.Path] = c
 	}
 	return c
@@ -191,13 +191,14 @@ func (c *certificate) look() {
 	if seen == c.version && c.current != nil {
 		return
 	}
+	before := c.version
 	c.version = seen
 	loaded, err := c.file.Load()
 	if err != nil {
 		c.logger.Error("certificate not loaded", "error", err, "kept", c.current != nil)
 		return
 	}
-	if c.current != nil {
+	if before != (version{}) {
 		c.logger.Info("certificate reloaded", "file", c.file.Path)
 	}
 	c.current = loaded
