@@ -1,7 +1,8 @@
 // Package app is the sender node: it opens the logs, puts the parts together, and runs them until
 // it is told to stop.
 //
-// Order is what it is about. At start the event log tells the spool what the last run finished,
+// Order is what it is about. At start the listeners are opened, and root is given up (process-user).
+// Then the event log tells the spool what the last run finished,
 // the spool hands out what is live, limits and suppressions are read, and only then do the doors
 // open. At the end they close first, sessions finish the message they are in, and the last thing
 // to stop is accounting. A node that cannot account stops with an error: what it has accepted
@@ -76,11 +77,23 @@ func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(
 		return service.Configf("a sender needs a <spool DIR> and an <event-log DIR> section")
 	}
 	n := &node{config: c, logger: logger}
+	listeners, addresses, err := n.listen(ctx) // while the node may be root; nobody is greeted yet
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close() // again, if the server has closed it already
+		}
+	}()
+	if err := becomeUser(c, logger); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	if err := n.open(ctx); err != nil {
 		return err
 	}
-	return n.run(ctx, ready)
+	return n.run(ctx, listeners, addresses, ready)
 }
 
 // opened remembers how to close something; close does so in reverse order.
@@ -246,18 +259,8 @@ func (n *node) openEvents(from uint64) (*seglog.Reader, error) {
 	return reader, err
 }
 
-// run opens the doors and waits for ctx.
-func (n *node) run(ctx context.Context, ready func([]string)) error {
-	listeners, addresses, err := n.listen(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, l := range listeners {
-			_ = l.Close() // again, if the server has closed it already
-		}
-	}()
-
+// run serves the listeners and waits for ctx.
+func (n *node) run(ctx context.Context, listeners []smtpd.Listener, addresses []string, ready func([]string)) error {
 	// Accounting goes on until everybody who writes has stopped, and its failure stops them.
 	accounting, stopAccounting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAccounting()
@@ -272,7 +275,7 @@ func (n *node) run(ctx context.Context, ready func([]string)) error {
 		recorded <- err
 	}()
 
-	err = n.serve(ctx, listeners, addresses, ready)
+	err := n.serve(ctx, listeners, addresses, ready)
 	stopAccounting()
 	return errors.Join(err, <-recorded)
 }

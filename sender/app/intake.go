@@ -54,6 +54,19 @@ func (n *node) SelectVMTA(source *config.Source, asked string, local netip.Addr)
 	return choice.VMTA, choice.Pool, nil
 }
 
+// Room is part of smtpd.Intake.
+func (n *node) Room(octets int64) *smtpd.RefusalError {
+	if err := n.spool.Room(octets); err != nil {
+		return errStorage
+	}
+	if most := n.config.SpoolMaxRecipients; most > 0 && n.spool.Stats().Recipients >= most {
+		return errStorage
+	}
+	return nil
+}
+
+var errStorage = &smtpd.RefusalError{Code: 452, Enhanced: [3]int{4, 3, 1}, Text: "insufficient system storage"} // RFC 5321 section 4.2.3
+
 // Refused is part of smtpd.Intake.
 func (n *node) Refused(m *smtpd.Message, recipient string, r *smtpd.RefusalError) {
 	if m == nil {
@@ -134,7 +147,7 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	err := n.spool.Put(ctx, envelope, m.Content)
 	if errors.Is(err, syscall.ENOSPC) {
 		n.logger.Error("message not accepted, the disk is full", "error", err)
-		return &smtpd.RefusalError{Code: 452, Enhanced: [3]int{4, 3, 1}, Text: "insufficient system storage"} // RFC 5321 section 4.2.3
+		return errStorage
 	}
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)

@@ -48,6 +48,7 @@ var sectionRules = map[string]sectionRule{
 	"smtp-listener":           {in: outside, argument: withArgument},
 	"smtp-pattern-list":       {in: outside, argument: withArgument},
 	"pattern-list":            {in: outside, argument: withArgument},
+	"source-group":            {in: outside, argument: withArgument},
 	"smtp-user":               {in: outside, argument: withArgument},
 	"source":                  {in: outside, argument: withArgument},
 	"spool":                   {in: outside, argument: withArgument},
@@ -63,7 +64,6 @@ var sectionRules = map[string]sectionRule{
 	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"signals-filter":             {in: outside, argument: withArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
-	"source-group":               {in: outside, argument: withArgument, inert: notYet},
 	"sparkpost-analytics":        {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"transmissions-api":          {in: outside, inert: notYet},
 	"transmissions-api-listener": {in: outside, argument: withArgument, inert: notYet},
@@ -87,12 +87,12 @@ func newBuilder(l *loader, nodes []*node) *builder {
 	return &builder{
 		loader: l,
 		config: &Config{
-			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100,
+			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90, RunAsRoot: true,
 			ServerTLS:    defaultServerTLS(),
 			AddressLists: map[string]*AddressList{},
 			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
 			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
-			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{}, intakeLists: map[string]*IntakeList{},
+			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{}, intakeLists: map[string]*IntakeList{}, sourceGroups: map[string]*SourceGroup{},
 			hash: l.hash(),
 		},
 		macros:       readMacros(l, nodes),
@@ -212,6 +212,8 @@ func (b *builder) known(n *node) {
 			u, err := streamURL(v)
 			return EventStream{Pos: n.Pos, URL: u, User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}, err
 		}, &c.EventStream)
+	case "source-group":
+		b.sourceGroup(n)
 	case "pattern-list":
 		b.intakeList(n)
 	case "smtp-pattern-list":

@@ -37,6 +37,16 @@ type Config struct {
 	NameServers     []netip.AddrPort // empty: the system's
 	TotalMaxSMTPOut int              // 0 means no limit
 	TotalMaxSMTPIn  int              // 0 means no limit
+	SMTPAwaitSlot   bool             // clients wait for a connection of TotalMaxSMTPIn; else they are refused
+
+	ProcessUser ProcessUser
+	RunAsRoot   bool // else the node runs as user pmta or carom, where there is one
+
+	MaxMemoryUsagePercent int  // of the machine's; above it no mail is taken; 100: off
+	MemoryPoolBufferSize  Size // of all messages that are being taken in; 0 means no limit
+	SpoolMaxRecipients    int  // queued recipients above which no mail is taken; 0 means no limit
+	RelayDebug            bool // relay denials are transient
+
 	// DomainSuffix is what addresses with a domain of one label get; empty: nothing.
 	DomainSuffix string
 	ServerTLS    ServerTLS // of listeners that say nothing else
@@ -69,18 +79,20 @@ type Config struct {
 
 	spoolMinFreeSpace Size
 
-	sourceHosts []SourceHost
-	domainKeys  []DomainKey
-	keyLists    map[string]*keyList      // by name in lower case
-	keyFiles    map[string]crypto.Signer // by path
-	domainBase  []assignment[Settings]   // domain directives outside sections
-	domains     domainTable
-	vmtas       map[string]*VMTA // by name in lower case, as all that follow
-	vmtaOrder   []*VMTA
-	pools       map[string]*Pool
-	poolOrder   []*Pool
-	users       map[string]*User
-	intakeLists map[string]*IntakeList
+	sourceHosts      []SourceHost
+	domainKeys       []DomainKey
+	keyLists         map[string]*keyList      // by name in lower case
+	keyFiles         map[string]crypto.Signer // by path
+	domainBase       []assignment[Settings]   // domain directives outside sections
+	domains          domainTable
+	vmtas            map[string]*VMTA // by name in lower case, as all that follow
+	vmtaOrder        []*VMTA
+	pools            map[string]*Pool
+	poolOrder        []*Pool
+	users            map[string]*User
+	sourceGroups     map[string]*SourceGroup
+	sourceGroupOrder []*SourceGroup
+	intakeLists      map[string]*IntakeList
 
 	patternLists map[string]*PatternList // by name in lower case
 	rollups      []*Rollup               // in the order of the file

@@ -139,10 +139,12 @@ type Listener struct {
 	Port   uint16 // 0 asks the system for any free port
 	Source string // the named source whose settings apply, or empty
 
+	AwaitSlot    bool // clients wait for a connection of total-max-smtp-in; else they are refused
 	ImmediateTLS bool // TLS begins before the greeting
 	TLS          ServerTLS
 
-	tls []func(*ServerTLS) // what its section says
+	tls   []func(*ServerTLS) // what its section says
+	await []bool             // likewise of AwaitSlot, the last counts
 }
 
 // Address returns what to listen on ("127.0.0.1:25", ":25" for all addresses), and false if the

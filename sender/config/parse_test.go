@@ -126,7 +126,7 @@ func TestLoadFromDisk(t *testing.T) {
 		}
 	}
 	write("config", "host-name a.example\ninclude *.conf\n<spool spool></spool>\n")
-	write("1.conf", "total-max-smtp-out 7\nrun-as-root no")
+	write("1.conf", "total-max-smtp-out 7\nthread-reuse no")
 	file := filepath.Join(dir, "config")
 	c, warnings, err := Load(file)
 	if err != nil || c.TotalMaxSMTPOut != 7 || c.Spools[0].Dir != filepath.Join(dir, "spool") || len(warnings) != 1 {
@@ -139,7 +139,7 @@ func TestLoadFromDisk(t *testing.T) {
 		return strings.ReplaceAll(out.String(), dir, "DIR"), service.ExitStatus(err)
 	}
 	out, status := run(file)
-	if want := "DIR/1.conf:2:1: warning: run-as-root: accepted, has no effect: carom runs as the user that starts it\nDIR/config: ok, 1 warning\n"; out != want || status != 0 {
+	if want := "DIR/1.conf:2:1: warning: thread-reuse: accepted, has no effect: carom has no threads to set\nDIR/config: ok, 1 warning\n"; out != want || status != 0 {
 		t.Errorf("check of a good file = %d\n%s", status, cmp.Diff(want, out))
 	}
 	write("2.conf", "max-msg-rate 5/m\nhost-name <a>\n")

@@ -222,6 +222,7 @@ func (c *Config) User(name string) (*User, bool) {
 var listenerScope = newScope("smtp-listener", append(
 	serverTLSRows("", func(l *Listener, change func(*ServerTLS)) { l.tls = append(l.tls, change) }),
 	one("source", identifier, func(l *Listener) *string { return &l.Source }),
+	many("await-slot", boolean, func(l *Listener) *[]bool { return &l.await }),
 	one("immediate-tls", boolean, func(l *Listener) *bool { return &l.ImmediateTLS }),
 )...)
 

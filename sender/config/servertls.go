@@ -23,10 +23,15 @@ func defaultServerTLS() ServerTLS { return ServerTLS{TLSv12: true, TLSv13: true}
 type CertificateFile struct {
 	Path     string
 	password Secret
+	first    *tls.Certificate
 }
 
 // String returns the file's path.
 func (f CertificateFile) String() string { return f.Path }
+
+// First returns the certificate as it was when the configuration was read, perhaps by a user who may
+// read more.
+func (f CertificateFile) First() *tls.Certificate { return f.first }
 
 // Load reads the file, which may have changed since the configuration was read.
 func (f CertificateFile) Load() (*tls.Certificate, error) { return f.load(os.ReadFile) }
@@ -57,7 +62,7 @@ func certificateFile(v *value) (CertificateFile, error) {
 	if len(words) == 2 {
 		f.password = NewSecret(words[1].text)
 	}
-	_, err = f.load(v.files.ReadFile)
+	f.first, err = f.load(v.files.ReadFile)
 	return f, err
 }
 
@@ -97,6 +102,10 @@ func within[T, P any](change func(*T, func(*P)), row directive[P]) directive[T] 
 func (b *builder) finishListeners() {
 	for i := range b.config.Listeners {
 		l := &b.config.Listeners[i]
+		l.AwaitSlot = b.config.SMTPAwaitSlot
+		if said := len(l.await); said > 0 {
+			l.AwaitSlot = l.await[said-1]
+		}
 		l.TLS = b.config.ServerTLS
 		for _, change := range l.tls {
 			change(&l.TLS)

@@ -65,6 +65,10 @@ type Source struct {
 	MaxRcptPerMessage int  // 0 means no limit
 	MaxMessageHops    int
 
+	TooManyRcptsFailsMessage   bool // else those beyond MaxRcptPerMessage are refused
+	DisconnectOnTransientError bool // in place of a reply 4xx
+	SourceGroup                string
+
 	AddReceivedHeader  bool
 	AddDateHeader      AddDateHeader
 	AddMessageIDHeader bool
@@ -130,6 +134,9 @@ var sourceScope = newScope("source",
 	one("auto-qualify-domain", boolean, func(s *Source) *bool { return &s.AutoQualifyDomain }),
 	one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize }),
 	one("max-rcpt-per-message", limit, func(s *Source) *int { return &s.MaxRcptPerMessage }),
+	one("too-many-rcpts-fails-message", boolean, func(s *Source) *bool { return &s.TooManyRcptsFailsMessage }),
+	one("disconnect-on-transient-error", boolean, func(s *Source) *bool { return &s.DisconnectOnTransientError }),
+	one("source-group", clearable(identifier), func(s *Source) *string { return &s.SourceGroup }),
 	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
 	one("add-received-header", boolean, func(s *Source) *bool { return &s.AddReceivedHeader }),
 	one("add-date-header", addDateHeader, func(s *Source) *AddDateHeader { return &s.AddDateHeader }),

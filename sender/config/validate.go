@@ -8,6 +8,7 @@ func (b *builder) validate() {
 	b.validateReferences()
 	c := b.config
 	b.validateIntakeLists()
+	b.validateSourceGroups()
 	if f := c.fallback; f.name != "" {
 		b.vmtaExists(f.pos, "invalid-virtual-mta-fallback", f.name)
 	}
@@ -89,6 +90,10 @@ func (b *builder) validateSource(section *sourceSection) {
 		case "default-virtual-mta":
 			if name := s.DefaultVirtualMTA; name != "" && !strings.EqualFold(name, BySMTPSourceIP) {
 				b.vmtaExists(a.pos, a.row.Name, name)
+			}
+		case "source-group":
+			if _, ok := b.config.SourceGroup(s.SourceGroup); !ok && s.SourceGroup != "" {
+				b.errorf(a.pos, "source-group: there is no <source-group %s>", s.SourceGroup)
 			}
 		case "pattern-list":
 			if list := s.PatternList; list != "" && b.config.intakeLists[strings.ToLower(list)] == nil {

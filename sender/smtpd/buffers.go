@@ -74,3 +74,6 @@ func (p *buffers) exchange(b *buffer, limit int) *buffer {
 	}
 	return larger
 }
+
+// hasRoom reports whether a message of n octets could be taken in now.
+func (p *buffers) hasRoom(n int64) bool { return p.limit == 0 || p.used.Load()+n <= p.limit }

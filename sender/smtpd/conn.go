@@ -37,7 +37,9 @@ type conn struct {
 	client   netip.Addr
 	source   config.Source
 	user     *config.User // who has logged in
-	session  *session     // since the first EHLO
+	group    string       // whose slot it has
+	hasSlot  bool
+	session  *session // since the first EHLO
 
 	in     []byte // in[taken:] was received and is not read yet
 	taken  int
@@ -59,6 +61,8 @@ type conn struct {
 	readBy    time.Time // the deadline for reading
 	receiving bool      // a message is being sent
 	stopping  bool      // the session ends when no message is being sent
+
+	stopped chan struct{} // closed when stopping becomes true
 }
 
 // door is a listener that lets in whom the configuration admits.
@@ -90,28 +94,35 @@ func (d *door) Accept() (net.Conn, error) {
 }
 
 // admit makes a connection one of the server's, or says why not: by smtp-service (RFC 7504 for the
-// code) or total-max-smtp-in.
+// code), or because there is no slot and clients do not wait for one.
 func (d *door) admit(raw net.Conn) (*conn, *RefusalError) {
 	s := d.server
 	client := addrPort(raw.RemoteAddr()).Addr()
 	c := &conn{
 		Conn: raw, stream: raw, server: s, door: d, client: client, source: s.config.Source(client, d.source()),
-		in: make([]byte, 0, inputBytes),
+		in: make([]byte, 0, inputBytes), stopped: make(chan struct{}),
 	}
 	if !c.source.SMTPService {
 		return nil, &RefusalError{521, [3]int{5, 3, 2}, "host does not accept mail from you"}
 	}
+	c.group = c.source.SourceGroup
+	c.hasSlot = s.slots.take(c.group)
+	if !c.hasSlot && !d.Settings.AwaitSlot {
+		return nil, errNoSlot
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if most := s.config.TotalMaxSMTPIn; most > 0 && len(s.conns) >= most {
-		return nil, &RefusalError{421, [3]int{4, 3, 2}, "too many connections, try again later"}
-	}
 	s.conns[c] = true
 	return c, nil
 }
 
+var errNoSlot = &RefusalError{421, [3]int{4, 3, 2}, "too many connections, try again later"}
+
 // release takes a connection from the server's.
 func (s *Server) release(c *conn) {
+	if c.hasSlot {
+		s.slots.giveBack(c.group)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
@@ -123,7 +134,10 @@ func (c *conn) Read(b []byte) (int, error) {
 	if !c.begun {
 		c.begun = true
 		if err := c.begin(); err != nil {
-			c.over, c.out = true, nil // the greeting is not for the clear
+			c.over, c.out = true, nil // no greeting, and none in the clear
+			if !c.door.Settings.ImmediateTLS {
+				c.reply(errNoSlot.Error())
+			}
 			return 0, io.EOF
 		}
 	}
@@ -298,6 +312,9 @@ func (c *conn) await(timeout time.Duration) {
 func (c *conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.stopping {
+		close(c.stopped)
+	}
 	c.stopping = true
 	if !c.receiving {
 		c.readBy = past

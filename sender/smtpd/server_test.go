@@ -22,6 +22,7 @@ import (
 type desk struct {
 	suppressed map[string]bool // "tenant/address"
 	accept     func(m *Message) error
+	full       bool
 
 	mu       sync.Mutex
 	accepted []*Message
@@ -46,6 +47,13 @@ func (d *desk) SelectVMTA(_ *config.Source, asked string, local netip.Addr) (vmt
 		return "vmta2", asked, nil
 	}
 	return "", "", &RefusalError{550, [3]int{5, 5, 0}, "no virtual MTA " + asked}
+}
+
+func (d *desk) Room(octets int64) *RefusalError {
+	if d.full {
+		return &RefusalError{452, [3]int{4, 3, 1}, "insufficient system storage"}
+	}
+	return nil
 }
 
 func (d *desk) Accept(_ context.Context, m *Message) error {

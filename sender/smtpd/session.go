@@ -56,6 +56,7 @@ type session struct {
 
 	message   *Message // since MAIL; nil without
 	announced int64    // what MAIL said of its size
+	overRcpt  bool     // it has more recipients than it may, for too-many-rcpts-fails-message
 	refusals  int
 
 	header  fields // these two are memory for the next message
@@ -105,8 +106,20 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	if limit := s.maxBytes(); options.Size > limit {
 		return s.refuse(m, "", tooLarge(limit))
 	}
-	s.message, s.announced = m, options.Size
+	if r := s.room(options.Size); r != nil {
+		return s.refuse(m, "", r)
+	}
+	s.message, s.announced, s.overRcpt = m, options.Size, false
 	return nil
+}
+
+// room returns why no message can be taken now, or nil.
+func (s *session) room(octets int64) *RefusalError {
+	c := s.server.config
+	if most := c.MaxMemoryUsagePercent; most < 100 && s.server.memory.percent() > most || !s.server.buffers.hasRoom(octets) {
+		return errExhausted
+	}
+	return s.server.intake.Room(octets)
 }
 
 // qualify completes an address whose domain is one label by domain-suffix.
@@ -141,12 +154,20 @@ func (s *session) maxRecipients() int {
 func (s *session) maxBytes() int64 {
 	switch configured := int64(s.source.MaxMessageSize); {
 	case configured > 0:
-		return min(configured, s.server.maxBytes)
+		return min(configured, s.server.most())
 	case s.source.AlwaysAllowRelaying:
-		return s.server.maxBytes
+		return s.server.most()
 	default:
-		return s.server.strangerBytes
+		return min(s.server.strangerBytes, s.server.most())
 	}
+}
+
+// most returns the bound of all messages: what the memory for them holds, if that is less.
+func (s *Server) most() int64 {
+	if s.buffers.limit > 0 {
+		return min(s.maxBytes, s.buffers.limit-headroom-maxRead)
+	}
+	return s.maxBytes
 }
 
 func tooLarge(limit int64) *RefusalError {
@@ -160,7 +181,11 @@ func (s *session) Rcpt(to string, options *smtp.RcptOptions) error {
 		return (&RefusalError{503, [3]int{5, 5, 1}, "BDAT has begun"}).smtp()
 	}
 	address, r := s.checkRecipient(m, to)
-	if r != nil {
+	switch {
+	case r == errTooManyRcpts && s.source.TooManyRcptsFailsMessage:
+		s.overRcpt = true // refused with the message
+		return nil
+	case r != nil:
 		return s.refuse(m, address, r)
 	}
 	recipient := Recipient{Address: address, ORcpt: options.OriginalRecipient}
@@ -182,16 +207,22 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 	case !ok:
 		return printable(to, maxAddress), &RefusalError{501, [3]int{5, 1, 3}, "bad recipient address"}
 	case limit > 0 && len(m.Recipients) >= limit:
-		return address, &RefusalError{452, [3]int{4, 5, 3}, "too many recipients"} // RFC 5321 section 4.5.3.1.10
+		return address, errTooManyRcpts
 	case s.server.intake.Local(address):
 		return address, nil
 	case !s.source.AlwaysAllowRelaying && !s.server.config.Relays(address):
+		if s.server.config.RelayDebug {
+			return address, &RefusalError{450, [3]int{4, 7, 1}, "relaying denied"}
+		}
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
 	case s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
 	return address, nil
 }
+
+// errTooManyRcpts is RFC 5321 section 4.5.3.1.10's.
+var errTooManyRcpts = &RefusalError{452, [3]int{4, 5, 3}, "too many recipients"}
 
 var errSuppressed = &RefusalError{550, [3]int{5, 7, 1}, "recipient is suppressed"}
 
@@ -224,6 +255,10 @@ func (s *session) refusal(m *Message, recipient string, r *RefusalError) *Refusa
 	if s.refusals >= maxRefusals && !s.source.AlwaysAllowRelaying {
 		s.wire.hangUp()
 		return &RefusalError{421, [3]int{4, 7, 0}, "too many errors"}
+	}
+	if r.Code < 500 && s.source.DisconnectOnTransientError {
+		s.wire.hangUp()
+		s.wire.muted = "4"
 	}
 	return r
 }
@@ -300,6 +335,8 @@ func (s *session) accept(m *Message, d *body) error {
 	switch {
 	case d.lost != nil:
 		return s.lost(d.lost)
+	case s.overRcpt:
+		return &RefusalError{550, [3]int{5, 5, 3}, "too many recipients"}
 	case d.bare && !s.source.FixBareNewline:
 		return errBareNewline
 	case d.bare:

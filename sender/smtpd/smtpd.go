@@ -133,6 +133,9 @@ type Intake interface {
 	// SelectVMTA returns the virtual MTA for a message that asks for the given one or a pool of it
 	// ("" for none), and the pool that it comes from.
 	SelectVMTA(source *config.Source, asked string, local netip.Addr) (vmta, pool string, r *RefusalError)
+	// Room returns why no message of so many octets (0 where the feeder did not say) can be taken
+	// now, or nil.
+	Room(octets int64) *RefusalError
 	// Accept makes the message durable: when it returns nil the feeder gets its 250. A *RefusalError
 	// is sent as it is; any other error is answered with 451 4.3.0 and logged. Where the tenant is
 	// known by a header only, recipients may be among those of the message that are suppressed for
@@ -154,7 +157,9 @@ type Server struct {
 	timeout, grace          time.Duration
 	maxBytes, strangerBytes int64
 
+	slots   *slots
 	buffers buffers
+	memory  memory
 	lockout lockout
 
 	hasPasswords bool                               // some user logs in by password
@@ -175,6 +180,7 @@ func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Ser
 	s := &Server{
 		config: c, intake: intake, logger: logger, host: host,
 		timeout: longestTimeout, grace: stopGrace, maxBytes: maxMessageBytes, strangerBytes: maxStrangerBytes,
+		slots: newSlots(c), memory: memory{read: readMeminfo}, buffers: buffers{limit: int64(c.MemoryPoolBufferSize)},
 		conns: map[*conn]bool{}, certificates: map[string]*certificate{},
 		certified: map[[sha256.Size]byte]*config.User{}, nobody: rand.Text(),
 	}

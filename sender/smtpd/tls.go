@@ -18,8 +18,14 @@ import (
 // handshakeTimeout bounds a TLS handshake.
 const handshakeTimeout = time.Minute
 
-// begin does what comes before the greeting.
+// begin does what comes before the greeting: it waits for a slot where there was none, and puts TLS
+// above the connection where it begins with that.
 func (c *conn) begin() error {
+	if !c.hasSlot {
+		if c.hasSlot = c.server.slots.await(c.group, min(c.source.SMTPCommandTimeout, c.server.timeout), c.stopped); !c.hasSlot {
+			return errNoSlot
+		}
+	}
 	if !c.door.Settings.ImmediateTLS {
 		return nil
 	}
@@ -132,7 +138,7 @@ func (s *Server) certificate(file config.CertificateFile) *certificate {
 	defer s.mu.Unlock()
 	c := s.certificates[file.Path]
 	if c == nil {
-		c = &certificate{file: file, logger: s.logger}
+		c = &certificate{file: file, logger: s.logger, current: file.First()}
 		s.certificates[file.Path] = c
 	}
 	return c
@@ -185,13 +191,14 @@ func (c *certificate) look() {
 	if seen == c.version && c.current != nil {
 		return
 	}
+	before := c.version
 	c.version = seen
 	loaded, err := c.file.Load()
 	if err != nil {
 		c.logger.Error("certificate not loaded", "error", err, "kept", c.current != nil)
 		return
 	}
-	if c.current != nil {
+	if before != (version{}) {
 		c.logger.Info("certificate reloaded", "file", c.file.Path)
 	}
 	c.current = loaded

@@ -284,6 +284,19 @@ func TestCertificateFollowsItsFile(t *testing.T) {
 	})
 }
 
+// A node that has given up root may not be able to read the file again.
+func TestCertificateThatCannotBeReadAgain(t *testing.T) {
+	conf, shown := encrypted(t, "")
+	f := start(t, conf, &desk{}, func(s *Server) {
+		if err := os.Remove(s.config.ServerTLS.Certificate.Path); err != nil {
+			t.Fatal(err)
+		}
+	}).hello(t)
+	if state := f.startTLS(&tls.Config{}); !state.PeerCertificates[0].Equal(shown) {
+		t.Errorf("shown: %s", state.PeerCertificates[0].Subject)
+	}
+}
+
 func TestHandshakeHasItsTime(t *testing.T) {
 	conf, _ := encrypted(t, "")
 	f := start(t, conf, &desk{}, func(s *Server) { s.timeout = 100 * time.Millisecond }).hello(t)
