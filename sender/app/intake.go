@@ -132,8 +132,8 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	t := tagOf(envelope)
 	envelope.Tag = t.encode()
 	err := n.spool.Put(ctx, envelope, m.Content)
+	n.full.note(n.logger, err)
 	if errors.Is(err, syscall.ENOSPC) {
-		n.logger.Error("message not accepted, the disk is full", "error", err)
 		return &smtpd.RefusalError{Code: 452, Enhanced: [3]int{4, 3, 1}, Text: "insufficient system storage"} // RFC 5321 section 4.2.3
 	}
 	if err != nil {

@@ -14,7 +14,8 @@
 //	checkpoint   the index of live messages at one moment, replaced as a whole
 //	damaged/     bytes that could not be read, set aside for a person to look at
 //
-// A message segment is removed when no live message is in it. State segments are removed when a
+// A message segment is removed when no live message is in it. The active one is ended for that when
+// the disk has no room and less than a quarter of it is live. State segments are removed when a
 // checkpoint has replaced them.
 //
 // A restart reads the checkpoint, the state after it, the indexes of the segments and the messages of
@@ -203,6 +204,7 @@ type Spool struct {
 	marked  uint64 // highest mark written
 	failing bool   // the last attempt to write state failed, and was logged
 	noIndex bool   // the last attempt to write an index failed, and was logged
+	noRoll  bool   // the last attempt to end the active segment failed, and was logged
 	// What compaction knows.
 	segments map[uint64]segment
 	todo     []place // messages of one segment to copy
@@ -370,6 +372,9 @@ func (s *Spool) known(segment uint64, e *indexEntry) {
 func (s *Spool) putError(err error) error {
 	if errors.Is(err, seglog.ErrClosed) {
 		return ErrClosed
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		s.space.refused.Store(true)
 	}
 	return fmt.Errorf("store message: %w", err)
 }
