@@ -14,9 +14,8 @@ import (
 	"carom/deploy/rig"
 )
 
-// diskSize holds a whole segment of the spool, of 64 MiB, and the beginning of another: room is made by
-// removing whole segments, and never the one that is written to.
-const diskSize = 90 << 20
+// diskSize is less than a segment of the spool, of 64 MiB: the one that is written to has to give way.
+const diskSize = 16 << 20
 
 // smallDisk mounts a file system of diskSize on a new folder, or skips.
 func smallDisk(t *testing.T) string {
@@ -52,13 +51,13 @@ const patientConfig = `<domain good.test>
 func TestFullDisk(t *testing.T) {
 	for _, tc := range []struct{ name, line string }{
 		{"to the last octet", ""},
-		{"to min-free-space", "min-free-space 10M"},
+		{"to min-free-space", "min-free-space 4M"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := &scene{audit: &rig.Audit{}}
 			disk := smallDisk(t)
 			filler := filepath.Join(disk, "filler")
-			if err := os.WriteFile(filler, make([]byte, 10<<20), 0o600); err != nil {
+			if err := os.WriteFile(filler, make([]byte, 5<<20), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			open := make(chan struct{})
@@ -89,12 +88,13 @@ func TestFullDisk(t *testing.T) {
 			}
 			t.Logf("empty after %s", time.Since(began).Round(time.Second))
 			s.takesAgain(t, "everything was delivered")
+			t.Logf("takes again after %s", time.Since(began).Round(time.Second))
 			s.settle(t)
 		})
 	}
 }
 
-const fillSize = 1 << 20
+const fillSize = 100_000
 
 // fill hands over messages until one is refused for want of space, and returns how many were taken.
 func (s *scene) fill(t *testing.T) int {
@@ -111,7 +111,7 @@ func (s *scene) fill(t *testing.T) int {
 			t.Fatal(err)
 		}
 	}
-	t.Fatal("the disk has room for 1 GB")
+	t.Fatal("the disk has room for 100 MB")
 	return 0
 }
 

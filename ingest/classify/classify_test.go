@@ -174,6 +174,11 @@ func TestClassifyPhaseStatusAndLocalCause(t *testing.T) {
 			Input{Local: Suppressed},
 			Verdict{Category: taxonomy.Suppressed, Class: taxonomy.Hard, Dimension: taxonomy.User, Rule: "local.suppressed"},
 		},
+		{
+			"damaged in the spool",
+			Input{Local: MessageDamaged},
+			Verdict{Category: taxonomy.System, Class: taxonomy.Soft, Dimension: taxonomy.Other, Rule: "local.message-damaged"},
+		},
 		{"nothing known", Input{}, Verdict{Category: taxonomy.Unknown, Class: taxonomy.Undetermined, Dimension: taxonomy.Other, Rule: "none"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -283,6 +283,7 @@ const (
 	TLSFailed       Local = "tls-failed"
 	QueueExpired    Local = "queue-expired" // of a message that was never answered
 	Suppressed      Local = "suppressed"
+	MessageDamaged  Local = "message-damaged" // in the spool: it can never be sent
 )
 
 var locals = map[Local]taxonomy.Category{
@@ -290,6 +291,7 @@ var locals = map[Local]taxonomy.Category{
 	ConnectRefused: taxonomy.Connection, ConnectTimeout: taxonomy.Connection, ConnectFailed: taxonomy.Connection,
 	ConnectionLost: taxonomy.Connection, ReplyTimeout: taxonomy.Connection, ProtocolFailure: taxonomy.Protocol,
 	TLSFailed: taxonomy.TLSRequired, QueueExpired: taxonomy.Expired, Suppressed: taxonomy.Suppressed,
+	MessageDamaged: taxonomy.System,
 }
 
 // local decides what the receiver did not.

@@ -32,6 +32,7 @@ type Commit struct {
 	entries []entry
 	bytes   int64 // on disk
 	durable bool  // wanted: fsync before done
+	roll    bool  // wanted, instead of records: a new segment
 	done    chan struct{}
 	place   Range
 	err     error
@@ -130,6 +131,20 @@ func (l *Log) Sync(ctx context.Context) error {
 	return err
 }
 
+// Roll seals the active segment and goes on in a new one, so that the old one can be removed. It does
+// nothing to a segment without records. What was handed over before the call is durable when Roll
+// returns, and was told to NewCommit's then. After an error that does not wrap ErrPoisoned the active
+// segment is as before: a full disk may have no room for the new file.
+func (l *Log) Roll(ctx context.Context) error {
+	c := newCommit(true)
+	c.roll = true
+	if err := l.enqueue(ctx, c); err != nil {
+		return err
+	}
+	_, err := c.Wait(ctx)
+	return err
+}
+
 func newCommit(durable bool) *Commit {
 	c := &Commit{durable: durable, done: make(chan struct{}, 1)}
 	c.entries = c.inline[:0]
@@ -205,7 +220,7 @@ func (l *Log) run() {
 }
 
 // take removes from pending as many calls as one batch may have: all of one segment, and at
-// least one. The caller holds mu.
+// least one. A Roll is a batch of its own. The caller holds mu.
 func (l *Log) take() (batch []*Commit, bytes int64) {
 	room := l.opt.SegmentBytes - l.off
 	if l.full(l.pending[0].bytes) {
@@ -214,7 +229,8 @@ func (l *Log) take() (batch []*Commit, bytes int64) {
 	n := 0
 	for n < len(l.pending) {
 		b := l.pending[n].bytes
-		if n > 0 && (bytes+b > room || bytes+b > maxBatchBytes) {
+		alone := l.pending[0].roll || l.pending[n].roll
+		if n > 0 && (alone || bytes+b > room || bytes+b > maxBatchBytes) {
 			break
 		}
 		bytes += b
@@ -236,7 +252,7 @@ func (l *Log) commit(batch []*Commit, bytes int64) {
 		l.finish(batch, err)
 		return
 	}
-	if l.full(batch[0].bytes) {
+	if l.full(batch[0].bytes) || batch[0].roll && l.off > segmentHeader {
 		if err := l.roll(); err != nil {
 			l.finish(batch, err)
 			return
@@ -258,8 +274,8 @@ func (l *Log) commit(batch []*Commit, bytes int64) {
 	switch {
 	case durable && l.synced < l.off:
 		err = l.sync()
-	case durable && l.published.seq < l.next-1:
-		_ = l.publish() // see sync
+	case durable && (l.published.seq < l.next-1 || l.published.segment != l.active()):
+		_ = l.publish() // see sync; nor should it name a segment that is removed after Roll
 	}
 	l.finish(batch, err)
 }

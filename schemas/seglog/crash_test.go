@@ -155,7 +155,7 @@ func (h *history) step(t *testing.T, fail func(string, ...any), rng *rand.Rand, 
 			h.acknowledged = len(h.all)
 		}
 	}
-	switch rng.IntN(10) {
+	switch rng.IntN(11) {
 	case 0, 1, 2, 3:
 		add()
 		at, err := l.Append(t.Context(), recs...)
@@ -172,6 +172,13 @@ func (h *history) step(t *testing.T, fail func(string, ...any), rng *rand.Rand, 
 		h.acknowledged = len(h.all)
 		h.mu.Unlock()
 	case 8:
+		if err := l.Roll(t.Context()); err != nil {
+			fail("Roll: %v", err)
+		}
+		h.mu.Lock()
+		h.acknowledged = len(h.all)
+		h.mu.Unlock()
+	case 9:
 		if h.acknowledged > 0 {
 			seq := 1 + rng.IntN(min(h.acknowledged, int(r.Seq()))) // not what the reader still needs
 			h.first = max(h.first, seq)

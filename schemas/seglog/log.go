@@ -207,6 +207,9 @@ func (l *Log) Segments() []Segment {
 	return segs
 }
 
+// SegmentPath returns the path of the file of a segment, for people to read.
+func (l *Log) SegmentPath(first uint64) string { return l.path(segmentName(first)) }
+
 // SegmentSize returns the length in bytes of the file of a segment. It changes only while the segment
 // is active. The error is fs.ErrNotExist if the segment was removed.
 func (l *Log) SegmentSize(first uint64) (int64, error) {

@@ -450,6 +450,94 @@ func TestRemoveSegmentInTheMiddle(t *testing.T) {
 	}
 }
 
+// TestRoll: the old segment can be removed, the next record gets the next number, and nothing of that
+// is undone by power loss. An empty segment is left alone.
+func TestRoll(t *testing.T) {
+	fsys := seglogtest.New()
+	l := open(t, dir, small(fsys))
+	for range 2 {
+		if err := l.Roll(t.Context()); err != nil || len(l.Segments()) != 1 {
+			t.Fatalf("Roll of an empty segment: %v, segments %v", err, l.Segments())
+		}
+	}
+	appendAll(t, l, records(1, 3)...)
+	r, err := seglog.OpenReader(dir, 1, small(fsys))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if got, damage := drain(t, r, 1); len(got) != 3 || damage != nil {
+		t.Fatalf("the reader sees %q, damage %v", got, damage)
+	}
+	if _, err := l.Write(t.Context(), []byte(record(4))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := l.Roll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if segs := l.Segments(); len(segs) != 2 || segs[1].First != 5 || l.Durable() != 4 {
+		t.Fatalf("segments %v, record %d is durable; want the second to begin with 5, and 4", segs, l.Durable())
+	}
+	if got, damage := drain(t, r, 4); len(got) != 1 || damage != nil {
+		t.Errorf("the reader sees %q behind record 3, damage %v", got, damage)
+	}
+	if err := l.RemoveSegment(1); err != nil {
+		t.Fatal(err)
+	}
+	after := fsys.Crash(0, nil)
+	noDamage(t, open(t, dir, small(after)).Damage())
+	appendAll(t, l, record(5))
+	if got, damage := drain(t, r, 5); len(got) != 1 || damage != nil {
+		t.Errorf("the reader sees %q behind record 4, damage %v", got, damage)
+	}
+	l = open(t, dir, small(fsys.Kill()))
+	noDamage(t, l.Damage())
+	if l.Last() != 5 {
+		t.Errorf("Last = %d after kill -9, want 5", l.Last())
+	}
+}
+
+// TestRollOnAFullDisk: without room for a seal or a file the active segment stays, and the log is as good as before.
+func TestRollOnAFullDisk(t *testing.T) {
+	for _, fails := range []int{1, 2, 3} { // the seal, the new file, its header
+		fsys := seglogtest.New()
+		l := open(t, dir, small(fsys))
+		appendAll(t, l, records(1, 3)...)
+		n := 0
+		fsys.Fail(func(op seglogtest.Op, name string) error {
+			if (op == seglogtest.OpWrite || op == seglogtest.OpCreate) && strings.HasSuffix(name, ".log") {
+				if n++; n >= fails {
+					return syscall.ENOSPC
+				}
+			}
+			return nil
+		})
+		if err := l.Roll(t.Context()); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, seglog.ErrPoisoned) {
+			t.Fatalf("Roll: %v, want ENOSPC and a usable log", err)
+		}
+		fsys.Fail(nil)
+		if len(l.Segments()) != 1 {
+			t.Errorf("segments %v", l.Segments())
+		}
+		appendAll(t, l, records(4, 5)...)
+		if err := l.Roll(t.Context()); err != nil || len(l.Segments()) != 2 {
+			t.Errorf("Roll with room again: %v, segments %v", err, l.Segments())
+		}
+		for _, after := range []*seglogtest.FS{fsys, fsys.Crash(0, nil)} {
+			if after != fsys {
+				noDamage(t, open(t, dir, small(after)).Damage())
+			}
+			got, damage := readAll(t, dir, 1, small(after))
+			noDamage(t, damage)
+			if diff := cmp.Diff(records(1, 5), got); diff != "" {
+				t.Fatalf("records (-want +got):\n%s", diff)
+			}
+		}
+	}
+}
+
 func TestFullDiskRefusesTheBatchOnly(t *testing.T) {
 	for _, op := range []seglogtest.Op{seglogtest.OpWrite, seglogtest.OpCreate} {
 		t.Run(string(op), func(t *testing.T) {

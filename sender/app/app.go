@@ -67,6 +67,7 @@ type node struct {
 	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
+	full     fullDisk
 	closers  []func() error
 }
 

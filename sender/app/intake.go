@@ -145,8 +145,8 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 	t := tagOf(envelope)
 	envelope.Tag = t.encode()
 	err := n.spool.Put(ctx, envelope, m.Content)
+	n.full.note(n.logger, err)
 	if errors.Is(err, syscall.ENOSPC) {
-		n.logger.Error("message not accepted, the disk is full", "error", err)
 		return errStorage
 	}
 	if err != nil {

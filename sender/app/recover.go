@@ -29,6 +29,9 @@ func (n *node) recover(ctx context.Context) (recipients int, err error) {
 			case readErr == nil:
 				t = tagOf(envelope)
 				n.received(envelope, m.Received)
+			case spool.Damaged(readErr) && err != nil: // nobody can say who the recipients are
+				n.spool.Drop(m.ID, readErr)
+				return ctx.Err()
 			case err != nil:
 				n.logger.Error("message in the spool can not be queued", "message_id", m.ID.String(), "error", readErr)
 				return ctx.Err()

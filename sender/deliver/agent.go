@@ -41,6 +41,8 @@ import (
 type Mail interface {
 	Envelope(id event.ID) (*spool.Envelope, error)
 	Read(id event.ID) (*spool.Envelope, []byte, error)
+	// Drop finishes a message of which not even the envelope can be read; err says why.
+	Drop(id event.ID, err error)
 	// Rescheduled notes, without waiting for the disk, that recipients come back at due.
 	Rescheduled(id event.ID, recipients []uint32, attempts uint32, due time.Time) error
 }

@@ -16,13 +16,30 @@ import (
 	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/smtpc"
+	"carom/sender/spool"
 	"carom/sender/throttle"
 )
 
-// unreadable puts an item back whose message the spool does not give now.
+// unreadable deals with an item whose message the spool does not give. What is damaged stays so: its
+// recipients bounce, or if nobody can say who they are, the message is dropped. A message that is
+// finished needs nothing more. Any other error may be gone later.
 func (s *session) unreadable(item *queue.Item, err error) {
-	s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
-	s.queue.Retry(item, time.Now().Add(time.Minute))
+	damage := err
+	var envelope *spool.Envelope
+	if spool.Damaged(err) {
+		envelope, err = s.Mail.Envelope(item.Message)
+	}
+	switch {
+	case err == nil:
+		s.Logger.Error("message is damaged in the spool and bounces", "message_id", item.Message.String(), "recipients", len(item.Recipients), "error", damage)
+		s.finishAll(envelope, item, event.Bounced, classify.MessageDamaged)
+	case errors.Is(err, spool.ErrNotFound):
+	case spool.Damaged(err):
+		s.Mail.Drop(item.Message, err)
+	default:
+		s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
+		s.queue.Retry(item, time.Now().Add(time.Minute))
+	}
 }
 
 // attempt sends an item, in as many transactions as it takes. It reports whether the session may

@@ -33,6 +33,8 @@ func (m *oneMail) Read(id event.ID) (*spool.Envelope, []byte, error) {
 	return e, m.content, err
 }
 
+func (m *oneMail) Drop(event.ID, error) {}
+
 func (m *oneMail) Rescheduled(event.ID, []uint32, uint32, time.Time) error { return nil }
 
 // memoryLog is an event log that is durable at once and keeps nothing.

@@ -155,12 +155,14 @@ func (s *session) finishAll(envelope *spool.Envelope, item *queue.Item, kind eve
 	}
 	for _, index := range item.Recipients {
 		e := s.event(envelope, item, index, kind)
-		switch kind {
-		case event.Expired:
+		switch {
+		case kind == event.Expired:
 			e.Enhanced, e.Reply = "4.4.7", "delivery time expired" // RFC 3463 section 3.5
-		case event.Suppressed:
+		case kind == event.Suppressed:
 			e.Enhanced, e.Reply = "5.7.1", "recipient is suppressed"
-		case event.Bounced:
+		case cause == classify.MessageDamaged:
+			e.Enhanced, e.Reply = "5.3.0", "message is damaged in the spool"
+		case kind == event.Bounced:
 			e.Enhanced, e.Reply = "5.0.0", "mail is discarded (discard-as-bounce)"
 		default: // discarded: there is nothing to say
 		}

@@ -86,7 +86,7 @@ const (
 	fieldValue = fieldORcpt
 )
 
-var errEnvelope = errors.New("malformed envelope")
+var errEnvelope = fmt.Errorf("%w: malformed envelope", ErrDamaged)
 
 // appendEnvelope appends the encoding of e to b.
 func appendEnvelope(b []byte, e *Envelope) []byte {

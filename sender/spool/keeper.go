@@ -78,6 +78,7 @@ func (s *Spool) tick(ctx context.Context) error {
 	if lost || s.written >= s.opt.CheckpointBytes {
 		err = errors.Join(err, s.checkpoint(ctx))
 	}
+	s.makeRoom(ctx)
 	if err == nil && s.moving.TryLock() {
 		err = s.compact(ctx)
 		s.moving.Unlock()
@@ -85,6 +86,32 @@ func (s *Spool) tick(ctx context.Context) error {
 	err = errors.Join(err, s.reclaim())
 	s.writeIndexes()
 	return err
+}
+
+// makeRoom ends the active segment when the disk has no room, if it has no live message, or so few
+// that compaction will empty it; else a disk with less room than a segment would stay full for ever.
+// If there is no room for a new file either, the next tick tries again.
+func (s *Spool) makeRoom(ctx context.Context) {
+	if !s.space.scarce() || s.messages.Err() != nil {
+		return
+	}
+	segments := s.messages.Segments()
+	active := segments[len(segments)-1].First
+	s.mu.Lock()
+	live := s.index.inSegment[active].bytes
+	s.mu.Unlock()
+	if live > 0 {
+		if size, err := s.messages.SegmentSize(active); err != nil || live >= size/compactShare {
+			return
+		}
+	}
+	err := s.messages.Roll(ctx)
+	if err == nil {
+		s.space.refused.Store(false)
+	} else if !s.noRoll {
+		s.logger.Error("segment not ended to make room", "error", err)
+	}
+	s.noRoll = err != nil
 }
 
 // flush writes what is pending, so that it survives the death of the process.

@@ -10,8 +10,8 @@ import (
 	"carom/schemas/seglog"
 )
 
-// Envelope reads the envelope of a live message. The error is ErrNotFound, or a
-// *seglog.CorruptError, after which the message can only be finished.
+// Envelope reads the envelope of a live message. The error is ErrNotFound, or one for which Damaged is
+// true, after which the message can only be dropped, or one of the disk.
 func (s *Spool) Envelope(id event.ID) (e *Envelope, err error) {
 	err = s.at(id, func(m message) error {
 		b, err := s.messages.Read(m.pos())
@@ -27,8 +27,8 @@ func (s *Spool) Envelope(id event.ID) (e *Envelope, err error) {
 }
 
 // Read reads the envelope and the body of a live message at once, which costs half of what Envelope
-// and Body do; the first time, soon after Put, they come from memory. The body is the caller's. The error is ErrNotFound, or a *seglog.CorruptError, after
-// which the message can only be finished.
+// and Body do; the first time, soon after Put, they come from memory. The body is the caller's. The error is ErrNotFound, or one for
+// which Damaged is true, after which the message can only be finished, or one of the disk.
 func (s *Spool) Read(id event.ID) (e *Envelope, body []byte, err error) {
 	if item := s.takeCached(id); item != nil {
 		return item.envelope, item.body, nil
@@ -109,7 +109,14 @@ func (s *Spool) has(id event.ID) bool {
 	return m != nil
 }
 
-var errBody = errors.New("another record is in place of the body")
+var errBody = fmt.Errorf("%w: another record is in place of the body", ErrDamaged)
+
+// Damaged returns whether an error of Envelope, Read or Body says that the message will never be
+// readable: it wraps ErrDamaged or a *seglog.CorruptError. Other errors may be gone later.
+func Damaged(err error) bool {
+	_, corrupt := errors.AsType[*seglog.CorruptError](err)
+	return corrupt || errors.Is(err, ErrDamaged)
+}
 
 // at calls read with what is known of a live message, and once more when the message was moved and
 // its segment removed before it was read.

@@ -263,29 +263,14 @@ func (s *Spool) recoverSegment(segment uint64, entries []byte, want int, f func(
 	}
 	var lost []event.ID
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for id, h := range s.index.byID {
 		if s.index.at(h).segment == segment && !there[id] {
 			lost = append(lost, id)
 		}
 	}
-	s.mu.Unlock()
 	for _, id := range lost {
-		s.drop(id)
+		s.drop(id, errEnvelope)
 	}
 	return nil
-}
-
-// drop gives up a message whose envelope is damaged.
-func (s *Spool) drop(id event.ID) {
-	s.mu.Lock()
-	m, _ := s.index.find(id)
-	if m == nil {
-		s.mu.Unlock()
-		return
-	}
-	lost := *m
-	s.index.remove(id)
-	s.mu.Unlock()
-	s.logger.Error("message is damaged and dropped", "message_id", id, "recipients", lost.left,
-		"segment", lost.segment, "offset", lost.offset)
 }

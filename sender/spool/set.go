@@ -144,6 +144,13 @@ func (t *Set) Rescheduled(id event.ID, recipients []uint32, attempts uint32, due
 	return t.tell(id, func(s *Spool) error { return s.Rescheduled(id, recipients, attempts, due) })
 }
 
+// Drop is Spool.Drop of the spool that has the message.
+func (t *Set) Drop(id event.ID, err error) {
+	if s := t.of(id); s != nil {
+		s.Drop(id, err)
+	}
+}
+
 func (t *Set) tell(id event.ID, tell func(*Spool) error) error {
 	if s := t.of(id); s != nil {
 		return tell(s)

@@ -20,6 +20,8 @@ type space struct {
 	next  atomic.Int64 // when to look again, nanoseconds since began
 	left  atomic.Int64 // bytes over min
 	blind atomic.Bool  // free failed, and it was logged
+
+	refused atomic.Bool // somebody wanted space that was not there, and none was made since
 }
 
 // Room returns ErrNoSpace if Put would refuse a message of so many bytes now, so that it need not be
@@ -29,6 +31,7 @@ func (s *Spool) Room(bytes int64) error {
 		return ErrDeliverOnly
 	}
 	if s.space.look() && s.space.left.Load() < bytes {
+		s.space.refused.Store(true)
 		return ErrNoSpace
 	}
 	return nil
@@ -40,7 +43,13 @@ func (p *space) take(bytes int64) bool {
 		return true
 	}
 	p.left.Add(bytes)
+	p.refused.Store(true)
 	return false
+}
+
+// scarce returns whether space should be made.
+func (p *space) scarce() bool {
+	return p.refused.Load() || p.look() && p.left.Load() <= 0
 }
 
 // look asks for the free space when it is time to, and returns whether there is a bound. If nobody

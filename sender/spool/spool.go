@@ -14,7 +14,8 @@
 //	checkpoint   the index of live messages at one moment, replaced as a whole
 //	damaged/     bytes that could not be read, set aside for a person to look at
 //
-// A message segment is removed when no live message is in it. State segments are removed when a
+// A message segment is removed when no live message is in it. The active one is ended for that when
+// the disk has no room and less than a quarter of it is live. State segments are removed when a
 // checkpoint has replaced them.
 //
 // A restart reads the checkpoint, the state after it, the indexes of the segments and the messages of
@@ -44,7 +45,8 @@
 // # Failures
 //
 // Damaged records are logged, counted (Stats) and set aside; they never keep the spool from
-// opening. A damaged checkpoint or state log is not trusted at all: every stored message is then
+// opening. Whoever reads a message learns it (Damaged), and finishes its recipients or, where the
+// envelope is lost, drops it. A damaged checkpoint or state log is not trusted at all: every stored message is then
 // live again and DurableEvent goes back, so that only the event log decides who is finished; mail
 // may be repeated, none is lost. Below Options.MinFree Put is refused with ErrNoSpace, and on a full
 // disk with another error that wraps syscall.ENOSPC; a full disk also delays state, which then waits
@@ -72,6 +74,9 @@ import (
 var (
 	// ErrNotFound is returned for a message that isn't live: finished, or never stored.
 	ErrNotFound = errors.New("message is not in the spool")
+	// ErrDamaged is wrapped by the error for a message whose records are whole and not those of a
+	// message; see Damaged.
+	ErrDamaged = errors.New("message is damaged")
 	// ErrDuplicate is returned by Put for the ID of a live message.
 	ErrDuplicate = errors.New("message is in the spool already")
 	// ErrNoRecipients is returned by Put for an envelope without an ID or without recipients.
@@ -203,6 +208,7 @@ type Spool struct {
 	marked  uint64 // highest mark written
 	failing bool   // the last attempt to write state failed, and was logged
 	noIndex bool   // the last attempt to write an index failed, and was logged
+	noRoll  bool   // the last attempt to end the active segment failed, and was logged
 	// What compaction knows.
 	segments map[uint64]segment
 	todo     []place // messages of one segment to copy
@@ -371,6 +377,9 @@ func (s *Spool) putError(err error) error {
 	if errors.Is(err, seglog.ErrClosed) {
 		return ErrClosed
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		s.space.refused.Store(true)
+	}
 	return fmt.Errorf("store message: %w", err)
 }
 
@@ -404,6 +413,29 @@ func (s *Spool) Rescheduled(id event.ID, recipients []uint32, attempts uint32, d
 		}
 		s.pending.add(entryRescheduled, &id, numbers...)
 	})
+}
+
+// Drop finishes all recipients of a message that nobody can account for because not even its envelope
+// can be read; err is what Envelope returned. It is logged.
+func (s *Spool) Drop(id event.ID, err error) {
+	if tellErr := s.tell(func() { s.drop(id, err) }); tellErr != nil {
+		s.logger.Error("damaged message not dropped", "message_id", id, "error", tellErr)
+	}
+}
+
+// drop is Drop. The caller holds mu.
+func (s *Spool) drop(id event.ID, err error) {
+	m, h := s.index.find(id)
+	if m == nil {
+		return
+	}
+	lost := *m
+	for _, r := range s.index.live(nil, m, h) {
+		s.index.finished(id, uint64(r.Index))
+		s.pending.add(entryFinished, &id, uint64(r.Index), 0) // no event says why
+	}
+	s.logger.Error("message is damaged and dropped", "message_id", id, "recipients", lost.left,
+		"file", s.messages.SegmentPath(lost.segment), "offset", lost.offset, "error", err)
 }
 
 // Mark notes that the spool was told of all events through seq, and of every one before it.

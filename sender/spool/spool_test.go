@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,6 +51,7 @@ type store interface {
 	Received(id event.ID, seq uint64) error
 	Finished(id event.ID, recipient uint32, seq uint64) error
 	Rescheduled(id event.ID, recipients []uint32, attempts uint32, due time.Time) error
+	Drop(id event.ID, err error)
 	Mark(seq uint64) error
 	DurableEvent() uint64
 	Recover(f func(LiveMessage) error) error
@@ -444,6 +446,76 @@ func TestDamagedMessages(t *testing.T) {
 			}
 			must(t, s.Close())
 		})
+	}
+}
+
+// TestDamageFoundAtDelivery: what is damaged while the spool runs is told apart from what may be read
+// later, and a message without an envelope can be dropped for good.
+func TestDamageFoundAtDelivery(t *testing.T) {
+	d := t.TempDir()
+	var log bytes.Buffer
+	o := Options{CacheBytes: -1, Logger: slog.New(slog.NewTextHandler(&log, nil)), EventLog: "E"}
+	s := open(t, d, o)
+	all := []*Envelope{envelope(2), envelope(2), envelope(2)}
+	for i, e := range all {
+		put(t, s, e, fmt.Sprintf("body of %d", i))
+	}
+	must(t, s.Finished(all[2].ID, 1, 1), s.Mark(1))
+	s.mu.Lock()
+	s.pending.lost = true // asks for a checkpoint, in which all are live
+	s.mu.Unlock()
+	must(t, s.Sync(t.Context()))
+	flip(t, firstSegment(d, "messages"), "body of 1")
+	flip(t, firstSegment(d, "messages"), string(all[2].ID[:]))
+	if _, b, err := s.Read(all[0].ID); err != nil || string(b) != "body of 0" {
+		t.Errorf("Read of a whole message: %q, %v", b, err)
+	}
+	if _, _, err := s.Read(all[1].ID); !Damaged(err) {
+		t.Errorf("Read of a damaged body: %v", err)
+	}
+	if e, err := s.Envelope(all[1].ID); err != nil || len(e.Recipients) != 2 {
+		t.Errorf("Envelope beside a damaged body: %v, %v", e, err)
+	}
+	_, _, err := s.Read(all[2].ID)
+	_, err2 := s.Envelope(all[2].ID)
+	if !Damaged(err) || !Damaged(err2) {
+		t.Errorf("damaged envelope: %v and %v", err, err2)
+	}
+	log.Reset()
+	s.Drop(all[2].ID, err2)
+	s.Drop(all[2].ID, err2) // of an item in another queue
+	for _, want := range []string{"level=ERROR", firstSegment(d, "messages"), "offset=", "recipients=1", all[2].ID.String()} {
+		if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, want) {
+			t.Errorf("log %q, want one line with %q", got, want)
+		}
+	}
+	if _, err := s.Envelope(all[2].ID); !errors.Is(err, ErrNotFound) || Damaged(err) {
+		t.Errorf("Envelope of a message that was dropped: %v, want ErrNotFound", err)
+	}
+	must(t, s.Sync(t.Context()))
+	copied := t.TempDir() // as kill -9 leaves it: without the checkpoint of Close
+	must(t, os.CopyFS(copied, os.DirFS(d)))
+	s = open(t, copied, o)
+	if st := s.Stats(); st.Messages != 2 {
+		t.Errorf("%d messages after a restart, want the two that were not dropped", st.Messages)
+	}
+	if m := recovered(t, s); len(m) != 2 || m[0].ID != all[0].ID || m[1].ID != all[1].ID {
+		t.Errorf("recovered %+v, want the two that were not dropped", m)
+	}
+}
+
+// TestMalformedEnvelopeIsDamage: a record that is whole and not an envelope can not be read later either.
+func TestMalformedEnvelopeIsDamage(t *testing.T) {
+	id := event.NewID()
+	for _, record := range [][]byte{nil, {recordBody}, {recordEnvelope}, {recordEnvelope, fieldID, 200}} {
+		if _, err := checkEnvelope(id, record); !Damaged(err) {
+			t.Errorf("%x: %v, want damage", record, err)
+		}
+	}
+	for _, err := range []error{ErrNotFound, syscall.EIO, nil} {
+		if Damaged(err) {
+			t.Errorf("%v counts as damage", err)
+		}
 	}
 }
 
