@@ -137,7 +137,7 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		envelope.Attrs[attrPriority] = strconv.Itoa(int(m.Priority))
 	}
 	if len(m.Schedule) > 0 {
-		envelope.Attrs[AttrSchedule] = m.Schedule.String()
+		envelope.Attrs[deliver.AttrSchedule] = m.Schedule.String()
 	}
 	for _, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r.Address, ORcpt: r.ORcpt, Notify: r.Notify})
@@ -217,12 +217,9 @@ func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spoo
 	}
 }
 
-// Attributes of an envelope that are the node's own: the priority of the recipients within their
-// queue, where it is not the usual one, and the windows of delivery as schedule.Parse reads them.
-const (
-	attrPriority = "priority"
-	AttrSchedule = "schedule"
-)
+// attrPriority is the attribute of an envelope that says the priority of the recipients within their
+// queue, where it is not the usual one.
+const attrPriority = "priority"
 
 // newItem returns an item without recipients for those that are as r.
 func newItem(id event.ID, arrived time.Time, t *tag, bounceAfter time.Duration, r spool.LiveRecipient) *queue.Item {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"carom/sender/deliver"
 	"carom/sender/queue"
 	"carom/sender/route"
 	"carom/sender/schedule"
@@ -36,7 +37,7 @@ func tagOf(e *spool.Envelope) tag {
 	if p, err := strconv.ParseUint(e.Attrs[attrPriority], 10, 8); err == nil {
 		t.Priority = uint8(p)
 	}
-	if text := e.Attrs[AttrSchedule]; text != "" {
+	if text := e.Attrs[deliver.AttrSchedule]; text != "" {
 		t.Windows, _ = schedule.Parse(text, time.UTC) // the node wrote it itself
 	}
 	if len(e.Recipients) == 1 {

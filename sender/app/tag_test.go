@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"carom/sender/deliver"
 	"carom/sender/spool"
 )
 
@@ -26,7 +27,7 @@ func TestTagSaysWhereRecipientsGo(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e := &spool.Envelope{VMTA: "mta1", Job: "j", Tenant: "shop", Expires: expires, Attrs: map[string]string{
-				attrPriority: "70", AttrSchedule: "2030-01-01 00:00:00+0000 / 2030-01-02 00:00:00+0000",
+				attrPriority: "70", deliver.AttrSchedule: "2030-01-01 00:00:00+0000 / 2030-01-02 00:00:00+0000",
 			}}
 			for _, a := range tc.addresses {
 				e.Recipients = append(e.Recipients, spool.Recipient{Address: a})

@@ -31,6 +31,7 @@ import (
 	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/resolve"
+	"carom/sender/route"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
 	"carom/sender/throttle"
@@ -48,6 +49,7 @@ type Mail interface {
 const (
 	AttrFromDomain = "from-domain" // of the From header
 	AttrListener   = "listener"    // address and port that the message came in by
+	AttrSchedule   = "schedule"    // windows of delivery, as schedule.Parse reads them
 )
 
 // Resolver finds the way to a domain.
@@ -114,7 +116,7 @@ type Agent struct {
 	signing  *signing
 	sessions *smtpc.Sessions // of TLS, for all connections
 	pool     pool
-	turn     atomic.Uint32 // of the members of pools that mail is rerouted to
+	turns    route.Turns // of the members of pools that mail is rerouted to
 
 	mu       sync.Mutex
 	silent   map[limits.Key]int              // messages after which the peer closed last without a word
@@ -147,6 +149,9 @@ func New(o Options) (*Agent, error) {
 		list, err := sources(vmta)
 		if err != nil {
 			return nil, err
+		}
+		for _, addr := range missing(list) {
+			o.Logger.Warn("source address is not on this machine", "vmta", vmta.Name, "source", addr.String())
 		}
 		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: limitsOfVMTA(o.Config, vmta)}
 	}

@@ -120,6 +120,11 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	if len(item.Recipients) == 0 {
 		return true
 	}
+	if due, ok := m.due(time.Now(), item.Expires); !ok {
+		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.queue.Retry(item, due)
+		return true
+	}
 	transaction, signed, err := s.transaction(m, item)
 	if err != nil {
 		s.Logger.Error("message not sendable", "message_id", item.Message.String(), "error", err)

@@ -11,6 +11,7 @@ import (
 
 	"carom/ingest/correlate"
 	"carom/sender/queue"
+	"carom/sender/schedule"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
 )
@@ -25,6 +26,24 @@ type mail struct {
 	content  []byte
 
 	signatures signatures // made for the last transaction
+}
+
+// due returns when the message may be sent, and whether that is now: x-schedule has windows. Behind the
+// last one that is when it expires.
+func (m *mail) due(now time.Time, expires queue.Moment) (time.Time, bool) {
+	text := m.envelope.Attrs[AttrSchedule]
+	if text == "" {
+		return now, true
+	}
+	windows, err := schedule.Parse(text, time.UTC)
+	if err != nil {
+		return now, true // the node wrote it itself
+	}
+	due, ok := windows.Next(now)
+	if !ok {
+		return expires.Time(), false
+	}
+	return due, !due.After(now)
 }
 
 // load reads a message, less the header fields that the queue removes.

@@ -168,6 +168,10 @@ func (s *session) open(ctx context.Context, item *queue.Item) bool {
 			s.back(item)
 			return false
 		}
+		if errors.Is(err, smtpc.ErrNotLocal) {
+			s.notLocal(item)
+			return false
+		}
 		if failed = failureOf(err); !s.next5xx(&failed) {
 			break // the receiver has decided
 		}
@@ -179,6 +183,17 @@ func (s *session) open(ctx context.Context, item *queue.Item) bool {
 	}
 	s.refused(ctx, item, failed)
 	return false
+}
+
+// notLocalWait is how long a source that this machine does not have is not used by a queue.
+const notLocalWait = time.Minute
+
+// notLocal takes a source out of use for a while that is no address of this machine: the others of the
+// virtual MTA go on, and nobody else is to blame.
+func (s *session) notLocal(item *queue.Item) {
+	now := time.Now()
+	s.disable(s.source.addr, "it is not an address of this machine", now.Add(notLocalWait), now)
+	s.back(item)
 }
 
 // dial opens a connection to a target, in the clear if TLS is not needed and does not come about.

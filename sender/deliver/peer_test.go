@@ -220,6 +220,7 @@ type bench struct {
 	agent      *Agent
 	log        *eventLog
 	throttle   *throttle.Throttle
+	attrs      map[string]string // of the envelopes
 	notes      chan string
 	spool      *spool.Spool
 	manager    *queue.Manager
@@ -290,7 +291,7 @@ func (b *bench) putInto(into queue.Name, recipients ...string) event.ID {
 
 func (b *bench) store(into queue.Name, vmta string, expires time.Duration, recipients ...string) event.ID {
 	b.t.Helper()
-	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop"}
+	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop", Attrs: b.attrs}
 	item := &queue.Item{Message: envelope.ID, Arrived: queue.At(envelope.Arrived), Expires: queue.At(envelope.Arrived.Add(expires)), Priority: queue.DefaultPriority}
 	for i, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r})

@@ -76,7 +76,7 @@ func (a *Agent) reroute(w *way, q *queue.Queue) (queue.Name, bool) {
 // target returns the virtual MTA of that name, or the next member of the pool.
 func (a *Agent) target(name string) (string, bool) {
 	if pool, ok := a.Config.Pool(name); ok && len(pool.Members) > 0 {
-		name = pool.Members[int(a.turn.Add(1)-1)%len(pool.Members)]
+		name = a.turns.Next(pool)
 	}
 	vmta, ok := a.Config.VMTA(name)
 	if !ok {

@@ -53,6 +53,25 @@ func sources(vmta *config.VMTA) ([]source, error) {
 	return list, nil
 }
 
+// missing returns the sources that are no address of this machine now. Every address of 127.0.0.0/8 is
+// one.
+func missing(list []source) (absent []netip.Addr) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // connecting will tell
+	}
+	for _, s := range list {
+		here := s.addr.IsLoopback() || slices.ContainsFunc(addrs, func(a net.Addr) bool {
+			prefix, err := netip.ParsePrefix(a.String())
+			return err == nil && prefix.Addr().Unmap() == s.addr
+		})
+		if !here {
+			absent = append(absent, s.addr)
+		}
+	}
+	return absent
+}
+
 func newSource(addr netip.Addr, ehlo string, vmta *config.VMTA) source {
 	seen := addr
 	if vmta.SourcePublicIP.IsValid() {
