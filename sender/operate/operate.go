@@ -219,11 +219,15 @@ func (o *Operator) superseded(order *orders.Order) bool {
 // its way from the disk to the queues.
 const leastLife = 10 * time.Second
 
-// quiet reports whether no session is under way that may bring mail back which order selects. The
-// caller holds o.mu.
+// quiet reports whether no session is under way that may bring mail back which order selects. Queues
+// that are always at work are never without one, so after longestAttempt those that there are have
+// come later. The caller holds o.mu.
 func (o *Operator) quiet(order *orders.Order) bool {
-	if time.Since(order.Made) < leastLife {
+	switch age := time.Since(order.Made); {
+	case age < leastLife:
 		return false
+	case age >= longestAttempt:
+		return true
 	}
 	return !slices.ContainsFunc(o.Queues.Statuses(), func(s queue.Status) bool {
 		return s.Sessions > 0 && order.Filter.MatchesQueue(s.Name.Domain, s.Name.VMTA)

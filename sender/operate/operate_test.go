@@ -378,6 +378,34 @@ func TestDeleteTakesWhatIsThere(t *testing.T) {
 	})
 }
 
+// TestDeleteEndsBesideBusyQueues: there is always a session in some queue that the delete names.
+func TestDeleteEndsBesideBusyQueues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.open().run()
+		end := make(chan struct{})
+		trying := w.mail("b.test", "mail1", "may", "", 1)
+		n.mu.Lock()
+		n.busy[trying.ID] = end
+		n.mu.Unlock()
+		n.enqueue(trying)
+		time.Sleep(time.Second)
+		n.give(admin.Instruction{Kind: orders.Delete, Filter: orders.Filter{Job: "june"}})
+		time.Sleep(longestAttempt / 2)
+		if len(n.inForce()) != 1 {
+			t.Error("the delete ended while what it selects may be in an attempt")
+		}
+		time.Sleep(longestAttempt)
+		if got := n.inForce(); len(got) != 0 {
+			t.Errorf("in force %v, want none", got)
+		}
+		close(end)
+		if err := n.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestDeleteGoesOnAfterACrash breaks the log in the middle of a delete, and starts again.
 func TestDeleteGoesOnAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

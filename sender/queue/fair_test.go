@@ -437,3 +437,29 @@ func BenchmarkAddNext(b *testing.B) {
 		}
 	}
 }
+
+// TestAQueueInLineIsNotForgotten: mail of a queue that waits for a session is taken out, and the owner
+// looks at the queue before it was told. The session that the queue then gets must come back.
+func TestAQueueInLineIsNotForgotten(t *testing.T) {
+	m := NewManager(&recorder{limit: 1}, Options{MaxSessions: 1})
+	busy, q := m.shardOf(Name{"busy", "v"}).get(Name{"busy", "v"}), m.shardOf(Name{"q", "v"}).get(Name{"q", "v"})
+	if p := (Policy{MaxSessions: 1}); !m.slots.acquire(busy, p) || m.slots.acquire(q, p) {
+		t.Fatal("want the one session for the first queue, and the second in line")
+	}
+	now := time.Now()
+	q.shard.mu.Lock()
+	q.shard.forget(q, now)
+	gone := q.gone
+	q.shard.mu.Unlock()
+	if gone {
+		t.Fatal("forgotten while in line")
+	}
+	m.released(m.slots.release(busy))
+	q.shard.round(t.Context())
+	if used := m.slots.node.used; used != 0 {
+		t.Errorf("%d sessions are in use, want none", used)
+	}
+	if m.Queue(q.name) != nil {
+		t.Error("not forgotten when it had given its session back")
+	}
+}

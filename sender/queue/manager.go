@@ -343,8 +343,8 @@ func (s *shard) unschedule(q *Queue) {
 func (s *shard) forget(q *Queue, now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if done, _ := q.forgettable(now); !done || q.stale || q.gone {
-		return
+	if done, _ := q.forgettable(now); !done || q.stale || q.gone || s.manager.slots.knows(q) {
+		return // who took the last mail lets the owner look again
 	}
 	q.gone = true
 	s.unschedule(q)

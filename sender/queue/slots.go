@@ -283,6 +283,14 @@ func (s *slots) waits(q *Queue) bool {
 	return q.share.waitsIn != nil
 }
 
+// knows reports whether q has a session that is not given back, or waits for one. Of a queue that is
+// gone nobody would take what it is given.
+func (s *slots) knows(q *Queue) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return q.share.sessions > 0 || q.share.waitsIn != nil
+}
+
 // line orders the queues that wait for a session by their virtual times; each is in one line once.
 type line []*Queue
 
