@@ -404,6 +404,22 @@ func TestMoveToAndSchedule(t *testing.T) {
 	})
 }
 
+// TestMovedMailCostsNoShare: a queue whose mail went elsewhere is not behind those that were served.
+func TestMovedMailCostsNoShare(t *testing.T) {
+	m := NewManager(&recorder{limit: 1}, Options{})
+	name := Name{"a.example", "v"}
+	for range 100 {
+		m.Add(name, &Item{Recipients: []uint32{0}})
+	}
+	q := m.Queue(name)
+	if moved := q.MoveTo(Name{"b.example", "v"}); moved != 100 || q.recipients != 0 {
+		t.Fatalf("%d recipients moved, %d left; want 100 and none", moved, q.recipients)
+	}
+	if m.slots.acquire(q, Policy{Priority: DefaultPriority}); q.share.virtual != 0 {
+		t.Errorf("the queue was served for %v", q.share.virtual)
+	}
+}
+
 // TestMemoryOfAnItem bounds what a waiting message costs: a node holds millions.
 func TestMemoryOfAnItem(t *testing.T) {
 	const n = 200_000

@@ -120,22 +120,25 @@ func (q *Queue) Next(now time.Time) (*Item, bool) {
 	return nil, false
 }
 
-// NextAny takes an item whether it is due or not, held or not: for what ends all mail of a queue.
+// NextAny takes an item whether it is due or not, held or not: for what ends all mail of a queue, or
+// moves it. Such mail is not served, and costs the queue nothing of its share.
 func (q *Queue) NextAny() (*Item, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if item := q.fresh.next(); item != nil {
-		return q.took(item), true
-	}
-	if len(q.retries) > 0 {
-		return q.took(heap.Pop(&q.retries).(*Item)), true //nolint:errcheck,forcetypeassert // the heap holds nothing else
-	}
-	if n := len(q.held); n > 0 {
-		item := q.held[n-1]
+	item := q.fresh.next()
+	switch n := len(q.held); {
+	case item != nil:
+	case len(q.retries) > 0:
+		item = heap.Pop(&q.retries).(*Item) //nolint:errcheck,forcetypeassert // the heap holds nothing else
+	case n > 0:
+		item = q.held[n-1]
+		q.held[n-1] = nil
 		q.held = q.held[:n-1]
-		return q.took(item), true
+	default:
+		return nil, false
 	}
-	return nil, false
+	q.recipients -= len(item.Recipients)
+	return item, true
 }
 
 // took counts an item that leaves. The caller holds q.mu.
