@@ -307,11 +307,12 @@ func (s *session) skipOf(ctx context.Context, a *attempted, recipients int, repl
 	s.hangUp(ctx)
 }
 
-// hangUp ends the connection and keeps the slot for the next one.
+// hangUp ends the connection, after all that was answered over it is durable.
 func (s *session) hangUp(ctx context.Context) {
 	if s.conn == nil {
 		return
 	}
+	_ = s.settle(context.WithoutCancel(ctx)) // it fails again at the end of Run, which says so
 	quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	s.conn.Quit(quit)

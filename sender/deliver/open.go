@@ -11,6 +11,7 @@ import (
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 	"carom/sender/account"
+	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/resolve"
 	"carom/sender/route"
@@ -131,7 +132,6 @@ func (s *session) takeOver(ctx context.Context) bool {
 			continue
 		}
 		s.Throttle.Disconnect(o.path)
-		o.unwatch()
 		s.conn, s.target, s.about, s.failures, s.lastSent, s.fresh = o.conn, t, o.about, o.failures, o.lastSent, false
 		s.watch(ctx)
 		if s.conn.Messages() < s.messagesPerConnection() {
@@ -236,6 +236,9 @@ func (s *session) watchWith(ctx context.Context, abort func()) {
 func (s *session) refused(ctx context.Context, item *queue.Item, failed failure) {
 	verdict := s.judge(failed)
 	if s.permanent(verdict, failed) && !failed.bounceQueue {
+		if failed.phase == event.PhaseResolve {
+			item = s.only(item) // what is wrong with a domain concerns its recipients alone
+		}
 		s.bounceAll(item, failed)
 		return
 	}
@@ -262,7 +265,7 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 // queueDeferred writes down a failure of the whole queue.
 func (s *session) queueDeferred(item *queue.Item, f failure, verdict classify.Verdict) {
 	e := s.event(nil, item, 0, event.QueueDeferred)
-	e.Recipients = uint32(max(1, s.queue.Status(e.Time).Recipients)) //nolint:gosec // not negative
+	e.Recipients = uint32(max(1, s.queue.Recipients())) //nolint:gosec // not negative
 	s.describe(e, f)
 	account.SetVerdict(e, verdict)
 	s.submit(e)
@@ -277,7 +280,7 @@ const connectionHold = 5 * time.Second
 // recipient is not to blame.
 func (s *session) permanent(v classify.Verdict, f failure) bool {
 	switch {
-	case f.stays, passing(v.Dimension), v.Dimension == taxonomy.Block:
+	case f.stays, passing(v.Dimension), v.Dimension == taxonomy.Block && s.way.settings.Block5xx == config.BlockRetry:
 		return false
 	case f.reply.IsZero():
 		return f.phase == event.PhaseResolve && !f.temporary()

@@ -74,6 +74,7 @@ func (p *pool) take(l link) *offer {
 	}
 	o := p.offers[l][n-1]
 	p.remove(l, n-1)
+	o.unwatch() // before its session learns of it, ends, and with it the context that cuts the connection
 	o.taken()
 	return o
 }

@@ -65,7 +65,7 @@ func (s *session) run(ctx context.Context) {
 			continue
 		}
 		if s.way.settings.Type == config.DeliverDiscard {
-			if !s.discard(item) {
+			if !s.discard(item) || s.queue.ShouldYield() {
 				return
 			}
 			continue
@@ -194,6 +194,10 @@ func (s *session) settle(ctx context.Context) error {
 // The permit comes before the connection, so that nobody opens one to be silent on it, and what
 // would have to wait for long gives everything back.
 func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
+	if s.slot && s.conn == nil { // of a connection that is gone: the next one counts anew, and may go another way
+		s.Throttle.Disconnect(s.path)
+		s.slot = false
+	}
 	if !s.resolve(ctx, item) {
 		return throttle.Permit{}, false
 	}
@@ -260,9 +264,9 @@ func (s *session) takeSlot(ctx context.Context, item *queue.Item) bool {
 		return true
 	}
 	denial, ok := s.Throttle.Connect(s.path)
-	if !ok && s.takeOver(ctx) {
+	if !ok && denial.Wait == 0 && s.takeOver(ctx) { // no connection is free, but one that could be had
 		if denial, ok = s.Throttle.Connect(s.path); !ok {
-			s.drop()
+			s.hangUp(ctx)
 		}
 	}
 	if s.slot = ok; !ok {

@@ -261,7 +261,7 @@ func (s *session) rolledUp(item *queue.Item, domain string, f found) bool {
 	switch {
 	case s.rollsUp() && !s.way.rollup.Covers(f.lowest):
 		s.joins(domain, "", f.until)
-		s.Requeue(queue.Name{Domain: domain, VMTA: name.VMTA}, item)
+		s.Requeue(queue.Name{Domain: domain, VMTA: name.VMTA}, s.only(item))
 		return true
 	case s.rollsUp():
 		s.joins(domain, name.Domain, f.until)
@@ -279,6 +279,32 @@ func (s *session) rolledUp(item *queue.Item, domain string, f found) bool {
 	s.Requeue(to, item)
 	s.queue.MoveTo(to)
 	return true
+}
+
+// only returns an item with the recipients of the domain that its first one has. The others, which an
+// item of a rollup may have, go back.
+func (s *session) only(item *queue.Item) *queue.Item {
+	if s.way.rollup == nil || len(item.Recipients) == 1 {
+		return item
+	}
+	envelope, err := s.Mail.Envelope(item.Message)
+	if err != nil {
+		return item // whoever reads it next deals with that
+	}
+	domain := func(index uint32) string { return route.Domain(envelope.Recipients[index].Address) }
+	same, others := *item, *item
+	same.Recipients, others.Recipients = nil, nil
+	for _, index := range item.Recipients {
+		if domain(index) == domain(item.Recipients[0]) {
+			same.Recipients = append(same.Recipients, index)
+		} else {
+			others.Recipients = append(others.Recipients, index)
+		}
+	}
+	if len(others.Recipients) > 0 {
+		s.back(&others)
+	}
+	return &same
 }
 
 // strangers returns the recipients of an item whose domains do not belong to the session's rollup any

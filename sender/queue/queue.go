@@ -364,6 +364,13 @@ func (q *Queue) ShouldYield() bool {
 	return surplus || q.shard.manager.slots.shouldYield(q)
 }
 
+// Recipients returns the number of recipients that wait, those in an attempt not counted.
+func (q *Queue) Recipients() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.recipients
+}
+
 // Status is what a queue looks like at one moment.
 type Status struct {
 	Name          Name
