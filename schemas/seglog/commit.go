@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
-	"time"
 )
 
 const (
@@ -16,14 +15,6 @@ const (
 	// directBytes is the size from which a part of a record is written from where it is; a copy
 	// costs less than a system call below it.
 	directBytes = 32 << 10
-)
-
-// After a sync the committer rests for a multiple of what it took, so that more records share the
-// next one: a sync costs as much processor time for one record as for a hundred. Who comes after a
-// pause does not wait.
-const (
-	restFactor = 2
-	maxRest    = 2 * time.Millisecond
 )
 
 // Commit is a group of records on their way to the disk.
@@ -200,11 +191,6 @@ func (l *Log) run() {
 			l.mu.Unlock()
 			break
 		}
-		if rest := time.Until(l.restUntil); rest > 0 && !l.closing {
-			l.mu.Unlock()
-			time.Sleep(rest)
-			continue
-		}
 		batch, bytes := l.take()
 		l.mu.Unlock()
 		l.commit(batch, bytes)
@@ -364,12 +350,9 @@ func (l *Log) undo(cause error) error {
 
 // sync makes everything that was written durable and tells the readers.
 func (l *Log) sync() error {
-	began := time.Now()
 	if err := l.file.Sync(); err != nil {
 		return l.poison(fmt.Errorf("sync %s: %w", segmentName(l.active()), err))
 	}
-	took := time.Since(began)
-	l.restUntil = began.Add(took + min(restFactor*took, maxRest))
 	l.synced = l.off
 	l.mu.Lock()
 	l.durable = l.next - 1

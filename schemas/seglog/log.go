@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -103,7 +102,6 @@ type Log struct {
 	off       int64
 	next      uint64
 	synced    int64     // offset through which the segment is fsynced
-	restUntil time.Time // no batch is begun before it
 	published watermark // what readers know
 	buf       []byte
 	batch     []*Commit // memory for the next batch
