@@ -122,25 +122,32 @@ func TestConnectionLimitsAtThePeer(t *testing.T) {
 		{limitCase{name: "backoff-max-smtp-out", text: everywhere("max-smtp-out 4\nbackoff-max-smtp-out 2"), backoff: true}, 2, nil},
 		{
 			limitCase{name: "source-ip-max-smtp-out of every address", text: twoSources + everywhere("source-ip-max-smtp-out 0/0 1"), vmtas: []string{"v"}, why: "source-ip: source-ip-max-smtp-out 1 (test:"},
-			2, map[string]int{"two.test": 1, "three.test": 1},
+			2,
+			map[string]int{"two.test": 1, "three.test": 1},
 		},
 		{
 			limitCase{name: "source-ip-max-smtp-out of one address", text: twoSources + everywhere("max-smtp-out 4\nsource-ip-max-smtp-out 127.0.0.2/32 1"), vmtas: []string{"v"}},
-			4, map[string]int{"two.test": 1, "three.test": 3},
+			4,
+			map[string]int{"two.test": 1, "three.test": 3},
 		},
 		{limitCase{name: "smtp-out-rampup-interval", text: everywhere("smtp-out-rampup-interval 1h"), why: "queue: smtp-out-rampup-interval 1h0m0s (test:"}, 1, nil},
 		{limitCase{name: "max-connect-rate", text: everywhere("max-connect-rate 1/d"), why: "queue: max-connect-rate 1/d (test:"}, 1, nil},
 		{limitCase{name: "backoff-max-connect-rate", text: everywhere("backoff-max-connect-rate 1/d"), backoff: true, why: "queue: backoff-max-connect-rate 1/d (test:"}, 1, nil},
 		{
 			limitCase{name: "source-ip-max-connect-rate", text: twoSources + everywhere("source-ip-max-connect-rate 0/0 1/d"), vmtas: []string{"v"}, why: "source-ip: source-ip-max-connect-rate 1/d (test:"},
-			2, map[string]int{"two.test": 1, "three.test": 1},
+			2,
+			map[string]int{"two.test": 1, "three.test": 1},
 		},
 		{limitCase{name: "mx-connection-limit for each host", text: "mx-connection-limit *.a.test 1\n", why: "mx: mx-connection-limit *.a.test 1 (test:"}, 2, nil},
 		{
 			limitCase{name: "mx-connection-limit for each source", text: "mx-connection-limit *.a.test 1\n" + twoSources, vmtas: []string{"v"}, why: "mx: mx-connection-limit *.a.test 1 (test:"},
-			4, map[string]int{"two.test": 2, "three.test": 2},
+			4,
+			map[string]int{"two.test": 2, "three.test": 2},
 		},
-		{limitCase{name: "mx-connection-limit of one host", text: "mx-connection-limit mx1.a.test 1\n" + everywhere("max-smtp-out 4")}, 4, nil},
+		{
+			limitCase{name: "mx-connection-limit by name", text: "mx-connection-limit mx1.a.test 1\nmx-connection-limit mx2.a.test 3\n", why: "mx: mx-connection-limit mx2.a.test 3 (test:"},
+			4, nil,
+		},
 		{limitCase{name: "ip-connection-limit", text: "ip-connection-limit 127.0.0.0/8 1\n" + twoSources, vmtas: []string{"v"}, why: "ip: ip-connection-limit 127.0.0.0/8 1 (test:"}, 1, nil},
 		{limitCase{name: "max-smtp-out of a virtual MTA", text: "<virtual-mta v>\nmax-smtp-out 2\n</virtual-mta>\n", vmtas: []string{"v"}, domains: []string{"a.test", "b.test"}}, 2, nil},
 		{
