@@ -66,7 +66,7 @@ type limitCase struct {
 	backoff    bool     // the queue of a.test is in backoff mode
 	vmtas      []string // of the messages, in turn; nil for {default}
 	domains    []string // the same; nil for a.test
-	why        string   // how the reason starts for which a queue waits; "" where it starts no session
+	why        string   // how the reason starts for which a queue waits; "" where none does
 }
 
 // start starts a bench of the case, its queue in backoff mode if it should be.
