@@ -33,6 +33,8 @@ type peer struct {
 	mu       sync.Mutex
 	messages []string // as received, envelope lines first
 	conns    int
+	open     int  // of conns
+	most     int  // that were open at once
 	stays421 bool // go on after a 421
 }
 
@@ -57,6 +59,8 @@ func newPeerAt(t *testing.T, address string, answer func(command string) string)
 			}
 			p.mu.Lock()
 			p.conns++
+			p.open++
+			p.most = max(p.most, p.open)
 			p.mu.Unlock()
 			sessions.Go(func() { p.serve(conn) })
 		}
@@ -67,6 +71,8 @@ func newPeerAt(t *testing.T, address string, answer func(command string) string)
 
 func (p *peer) serve(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
+	gone := sync.OnceFunc(func() { p.mu.Lock(); p.open--; p.mu.Unlock() })
+	defer gone()
 	lines := bufio.NewScanner(conn)
 	reply := func(command, ordinary string) bool {
 		text := p.answer(command)
@@ -121,6 +127,7 @@ func (p *peer) serve(conn net.Conn) {
 			envelope.Reset()
 			continue
 		case "QUIT":
+			gone() // before the answer, after which another may come
 			_, _ = fmt.Fprint(conn, "221 2.0.0 bye\r\n")
 			return
 		}
