@@ -110,26 +110,39 @@ type outOfUse struct {
 	agent   *Agent
 	queue   string
 	sources *backoff.Sources
+	resting *resting
 	now     time.Time
 	first   time.Time
+	why     string // the limit of the one that comes back first; "" if it is disabled
 }
 
 func (s *session) disabledSources(now time.Time) *outOfUse {
-	return &outOfUse{agent: s.Agent, queue: s.queue.String(), sources: s.sourcesOf(s.queue.Name(), false), now: now}
+	return &outOfUse{agent: s.Agent, queue: s.queue.String(), sources: s.sourcesOf(s.queue.Name(), false), resting: &s.way.resting, now: now}
 }
 
 func (o *outOfUse) disabled(source netip.Addr) bool {
 	if o.agent.SourceDisabled != nil && o.agent.SourceDisabled(o.queue, source) {
 		return true
 	}
+	if held, ok := o.resting.at(source, o.now); ok {
+		o.back(held.until, held.why)
+		return true
+	}
 	if o.sources == nil {
 		return false
 	}
 	until, disabled := o.sources.Disabled(source, o.now)
-	if disabled && !until.IsZero() && (o.first.IsZero() || until.Before(o.first)) {
-		o.first = until
+	if disabled && !until.IsZero() {
+		o.back(until, "")
 	}
 	return disabled
+}
+
+// back notes when a source comes back.
+func (o *outOfUse) back(until time.Time, why string) {
+	if o.first.IsZero() || until.Before(o.first) {
+		o.first, o.why = until, why
+	}
 }
 
 // lostSource reports whether an operator has taken the source of the connection from the queue.

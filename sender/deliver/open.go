@@ -84,7 +84,11 @@ func (s *session) chooseSource(item *queue.Item, targets []target, now time.Time
 	if expires := item.Expires.Time(); expires.Before(until) {
 		until = expires
 	}
-	s.queue.Defer(until, AllSourcesDisabled(s.queue.String()))
+	why := out.why
+	if why == "" {
+		why = AllSourcesDisabled(s.queue.String())
+	}
+	s.queue.Defer(until, why)
 	s.back(item)
 	return false
 }
@@ -252,8 +256,8 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 	default:
 		s.queue.Failed(s.way.waits[s.way.mode(s.queue, now)], 0)
 	}
+	s.queueDeferred(item, failed, verdict) // before another session can do better
 	s.back(item)
-	s.queueDeferred(item, failed, verdict)
 	if s.path.Key.Source != "" {
 		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
 	}
@@ -265,7 +269,7 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 // queueDeferred writes down a failure of the whole queue.
 func (s *session) queueDeferred(item *queue.Item, f failure, verdict classify.Verdict) {
 	e := s.event(nil, item, 0, event.QueueDeferred)
-	e.Recipients = uint32(max(1, s.queue.Recipients())) //nolint:gosec // not negative
+	e.Recipients = uint32(s.queue.Recipients() + len(item.Recipients)) //nolint:gosec // not negative
 	s.describe(e, f)
 	account.SetVerdict(e, verdict)
 	s.submit(e)

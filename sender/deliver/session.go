@@ -242,7 +242,14 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 
 // deferFor lets the queue wait for a limit, but not past the end of an item's life: then it is to be
 // finished as expired.
+//
+// Where the limit is that of one of several sources, that source rests and the queue does not wait:
+// the next session takes another one.
 func (s *session) deferFor(item *queue.Item, d throttle.Denial) {
+	if rests, ok := ofSource(d); ok && len(s.way.sources) > 1 {
+		s.way.resting.note(s.source.addr, time.Now().Add(rests), d.String())
+		return
+	}
 	wait := d.Wait
 	if wait <= 0 {
 		wait = slotWait

@@ -29,9 +29,10 @@ type way struct {
 	transport [sha256.Size]byte  // stands for all of dial
 	rollup    *config.Rollup     // whose queue this is; nil for a queue of its own
 
-	paths  paths
-	skips  skips
-	leased atomic.Bool // the last permit came from a fresh lease of the control loop
+	paths   paths
+	resting resting
+	skips   skips
+	leased  atomic.Bool // the last permit came from a fresh lease of the control loop
 }
 
 // mode returns the mode whose limits are in force: with backoff-authority loop those of normal mode

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime"
 	"sync"
 	"testing"
@@ -64,7 +65,17 @@ func (w *worker) Run(ctx context.Context, q *Queue) {
 	}
 }
 
-// served runs queues with the given policies and n items each for a time, on a node with so many
+// count returns how often a domain was served.
+func (w *worker) count(domain string) int { return w.all()[domain] }
+
+// all returns how often each domain was served.
+func (w *worker) all() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.served)
+}
+
+// serve runs queues with the given policies and n items each for a time, on a node with so many
 // sessions. The first queue has its mail a second before the others.
 func serve(t *testing.T, sessions, n int, d, work time.Duration, policies ...Policy) *worker {
 	t.Helper()
@@ -84,7 +95,9 @@ func serve(t *testing.T, sessions, n int, d, work time.Duration, policies ...Pol
 		}
 		if i == 0 {
 			time.Sleep(time.Second) // virtual time
+			w.mu.Lock()
 			w.began = time.Now()
+			w.mu.Unlock()
 		}
 	}
 	time.Sleep(d) // virtual time
@@ -245,8 +258,8 @@ func TestHoldsKeepMailBack(t *testing.T) {
 			add("b.example", "k")
 		}
 		time.Sleep(time.Hour) // virtual time
-		if w.served["a.example"] != 0 || w.served["b.example"] != 3 {
-			t.Errorf("served %v, want the three of b.example's other job", w.served)
+		if w.count("a.example") != 0 || w.count("b.example") != 3 {
+			t.Errorf("served %v, want the three of b.example's other job", w.all())
 		}
 		for _, s := range m.Statuses() {
 			if s.Recipients != 3 || s.Paused != (s.Name.Domain == "a.example") {
@@ -258,16 +271,16 @@ func TestHoldsKeepMailBack(t *testing.T) {
 		}
 		m.SetHolds([]Hold{{ID: "2", Filter: Filter{Job: "j"}}})
 		time.Sleep(time.Second) // virtual time
-		if w.served["a.example"] != 3 || w.served["b.example"] != 3 {
-			t.Errorf("served %v after a.example was resumed", w.served)
+		if w.count("a.example") != 3 || w.count("b.example") != 3 {
+			t.Errorf("served %v after a.example was resumed", w.all())
 		}
 		if taken := m.Take(Filter{Job: "j", ArrivedBefore: At(time.Now())}, 2); len(taken) != 2 || taken[0].Queue.Domain != "b.example" {
 			t.Errorf("took %+v, want two of the held items", taken)
 		}
 		m.SetHolds(nil)
 		time.Sleep(time.Second) // virtual time
-		if w.served["b.example"] != 4 {
-			t.Errorf("served %v, want the one that was not taken", w.served)
+		if w.count("b.example") != 4 {
+			t.Errorf("served %v, want the one that was not taken", w.all())
 		}
 		if left := m.Statuses(); len(left) != 0 {
 			t.Errorf("queues left: %+v", left)
@@ -367,6 +380,7 @@ func TestNewMailEndsTheWaitWhereItShould(t *testing.T) {
 				time.Sleep(time.Minute)
 				m.Add(Name{"a.example", "v"}, item(2, time.Time{}))
 				time.Sleep(2 * time.Hour)
+				synctest.Wait()
 				want := time.Hour
 				if upon {
 					want = time.Minute
@@ -396,8 +410,8 @@ func TestMoveToAndSchedule(t *testing.T) {
 			t.Errorf("%d queues scheduled, want 1", n)
 		}
 		time.Sleep(time.Second) // virtual time, far from the hour
-		if w.served["b.example"] != 1 || len(m.Statuses()) != 0 {
-			t.Errorf("served %v, left %+v", w.served, m.Statuses())
+		if w.count("b.example") != 1 || len(m.Statuses()) != 0 {
+			t.Errorf("served %v, left %+v", w.all(), m.Statuses())
 		}
 		cancel()
 		<-done
