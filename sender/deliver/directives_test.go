@@ -304,7 +304,7 @@ func Test421IsSurvived(t *testing.T) {
 		}
 		return ""
 	})
-	p.stays421 = true
+	p.stays421.Store(true)
 	b := newBench(t, to(p)+"<domain *>\nmax-smtp-out 1\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
 	b.put(time.Hour, "ann@a.test")
 	b.put(time.Hour, "bob@a.test")

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,9 +34,9 @@ type peer struct {
 	mu       sync.Mutex
 	messages []string // as received, envelope lines first
 	conns    int
-	open     int  // of conns
-	most     int  // that were open at once
-	stays421 bool // go on after a 421
+	open     int         // of conns
+	most     int         // that were open at once
+	stays421 atomic.Bool // go on after a 421
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
@@ -87,7 +88,7 @@ func (p *peer) serve(conn net.Conn) {
 			return false
 		}
 		_, err := fmt.Fprintf(conn, "%s\r\n", text)
-		return err == nil && (p.stays421 || !strings.HasPrefix(text, "421"))
+		return err == nil && (p.stays421.Load() || !strings.HasPrefix(text, "421"))
 	}
 	if !reply("CONNECT", "220 peer.test ready") {
 		return
