@@ -33,15 +33,8 @@ type nameServer struct {
 func startServer(tb testing.TB, answer func(network string, query, m *dns.Msg) (silent bool)) *nameServer {
 	tb.Helper()
 	s := &nameServer{answer: answer, asked: map[string]int{}}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	pc, l := listenBoth(tb)
 	s.addr = netip.MustParseAddrPort(pc.LocalAddr().String())
-	l, err := net.Listen("tcp", s.addr.String())
-	if err != nil {
-		tb.Fatal(err)
-	}
 	for _, server := range []*dns.Server{
 		{PacketConn: pc, Handler: s.handler("udp")}, {Listener: l, Handler: s.handler("tcp")},
 	} {
@@ -56,6 +49,26 @@ func startServer(tb testing.TB, answer func(network string, query, m *dns.Msg) (
 		})
 	}
 	return s
+}
+
+// listenBoth listens on one free port with both protocols. A port that is free for one may be in use
+// for the other.
+func listenBoth(tb testing.TB) (net.PacketConn, net.Listener) {
+	tb.Helper()
+	for tries := 0; ; tries++ {
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		l, err := net.Listen("tcp", pc.LocalAddr().String())
+		if err == nil {
+			return pc, l
+		}
+		_ = pc.Close()
+		if tries == 20 {
+			tb.Fatal(err)
+		}
+	}
 }
 
 func (s *nameServer) handler(network string) dns.HandlerFunc {
