@@ -353,8 +353,8 @@ func (n *node) annotate(ctx context.Context, name, text string) error {
 	return nil
 }
 
-// noteDelivery writes a change of mode or of a source into the annotation stream. Mail does not wait
-// for it.
+// noteDelivery writes a change of mode or of a source into the annotation stream. The session that saw
+// it waits for the disk; such changes are rare.
 func (n *node) noteDelivery(name, text string) {
 	if err := n.annotate(context.Background(), name, text); err != nil {
 		n.logger.Error("annotation not written", "error", err)

@@ -40,6 +40,9 @@ type Options struct {
 	MaxSessions int // of all queues together (total-max-smtp-out); 0 means no limit
 }
 
+// noLimit stands for a number of sessions that nothing bounds.
+const noLimit = 1 << 20
+
 // shardCount spreads queues so that feeders and sessions seldom wait for each other's lock.
 const shardCount = 16
 
@@ -51,8 +54,7 @@ type Manager struct {
 	shards   [shardCount]shard
 	sessions sync.WaitGroup
 
-	mu    sync.Mutex // held while holds are put in force
-	holds []Hold
+	holding sync.Mutex // held while holds are put in force
 }
 
 // shard is a part of the queues. One goroutine, run, looks at them.
@@ -209,7 +211,7 @@ func (s *shard) look(ctx context.Context, q *Queue, now time.Time) (again time.T
 	default:
 		room := max(0, policy.MaxSessions-q.sessions)
 		if policy.MaxSessions <= 0 {
-			room = 1 << 20
+			room = noLimit
 		}
 		due := q.due(At(now), room+q.starting+len(q.waiters))
 		want = min(room, max(0, due-q.wakeIdle(due)-q.starting))
@@ -402,20 +404,20 @@ func (m *Manager) SetMode(match func(Name) bool, mode Mode, why string) (changed
 // SetHolds puts holds in force in place of those before. Sessions under way end with the message that
 // they are in: their queue gives them no other.
 func (m *Manager) SetHolds(holds []Hold) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.holds = slices.Clone(holds)
+	m.holding.Lock()
+	defer m.holding.Unlock()
+	holds = slices.Clone(holds)
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		s.holds = m.holds
+		s.holds = holds
 		queues := make([]*Queue, 0, len(s.queues))
 		for _, q := range s.queues {
 			queues = append(queues, q)
 		}
 		s.mu.Unlock()
 		for _, q := range queues {
-			q.setHolds(m.holds)
+			q.setHolds(holds)
 			s.changed(q, time.Time{})
 		}
 	}
