@@ -77,6 +77,10 @@ func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (*answ
 		// The asking is shared, so it must not end with the one who happened to be first. It ends
 		// by its own timeouts.
 		asked := r.asking.DoChan(dns.TypeToString[qtype]+" "+name, func() (any, error) {
+			// An asking that ended since the look above has left its answer.
+			if a := r.cache.get(q, r.now()); a != nil {
+				return a, nil
+			}
 			a := r.ask(context.WithoutCancel(ctx), name, qtype)
 			r.cache.put(q, a)
 			return a, nil
