@@ -58,7 +58,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	o.level = flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
 	o.asJSON = flags.Bool("json", false, "write the log, and the results of run, as JSON")
 	listen := flags.String("listen", "", "`address` for /healthz and /metrics, with serve")
-	every := flags.Duration("suppression-period", 3*time.Second, "`time` between two runs of suppression, with serve")
+	every := flags.Duration("suppression-period", 2*time.Second, "`time` between two runs of suppression, with serve")
 	names, err := parseMixed(flags, args)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (o *options) prepare(stdio service.IO) (*policy.Policy, *slog.Logger, error
 // jobs returns every job.
 func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) []job {
 	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: *o.period, Version: version}
-	suppression := &jobs.Suppression{Conn: conn, Version: version}
+	suppression := &jobs.Suppression{Conn: conn, Policy: p.Suppression, Log: log.With("component", "suppression"), Version: version}
 	return []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}}
 }
 
