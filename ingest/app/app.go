@@ -26,7 +26,7 @@ import (
 // How often the agent looks, and shows that it lives.
 const (
 	limitsPeriod       = time.Second
-	suppressionsPeriod = 2 * time.Second
+	suppressionsPeriod = time.Second
 	alivePeriod        = 10 * time.Second
 	callTimeout        = 30 * time.Second // of one look
 	listTimeout        = 30 * time.Minute // of one look at suppressions, which may read 10^8 entries
