@@ -462,12 +462,13 @@ func TestSuppression(t *testing.T) {
 		one(7, event.Complaint, taxonomy.None, 0), // forged
 		one(8, event.Delivered, taxonomy.None, 0),
 		suppressed,
-		refused(20, event.Bounced, taxonomy.Block), // aimed at us, whatever the class says
-		refused(21, event.Bounced, taxonomy.Auth),
-		refused(22, event.Bounced, taxonomy.Content),
-		refused(23, event.Bounced, taxonomy.Other),
-		refused(24, event.RemoteBounce, taxonomy.Block),
 		{Time: at, Kind: event.Bounced, Class: taxonomy.Hard, Category: taxonomy.BadMailbox}, // no key
+	}
+	// Aimed at us, whatever the class says: only an unknown user is about the address.
+	for i, d := range taxonomy.Dimensions {
+		if d != taxonomy.User {
+			events = append(events, refused(20+i, event.Bounced, d), refused(40+i, event.RemoteBounce, d))
+		}
 	}
 	w.store(t, events)
 	job := w.suppression()
