@@ -70,7 +70,7 @@ func newServer(log *slog.Logger, registry prometheus.Registerer) *server {
 		Name: "carom_analytics_pending_suppressions_total", Help: "Addresses that wait for a second bounce because their provider had an accident.",
 	})
 	s.waves = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "carom_analytics_accident_minutes_total", Help: "Minutes in which a provider refused far more recipients as unknown than usual: alert when it grows.",
+		Name: "carom_analytics_provider_accidents_total", Help: "Provider accidents, each of their minutes counted: far more recipients refused as unknown than usual. Alert when it grows.",
 	})
 	registry.MustRegister(s.seconds, s.runs, s.changes, s.pending, s.waves)
 	return s

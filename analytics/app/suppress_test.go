@@ -239,8 +239,10 @@ VALUES (?, ?, ?, 'job', 'suppression', '550 5.1.1 no such user', ?, ?, ?)`, keyO
 	all := []string{"in@x.test", "waits@x.test", "later@x.test", "other@x.test", "complained@x.test", "before@x.test"}
 	before := l.in(t, all...)
 
-	undo := []string{"undo", "--provider", "big", "--from", "2026-11-28T08:00", "--to", "2026-11-28T10:00"}
-	out := l.do(t, undo...)
+	undo := func(more ...string) string {
+		return l.do(t, append([]string{"undo", "--provider", "big", "--from", "2026-11-28T08:00", "--to", "2026-11-28T10:00"}, more...)...)
+	}
+	out := undo()
 	for _, want := range []string{"1 suppressions and 1 pending ones of big", "would be taken back", "1 more stay", keyOf("in@x.test"), "say --yes"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("undo does not say %q:\n%s", want, out)
@@ -249,7 +251,7 @@ VALUES (?, ?, ?, 'job', 'suppression', '550 5.1.1 no such user', ?, ?, ?)`, keyO
 	if now := l.in(t, all...); now != before {
 		t.Errorf("a dry run changed %s to %s", before, now)
 	}
-	out = l.do(t, append(undo, "--yes", "--json")...)
+	out = undo("--yes", "--json")
 	var u struct {
 		Done                      bool
 		Suppressed, Pending, Kept int
@@ -265,7 +267,7 @@ VALUES (?, ?, ?, 'job', 'suppression', '550 5.1.1 no such user', ?, ?, ?)`, keyO
 		actor != "ann" || reason != "undo of big from 2026-11-28 08:00:00 to 2026-11-28 10:00:00" {
 		t.Errorf("tombstones by %q: %q, %v", actor, reason, err)
 	}
-	if out = l.do(t, undo...); !strings.Contains(out, "0 suppressions and 0 pending") || strings.Contains(out, "--yes") {
+	if out = undo(); !strings.Contains(out, "0 suppressions and 0 pending") || strings.Contains(out, "--yes") {
 		t.Errorf("undo once more:\n%s", out)
 	}
 }

@@ -147,9 +147,9 @@ func TestWebhookThatIsDown(t *testing.T) {
 	client := list.client(t, list.URL)
 	list.Close()
 	job := &jobs.Webhook{Conn: w.conn, Client: client, Endpoint: "down", Log: slog.New(slog.DiscardHandler), Version: "test"}
-	var events []event.Event
-	for n := range 40 {
-		events = append(events, complaintEvent(n, w.now.Add(-time.Minute), 1))
+	events := make([]event.Event, 40)
+	for n := range events {
+		events[n] = complaintEvent(n, w.now.Add(-time.Minute), 1)
 	}
 	events[0].Time = w.now.Add(-73 * time.Hour)
 	w.arrive(t, events)

@@ -10,9 +10,9 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func TestExhausted(t *testing.T) {
 	day := func(ago int, hours ...int) []SoftBounce {
-		var out []SoftBounce
-		for _, h := range hours {
-			out = append(out, SoftBounce{Time: noon.AddDate(0, 0, -ago).Add(time.Duration(h) * time.Hour)})
+		out := make([]SoftBounce, len(hours))
+		for i, h := range hours {
+			out[i] = SoftBounce{Time: noon.AddDate(0, 0, -ago).Add(time.Duration(h) * time.Hour)}
 		}
 		return out
 	}

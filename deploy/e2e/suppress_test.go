@@ -126,9 +126,10 @@ func TestSuppressedOnEveryNode(t *testing.T) {
 	until("carom suppress add until the second node refuses", victim, "550 5.7.1")
 	suppress("remove", gone, complainer, victim, "-c", filepath.Join(y.dir, "carom.conf"))
 	until("carom suppress remove until the second node takes it", gone, "250")
+	first := func(to string) string { return handOver(t, y.smtp, "<news@"+fromDomain+">", to, text(to)) }
 	await(t, time.Minute, "the first node takes them too", func(context.Context) error {
 		for _, to := range []string{complainer, gone, victim} {
-			if got := handOver(t, y.smtp, "<news@"+fromDomain+">", to, text(to)); !strings.HasPrefix(got, "250") {
+			if got := first(to); !strings.HasPrefix(got, "250") {
 				return fmt.Errorf("%s: %q", to, got)
 			}
 		}
