@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/user"
-	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -125,9 +124,6 @@ func (f *suppressFlags) connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// isKey is a key in place of an address.
-var isKey = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
 // keysOf returns the keys of addresses, in their order and each once. It asks for the secret only
 // if there is an address among them, and makes sure that the nodes use the same: a wrong one would
 // suppress nobody and say nothing.
@@ -136,8 +132,8 @@ func (f *suppressFlags) keysOf(ctx context.Context, conn driver.Conn, addresses 
 	keys := make([]string, 0, len(addresses))
 	seen := make(map[string]bool, len(addresses))
 	for _, a := range addresses {
-		key := a
-		if !isKey.MatchString(a) {
+		key := strings.ToLower(a)
+		if !suppression.IsKey(a) {
 			if hasher == nil {
 				secret, err := f.secret()
 				if err != nil {
@@ -215,7 +211,7 @@ func (f *suppressFlags) addresses(stdin io.Reader) ([]string, error) {
 	all := append([]string(nil), f.plain...)
 	var errs []error
 	for _, a := range all {
-		if !isKey.MatchString(a) && !looksLikeAddress(a) {
+		if !suppression.IsKey(a) && !looksLikeAddress(a) {
 			errs = append(errs, fmt.Errorf("%q is no address", a))
 		}
 	}
@@ -234,7 +230,7 @@ func (f *suppressFlags) addresses(stdin io.Reader) ([]string, error) {
 			line := strings.TrimSpace(lines.Text())
 			switch {
 			case line == "" || strings.HasPrefix(line, "#"):
-			case !isKey.MatchString(line) && !looksLikeAddress(line):
+			case !suppression.IsKey(line) && !looksLikeAddress(line):
 				if len(errs) < maxComplaints {
 					errs = append(errs, fmt.Errorf("%s, line %d: %q is no address", f.file, n, line))
 				}

@@ -26,7 +26,7 @@ import (
 )
 
 // agent returns the options of an agent with folders of its own and a warehouse with the schema.
-func agent(t *testing.T) (Options, driver.Conn) {
+func agent(t testing.TB) (Options, driver.Conn) {
 	t.Helper()
 	dir := t.TempDir()
 	o := Options{
@@ -43,12 +43,12 @@ func agent(t *testing.T) (Options, driver.Conn) {
 	return o, conn
 }
 
-func logger(t *testing.T) *slog.Logger {
+func logger(t testing.TB) *slog.Logger {
 	t.Helper()
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
 
-func exec(t *testing.T, conn driver.Conn, query string, args ...any) {
+func exec(t testing.TB, conn driver.Conn, query string, args ...any) {
 	t.Helper()
 	if err := conn.Exec(t.Context(), query, args...); err != nil {
 		t.Fatalf("%s: %v", query, err)

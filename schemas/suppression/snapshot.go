@@ -196,6 +196,12 @@ func search(list []byte, size int, key *rawKey) (int, bool) {
 	return i, i < n && bytes.Equal(at(i), key[:])
 }
 
+// IsKey reports whether text has the form of a key.
+func IsKey(text string) bool {
+	var raw rawKey
+	return decodeKey(&raw, text)
+}
+
 func decodeKey(raw *rawKey, key string) bool {
 	if len(key) != 2*keySize {
 		return false

@@ -3,7 +3,8 @@
 -- second bounce (see analytics/suppression).
 --
 -- ORDER BY: "is this address suppressed, and since when" reads one granule; the whole list comes in
--- the order of keys; the same statement written twice collapses. Kept for ever.
+-- the order of keys; the same statement written twice collapses. Kept for ever. Small granules: keys
+-- are random, and each that is asked for reads one.
 CREATE TABLE IF NOT EXISTS suppressions{{onCluster}}
 (
     recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
@@ -25,7 +26,7 @@ CREATE TABLE IF NOT EXISTS suppressions{{onCluster}}
 )
 ENGINE = {{engine "ReplacingMergeTree"}}
 ORDER BY (recipient_key, tenant, time, tombstone, pending)
-SETTINGS {{durable}}
+SETTINGS {{durable}}, index_granularity = 256
 COMMENT 'Suppressions and their tombstones, append-only; the view suppressed is the present state';
 
 -- A suppression holds until a tombstone that is later, or its own end: one that ends does not
