@@ -29,7 +29,7 @@ const (
 	suppressionsPeriod = time.Second
 	alivePeriod        = 10 * time.Second
 	callTimeout        = 30 * time.Second // of one look
-	listTimeout        = 30 * time.Minute // of one look at suppressions, which may read 10^8 entries
+	listTimeout        = 30 * time.Minute // of one look at the suppression list, which may read 10^8 entries
 	repeatWarning      = time.Minute      // of an error that lasts
 )
 
@@ -105,7 +105,8 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		run             func(context.Context) error
 	}{
 		{"limits", limitsPeriod, callTimeout, f.limits},
-		{"suppressions", suppressionsPeriod, listTimeout, f.suppressions},
+		{"suppression list", suppressionsPeriod, listTimeout, f.snapshot},
+		{"suppressions", suppressionsPeriod, callTimeout, f.suppressions},
 		{"sign of life", alivePeriod, callTimeout, alive.write},
 	}
 	if o.Once {

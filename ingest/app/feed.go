@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,8 +19,7 @@ import (
 )
 
 // feed keeps the files in the feed folder up to date: limits here, suppressions in suppressions.go.
-// Its two tasks share nothing but the
-// connection and may run side by side.
+// Its tasks may run side by side.
 type feed struct {
 	conn driver.Conn
 	log  *slog.Logger
@@ -28,6 +28,7 @@ type feed struct {
 
 	generation atomic.Uint64 // of limits.json; 0 before the first look
 
+	mu   sync.Mutex
 	list listState
 }
 

@@ -34,9 +34,9 @@ const (
 )
 
 // listState is what the agent knows of the suppression files that it wrote. The files themselves
-// hold no state that an agent needs: the first look of a process writes the snapshot.
+// hold no state that an agent needs: a process begins with a snapshot.
 type listState struct {
-	snapshot uint64    // generation of the snapshot; 0 before the first, and when the delta is spoilt
+	snapshot uint64    // its generation; 0 before the first, and when a file is spoilt
 	entries  int       // of the snapshot
 	changes  int       // in the delta
 	built    time.Time // when the snapshot was written, by the warehouse's clock, like the two below
@@ -62,33 +62,67 @@ FROM suppressions
 WHERE length(recipient_key) = 32%s
 ORDER BY recipient_key, tenant`
 
-// suppressions keeps the snapshot and its delta up to date.
+// suppressions adds to the delta what was said since the last look. Before there is a snapshot of this
+// process it does nothing.
 func (f *feed) suppressions(ctx context.Context) error {
-	var now time.Time
-	var rows uint64
-	if err := f.conn.QueryRow(ctx, "SELECT now64(6, 'UTC'), count() FROM suppressions").Scan(&now, &rows); err != nil {
-		return fmt.Errorf("look for suppressions: %w", err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.list.snapshot == 0 {
+		return nil
 	}
-	if _, err := os.Stat(filepath.Join(f.dir, suppression.FileName)); errors.Is(err, fs.ErrNotExist) {
-		f.list.snapshot = 0
+	now, rows, err := f.lookAtList(ctx)
+	if err != nil {
+		return err
 	}
-	if rows == 0 && f.list.entries+f.list.changes > 0 && f.list.snapshot > 0 {
+	if rows == 0 && f.list.entries+f.list.changes > 0 {
 		return errNoSuppressions
 	}
-	if l := &f.list; l.snapshot == 0 || now.Sub(l.built) > rebuildAfter || l.changes > max(minDelta, l.entries/deltaPart) {
-		return f.writeSnapshot(ctx, now, rows)
+	changes, next, err := f.readChanges(ctx, now)
+	if err != nil {
+		return err
 	}
-	return f.writeChanges(ctx, now)
+	if len(changes) > 0 {
+		if err := suppression.AppendDelta(filepath.Join(f.dir, suppression.DeltaName), changes); err != nil {
+			f.list.snapshot = 0 // it may end with half a change: a new snapshot mends it
+			return err
+		}
+		f.log.Debug("suppressions changed", "changes", len(changes))
+	}
+	f.list = next
+	return nil
+}
+
+func (f *feed) lookAtList(ctx context.Context) (now time.Time, rows uint64, err error) {
+	if err := f.conn.QueryRow(ctx, "SELECT now64(6, 'UTC'), count() FROM suppressions").Scan(&now, &rows); err != nil {
+		return now, 0, fmt.Errorf("look for suppressions: %w", err)
+	}
+	return now, rows, nil
 }
 
 var errNoSuppressions = errors.New("the warehouse has no suppressions at all, the snapshot of this node has some: it is kept " +
 	"(remove the file if this is meant)")
 
-// writeSnapshot writes the whole list.
-func (f *feed) writeSnapshot(ctx context.Context, now time.Time, rows uint64) error {
+// snapshot writes the whole list when that is due: at the start of the process, once a day, after
+// many changes, and when a file is gone or spoilt. While it reads, which takes minutes for 10^8
+// entries, changes go on.
+func (f *feed) snapshot(ctx context.Context) error {
 	name := filepath.Join(f.dir, suppression.FileName)
-	generation := uint64(now.UnixMicro()) //nolint:gosec // after 1970
-	if f.list.snapshot == 0 {
+	_, err := os.Stat(name)
+	f.mu.Lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		f.list = listState{}
+	}
+	before := f.list
+	f.mu.Unlock()
+	now, rows, err := f.lookAtList(ctx)
+	if err != nil {
+		return err
+	}
+	if before.snapshot > 0 && now.Sub(before.built) < rebuildAfter && before.changes <= max(minDelta, before.entries/deltaPart) {
+		return nil
+	}
+	last := before.snapshot
+	if last == 0 {
 		present, err := suppression.Load(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			f.log.Warn("suppression snapshot is unreadable, a new one replaces it", "error", err)
@@ -96,25 +130,45 @@ func (f *feed) writeSnapshot(ctx context.Context, now time.Time, rows uint64) er
 		if rows == 0 && present.Len() > 0 {
 			return errNoSuppressions
 		}
-		if present != nil {
-			generation = max(generation, present.Generation()+1)
-		}
-	} else {
-		generation = max(generation, f.list.snapshot+1)
+		last = present.Generation()
 	}
 	list, err := f.readList(ctx, now)
 	if err != nil {
 		return err
 	}
-	if err := suppression.Save(name, generation, now, list); err != nil {
+	generation := max(uint64(now.UnixMicro()), last+1) //nolint:gosec // after 1970
+	return f.install(ctx, generation, now, list)
+}
+
+// install puts a list in force that was read at a time, with what was said since. The delta comes
+// first: a node that has the new snapshot must not lack what it had from the old delta, and takes a
+// delta without its snapshot for none.
+func (f *feed) install(ctx context.Context, generation uint64, at time.Time, list *suppression.List) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list = listState{snapshot: generation, entries: list.Len(), built: at, at: at, ended: at}
+	now, _, err := f.lookAtList(ctx)
+	var changes []suppression.Change
+	var next listState
+	if err == nil {
+		changes, next, err = f.readChanges(ctx, now)
+	}
+	f.list = listState{} // until both files are there
+	if err != nil {
 		return err
 	}
-	f.list = listState{} // until the delta is there
-	if err := suppression.StartDelta(filepath.Join(f.dir, suppression.DeltaName), generation); err != nil {
+	delta := filepath.Join(f.dir, suppression.DeltaName)
+	if err := suppression.StartDelta(delta, generation); err != nil {
 		return err
 	}
-	f.list = listState{snapshot: generation, entries: list.Len(), built: now, at: now, ended: now}
-	f.log.Debug("suppressions written", "generation", generation, "entries", list.Len())
+	if err := suppression.AppendDelta(delta, changes); err != nil {
+		return err
+	}
+	if err := suppression.Save(filepath.Join(f.dir, suppression.FileName), generation, at, list); err != nil {
+		return err
+	}
+	f.list = next
+	f.log.Debug("suppressions written", "generation", generation, "entries", list.Len(), "changes", len(changes))
 	return nil
 }
 
@@ -188,9 +242,11 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// writeChanges adds to the delta what was said since the last look.
-func (f *feed) writeChanges(ctx context.Context, now time.Time) error {
-	told := map[listKey]listWord{}
+// readChanges returns what was said since f.list.at, and the state with that in the files. The caller
+// holds f.mu.
+func (f *feed) readChanges(ctx context.Context, now time.Time) ([]suppression.Change, listState, error) {
+	next := f.list
+	next.told = map[listKey]listWord{}
 	var changes []suppression.Change
 	read := func(which string, since time.Time) error {
 		ctx := clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{
@@ -202,33 +258,26 @@ func (f *feed) writeChanges(ctx context.Context, now time.Time) error {
 		}
 		return eachWord(rows, now, func(k listKey, w listWord) error {
 			last, known := f.list.told[k]
-			if _, twice := told[k]; !twice && (!known || last != w) {
+			if _, twice := next.told[k]; !twice && (!known || last != w) {
 				changes = append(changes, suppression.Change{Tenant: k.tenant, Key: k.key, Suppressed: w.suppressed, At: w.at})
 			}
-			told[k] = w
+			next.told[k] = w
 			return nil
 		})
 	}
-	if err := read("SELECT recipient_key FROM suppression_changes WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC')",
-		f.list.at.Add(-changeOverlap)); err != nil {
-		return err
+	err := read("SELECT recipient_key FROM suppression_changes WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC')", next.at.Add(-changeOverlap))
+	if err != nil {
+		return nil, next, err
 	}
-	ended := f.list.ended
-	if now.Sub(ended) >= expiryPeriod {
-		if err := read(`SELECT recipient_key FROM suppressions
-    WHERE expires_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND expires_at <= fromUnixTimestamp64Micro({now:Int64}, 'UTC')`, ended); err != nil {
-			return err
+	if now.Sub(next.ended) >= expiryPeriod {
+		err := read(`SELECT recipient_key FROM suppressions
+    WHERE expires_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND expires_at <= fromUnixTimestamp64Micro({now:Int64}, 'UTC')`, next.ended)
+		if err != nil {
+			return nil, next, err
 		}
-		ended = now
+		next.ended = now
 	}
-	if len(changes) > 0 {
-		if err := suppression.AppendDelta(filepath.Join(f.dir, suppression.DeltaName), changes); err != nil {
-			f.list.snapshot = 0 // it may end with half a change: the next look writes all
-			return err
-		}
-		f.log.Debug("suppressions changed", "changes", len(changes))
-	}
-	f.list.changes += len(changes)
-	f.list.at, f.list.ended, f.list.told = now, ended, told
-	return nil
+	next.changes += len(changes)
+	next.at = now
+	return changes, next, nil
 }

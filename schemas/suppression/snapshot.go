@@ -119,8 +119,13 @@ type Snapshot struct {
 	size       int
 }
 
-// Generation returns the generation of the snapshot; a greater one is newer.
-func (s *Snapshot) Generation() uint64 { return s.generation }
+// Generation returns the generation of the snapshot, of a nil one 0; a greater one is newer.
+func (s *Snapshot) Generation() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.generation
+}
 
 // Written returns when the snapshot was written, by the writer's clock.
 func (s *Snapshot) Written() time.Time { return s.written }
