@@ -50,6 +50,7 @@ type Report struct {
 	Recipients         []Recipient
 	Truncated          bool        // the report has more recipients than were read
 	Original           mime.Header // of the returned message; empty if there was none
+	Format             string      // who wrote it: "rfc3464" (or 6533), or the rule of ingest/notice that read its text
 }
 
 // Recipient is what a notification says about one recipient.
@@ -85,8 +86,20 @@ func Parse(m *mime.Message) (*Report, error) {
 	if part == nil {
 		return nil, fmt.Errorf("%w: no part message/delivery-status", ErrNotDSN)
 	}
-	p := parser{report: &Report{Truncated: part.Cut}}
-	for group, field := range mime.Fields(part.Body) {
+	r, ok := ParseFields(part.Body)
+	if !ok {
+		return nil, fmt.Errorf("%w: no recipient in message/delivery-status", ErrNotDSN)
+	}
+	r.Truncated = r.Truncated || part.Cut
+	r.Original, _ = m.Original()
+	return r, nil
+}
+
+// ParseFields reads the groups of fields in body, RFC 3464 section 2.1. ok is false if no recipient
+// is in them.
+func ParseFields(body []byte) (r *Report, ok bool) {
+	p := parser{report: &Report{Format: "rfc3464"}}
+	for group, field := range mime.Fields(body) {
 		if group != p.group {
 			p.group = group
 			p.close()
@@ -94,11 +107,7 @@ func Parse(m *mime.Message) (*Report, error) {
 		p.field(field)
 	}
 	p.close()
-	if len(p.report.Recipients) == 0 {
-		return nil, fmt.Errorf("%w: no recipient in message/delivery-status", ErrNotDSN)
-	}
-	p.report.Original, _ = m.Original()
-	return p.report, nil
+	return p.report, len(p.report.Recipients) > 0
 }
 
 // parser reads fields in their order: groups separate recipients, and so does a second

@@ -11,6 +11,7 @@ import (
 	"carom/ingest/arf"
 	"carom/ingest/dsn"
 	"carom/ingest/mime"
+	"carom/ingest/notice"
 )
 
 // Kind is what a mail is.
@@ -38,7 +39,10 @@ func Parse(m *mime.Message) Report {
 	if r, err := arf.Parse(m); err == nil {
 		return Report{Kind: Feedback, Feedback: r}
 	}
-	r, err := dsn.Parse(m)
+	if r, err := dsn.Parse(m); err == nil {
+		return Report{Kind: Notification, Notification: r}
+	}
+	r, err := notice.Parse(m)
 	if err != nil {
 		return Report{Kind: None, Reason: err.Error()}
 	}

@@ -20,7 +20,7 @@ const module = "carom/"
 var may = map[string][]string{
 	"":               {"schemas", "sender", "ingest", "analytics", "deploy"},
 	"schemas":        {"schemas"},
-	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/classify", "ingest/correlate", "ingest/report"},
+	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/classify", "ingest/correlate", "ingest/report", "ingest/notice", "ingest/phrase"},
 	"ingest":         {"ingest", "schemas"},
 	"analytics":      {"analytics", "schemas"},
 	"grafana-plugin": {"grafana-plugin", "schemas"},
@@ -46,7 +46,9 @@ var may = map[string][]string{
 	"ingest/arf":       {"schemas", "ingest/mime"},
 	"ingest/classify":  {"schemas"},
 	"ingest/correlate": {"schemas"},
-	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf"},
+	"ingest/phrase":    {"schemas"},
+	"ingest/notice":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/phrase"},
+	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/notice"},
 }
 
 // links lists what packages of a folder must never link, directly or not.
