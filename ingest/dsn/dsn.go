@@ -55,13 +55,13 @@ type Report struct {
 
 // Recipient is what a notification says about one recipient.
 type Recipient struct {
-	Original       string // address as the sender gave it; "" if not given
-	Final          string // address as the reporting MTA knows it
-	Action         Action // inferred from Status where the report has none; "" if neither is there
-	Status         smtpstatus.Enhanced
-	RemoteMTA      string // that gave the diagnostic, without its type
-	DiagnosticType string // "smtp" as a rule, lower-case
-	Diagnostic     string // without its type, on one line
+	Original       string              // address as the sender gave it; "" if not given
+	Final          string              // address as the reporting MTA knows it
+	Action         Action              // inferred from Status where the report has none; "" if neither is there
+	Status         smtpstatus.Enhanced // the one that Diagnostic quotes, or else the field's
+	RemoteMTA      string              // that gave the diagnostic, without its type
+	DiagnosticType string              // "smtp" as a rule, lower-case
+	Diagnostic     string              // without its type, on one line
 	LastAttempt    time.Time
 	WillRetryUntil time.Time
 	FinalLogID     string
@@ -122,6 +122,7 @@ type parser struct {
 func (p *parser) close() {
 	if p.open && (p.current.Final != "" || p.current.Original != "") {
 		if len(p.report.Recipients) < MaxRecipients {
+			p.current.inferStatus()
 			p.current.inferAction()
 			p.report.Recipients = append(p.report.Recipients, p.current)
 		} else {
@@ -177,6 +178,14 @@ func (p *parser) recipientField(f mime.Field) {
 	p.open = true
 }
 
+// inferStatus takes the code that the diagnostic quotes: of what the remote server said, the
+// reporting MTA's own code is a summary at best ("5.0.0", or 4.4.7 for a refusal that outlasted the queue).
+func (r *Recipient) inferStatus() {
+	if said := FindEnhanced(r.Diagnostic); !said.IsZero() && (said.Subject != 0 || r.Status.IsZero()) {
+		r.Status = said
+	}
+}
+
 func (r *Recipient) inferAction() {
 	if r.Action != "" {
 		return
@@ -197,7 +206,7 @@ func action(value string) Action {
 	for _, known := range []struct {
 		beginning string
 		action    Action
-	}{{"fail", Failed}, {"delay", Delayed}, {"deliver", Delivered}, {"relay", Relayed}, {"expand", Expanded}} {
+	}{{"fail", Failed}, {"undeliverable", Failed}, {"delay", Delayed}, {"deliver", Delivered}, {"relay", Relayed}, {"expand", Expanded}} {
 		if strings.HasPrefix(word, known.beginning) {
 			return known.action
 		}
@@ -236,6 +245,9 @@ func address(value string) string {
 		addr = addr[begin+1 : end]
 	}
 	addr = strings.TrimSpace(addr)
+	if open := strings.Index(addr, " ("); open > 0 && strings.HasSuffix(addr, ")") { // RFC 3464 section 2.1: comments
+		addr = addr[:open]
+	}
 	if kind == "utf-8" {
 		addr = unitext(addr)
 	}

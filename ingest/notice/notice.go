@@ -97,8 +97,8 @@ func (r *reader) header(m *mime.Message) {
 	if strings.HasPrefix(auto, "auto-replied") || strings.HasPrefix(auto, "auto-generated") {
 		r.evidence++ // RFC 3834 section 5: of a delivery status, too
 	}
-	subject := phrase.Lower(r.subject)
-	if strings.HasPrefix(subject, "re:") || m.Header.Has("In-Reply-To") && !strings.Contains(phrase.Lower(from), "daemon") {
+	sentByServer := slices.ContainsFunc(r.said[notice], func(f find) bool { return f.place == inFrom })
+	if !sentByServer && (m.Header.Has("In-Reply-To") || strings.HasPrefix(phrase.Lower(r.subject), "re:")) {
 		r.evidence -= 2
 	}
 	for _, name := range []string{"X-Failed-Recipients", "X-Failed-Recipient", "X-Mailer-Daemon-Recipients"} {
@@ -146,7 +146,7 @@ func (r *reader) look(where place, low string) {
 // read collects what the text tells.
 func (r *reader) read() {
 	r.look(inText, r.text.low)
-	if _, ok := replyIn(r.text.low, 0); ok {
+	if _, ok := dsn.FindReply(r.text.low, 0); ok {
 		r.evidence++
 	}
 	r.evidence = min(r.evidence, r.headerEvidence+most)
@@ -194,17 +194,15 @@ func (r *reader) action() dsn.Action {
 // status returns the status that a reason gives: its enhanced code, or the class of its reply code,
 // or what the product is known to mean.
 func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
-	if code := enhancedIn(reason); !code.IsZero() {
+	if code := dsn.FindEnhanced(reason); !code.IsZero() {
 		return code
 	}
-	if at, ok := replyIn(reason, 0); ok {
+	if at, ok := dsn.FindReply(reason, 0); ok {
 		return smtpstatus.Enhanced{Class: uint16(reason[at] - '0')}
 	}
-	for _, finds := range r.said {
-		for _, f := range finds {
-			if !f.rule.status.IsZero() {
-				return f.rule.status
-			}
+	for match := range r.set.finders[inText].All(phrase.Lower(reason)) {
+		if rule := r.set.rules[r.set.finders[inText].owners[match.ID]]; !rule.status.IsZero() {
+			return rule.status
 		}
 	}
 	switch action {

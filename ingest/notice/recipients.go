@@ -18,6 +18,8 @@ const (
 	reach = 80
 	// likely is the score of an address that is taken without looking for a better one.
 	likely = 3
+	// prominent is the standing of an address at the beginning of its line.
+	prominent = 4
 )
 
 // recipients returns whom the notice is about: the addresses in the text that look most like it, or
@@ -25,19 +27,7 @@ const (
 func (r *reader) recipients() []person {
 	mentions := r.text.mentions()
 	scores := r.scores(mentions)
-	best := likely
-	for _, score := range scores {
-		best = max(best, score)
-	}
-	var chosen []mention
-	for i, m := range mentions {
-		if scores[i] >= max(likely, best-2) && !slices.ContainsFunc(chosen, func(c mention) bool { return strings.EqualFold(c.address, m.address) }) {
-			chosen = append(chosen, m)
-		}
-	}
-	if len(chosen) > dsn.MaxRecipients {
-		chosen = chosen[:dsn.MaxRecipients]
-	}
+	chosen := r.choose(mentions, scores)
 	var people []person
 	for i, m := range chosen {
 		next := len(r.text.raw)
@@ -50,6 +40,31 @@ func (r *reader) recipients() []person {
 		people = r.elsewhere(mentions, scores)
 	}
 	return people
+}
+
+// choose returns the addresses that score best, and those that stand as the best one does: a list.
+func (r *reader) choose(mentions []mention, scores []int) []mention {
+	best := -1
+	for i, score := range scores {
+		if score >= likely && (best < 0 || score > scores[best]) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	standing, indent := r.text.standing(mentions[best]), r.text.lines[mentions[best].line].indent
+	seen := map[string]bool{}
+	var chosen []mention
+	for i, m := range mentions {
+		listed := standing >= prominent && scores[i] >= prominent && r.text.standing(m) == standing && r.text.lines[m.line].indent == indent
+		key := strings.ToLower(m.address)
+		if (listed || scores[i] >= max(likely, scores[best]-2)) && !seen[key] {
+			seen[key] = true
+			chosen = append(chosen, m)
+		}
+	}
+	return chosen
 }
 
 // elsewhere returns the recipients where the text shows none well.
@@ -81,7 +96,7 @@ func (r *reader) elsewhere(mentions []mention, scores []int) []person {
 // anyReason returns the reason that a text gives for nobody in particular.
 func (r *reader) anyReason() string {
 	t := &r.text
-	if at, ok := replyIn(t.low, 0); ok {
+	if at, ok := dsn.FindReply(t.low, 0); ok {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), len(t.raw))])
 	}
 	for _, f := range r.said[reply] {
@@ -169,7 +184,7 @@ func (t *text) standing(m mention) int {
 	}
 	before := strings.Trim(t.low[l.start:m.start], " <\"'*->[(:;.•·")
 	after := strings.Trim(t.low[m.end:l.end], " >\"')];.,")
-	if at, ok := replyIn(before, 0); ok && at == 0 && len(before) == 3 {
+	if at, ok := dsn.FindReply(before, 0); ok && at == 0 && len(before) == 3 {
 		before = ""
 	}
 	switch {
@@ -178,7 +193,7 @@ func (t *text) standing(m mention) int {
 	case before == "" && strings.HasPrefix(after, ":"), before == "" && strings.HasPrefix(after, "..."):
 		return 5
 	case before == "":
-		return 4
+		return prominent
 	case after == "" && !strings.Contains(before, "="):
 		return 1
 	}

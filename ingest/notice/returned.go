@@ -11,7 +11,7 @@ import (
 // one of them is the header of the message that comes back.
 var telling = map[string]bool{
 	"received": true, "return-path": true, "message-id": true, "mime-version": true, "dkim-signature": true,
-	"x-mailer": true, "content-transfer-encoding": true, "delivered-to": true, "x-received": true,
+	"x-mailer": true, "delivered-to": true, "x-received": true,
 	"domainkey-signature": true, "authentication-results": true, "arc-seal": true, "x-google-dkim-signature": true,
 }
 
