@@ -20,7 +20,7 @@ const module = "carom/"
 var may = map[string][]string{
 	"":               {"schemas", "sender", "ingest", "analytics", "deploy"},
 	"schemas":        {"schemas"},
-	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/classify", "ingest/correlate"},
+	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/aggregate", "ingest/classify", "ingest/correlate"},
 	"ingest":         {"ingest", "schemas"},
 	"analytics":      {"analytics", "schemas"},
 	"grafana-plugin": {"grafana-plugin", "schemas"},
@@ -44,6 +44,7 @@ var may = map[string][]string{
 	"ingest/mime":      {"schemas"},
 	"ingest/dsn":       {"schemas", "ingest/mime"},
 	"ingest/arf":       {"schemas", "ingest/mime"},
+	"ingest/aggregate": {"schemas", "ingest/mime"},
 	"ingest/classify":  {"schemas"},
 	"ingest/correlate": {"schemas"},
 }
