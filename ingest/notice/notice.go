@@ -13,6 +13,29 @@ import (
 	"carom/schemas/smtpstatus"
 )
 
+// Automatic reports whether m is an answer that a machine gives on behalf of a person or a list, and
+// by which rule or RFC: an absence notice, a challenge, a receipt.
+func Automatic(m *mime.Message) (rule string, ok bool) {
+	if m.Part("message/disposition-notification") != nil || strings.EqualFold(m.Params["report-type"], "disposition-notification") {
+		return "rfc8098", true
+	}
+	r := reader{set: builtin(), said: map[meaning][]find{}}
+	r.header(m)
+	t := newText(textOf(m))
+	r.look(inText, t.low)
+	if finds := r.said[automatic]; len(finds) > 0 {
+		return finds[0].rule.id, true
+	}
+	if auto := phrase.Lower(strings.TrimSpace(m.Header.Get("Auto-Submitted"))); auto != "" && !strings.HasPrefix(auto, "no") {
+		return "rfc3834", true
+	}
+	switch phrase.Lower(strings.TrimSpace(m.Header.Get("Precedence"))) {
+	case "auto_reply", "auto-reply":
+		return "precedence", true
+	}
+	return "", false
+}
+
 // ErrNotNotice is returned for a message that tells of no delivery.
 var ErrNotNotice = errors.New("not a notice about a delivery")
 
@@ -27,9 +50,13 @@ const (
 
 // Parse reads the notice in m. It returns ErrNotNotice, wrapped with what is missing, if m is none.
 // The report has at least one recipient; its address is "" if the notice doesn't name it.
-func Parse(m *mime.Message) (*dsn.Report, error) { return builtin().parse(m) }
+func Parse(m *mime.Message) (*dsn.Report, error) { return builtin().parse(m, 0) }
 
-func (set *ruleSet) parse(m *mime.Message) (*dsn.Report, error) {
+// maxNested is how many notices inside notices are opened: a provider that wraps another server's
+// notice in one of its own.
+const maxNested = 1
+
+func (set *ruleSet) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	r := reader{set: set, said: map[meaning][]find{}}
 	r.header(m)
 	if r.evidence+most < enough {
@@ -48,7 +75,96 @@ func (set *ruleSet) parse(m *mime.Message) (*dsn.Report, error) {
 		original = whole.headerFrom(cut)
 	}
 	r.original = original
-	return r.report(), nil
+	report := r.report()
+	if depth < maxNested && report.Recipients[0].Final == "" && cut < len(whole.lines) {
+		if inner, err := set.nested(whole.source[whole.lines[cut].at:], depth+1); err == nil {
+			return inner, nil
+		}
+	}
+	return report, nil
+}
+
+// nested reads the notice that a notice returns.
+func (set *ruleSet) nested(source []byte, depth int) (*dsn.Report, error) {
+	m, err := mime.Parse(source, mime.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	if r, err := dsn.Parse(m); err == nil {
+		return r, nil
+	}
+	return set.parse(m, depth)
+}
+
+// Complete adds to r, which package dsn read of m, what only the text of m says: the reply that a
+// recipient's fields lack, and the address where they hold none.
+func Complete(m *mime.Message, r *dsn.Report) {
+	if !slices.ContainsFunc(r.Recipients, lacking) {
+		return
+	}
+	text := newText(textOf(m))
+	reader := reader{set: builtin(), said: map[meaning][]find{}, original: r.Original}
+	reader.text = text.cut(text.returnedAt())
+	reader.look(inText, reader.text.low)
+	mentions := reader.text.mentions()
+	var chosen []mention
+	for i := range r.Recipients {
+		rcpt := &r.Recipients[i]
+		if !lacking(*rcpt) {
+			continue
+		}
+		if !isAddress(rcpt.Final) && !isAddress(rcpt.Original) {
+			if chosen == nil {
+				chosen = reader.choose(mentions, reader.scores(mentions))
+			}
+			if len(chosen) == 1 {
+				rcpt.Final = chosen[0].address
+			}
+		}
+		reader.complete(rcpt, mentions)
+	}
+}
+
+// lacking reports whether the fields of a recipient leave out an address or what the server replied.
+func lacking(r dsn.Recipient) bool {
+	if !isAddress(r.Final) && !isAddress(r.Original) {
+		return true
+	}
+	if r.Action != dsn.Failed && r.Action != dsn.Delayed {
+		return false
+	}
+	_, replied := dsn.FindReply(r.Diagnostic, 0)
+	return !replied && (r.Diagnostic == "" || r.Status.Subject == 0)
+}
+
+func isAddress(s string) bool { return strings.IndexByte(s, '@') > 0 }
+
+// complete takes the reason that the text gives for a recipient, if it tells more than the fields.
+func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
+	i := slices.IndexFunc(mentions, func(m mention) bool {
+		return strings.EqualFold(m.address, rcpt.Final) || strings.EqualFold(m.address, rcpt.Original)
+	})
+	reason := ""
+	if i >= 0 {
+		next := len(r.text.raw)
+		for _, m := range mentions[i+1:] {
+			if r.text.standing(m) >= prominent && !strings.EqualFold(m.address, mentions[i].address) {
+				next = r.text.lines[m.line].start
+				break
+			}
+		}
+		reason = r.reasonFor(mentions[i], next)
+	} else if at, ok := dsn.FindReply(r.text.low, 0); ok {
+		reason = limit(r.text.raw[r.text.replyStart(at):r.text.paragraphEnd(r.text.lineAt(at), len(r.text.raw))])
+	}
+	_, replied := dsn.FindReply(reason, 0)
+	if !replied && rcpt.Diagnostic != "" {
+		return
+	}
+	rcpt.Diagnostic = reason
+	if code := dsn.FindEnhanced(reason); replied && !code.IsZero() {
+		rcpt.Status = code
+	}
 }
 
 // find is a phrase that was found.
@@ -80,8 +196,8 @@ func (r *reader) header(m *mime.Message) {
 	from := decoded(m.Header, "From")
 	r.look(inFrom, phrase.Lower(from))
 	r.look(inMailer, phrase.Lower(m.Header.Get("X-Mailer")+" "+m.Header.Get("User-Agent")))
-	for fields := m.Header.Fields(); fields.Next(); {
-		r.look(inField, phrase.Lower(fields.Key())+":")
+	for name := range m.Header.Map() {
+		r.look(inField, phrase.Lower(name)+":")
 	}
 	returnPath := strings.Trim(m.Header.Get("Return-Path"), "<> ")
 	if m.Header.Has("Return-Path") && returnPath == "" || strings.HasPrefix(phrase.Lower(returnPath), "mailer-daemon") {
