@@ -28,7 +28,7 @@ func isReply(s string, i int) bool {
 	if s[i+1] < '0' || s[i+1] > '7' || s[i+2] < '0' || s[i+2] > '9' {
 		return false
 	}
-	if i > 0 && strings.IndexByte(" (\"':>[-", s[i-1]) < 0 {
+	if i > 0 && strings.IndexByte(" (\"':;>[-", s[i-1]) < 0 {
 		return false
 	}
 	if i > 0 && s[i-1] == '-' && i > 1 && s[i-2] != '-' && s[i-2] != ' ' {

@@ -146,23 +146,21 @@ func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
 	})
 	reason := ""
 	if i >= 0 {
-		next := len(r.text.raw)
-		for _, m := range mentions[i+1:] {
+		var listed []mention
+		for _, m := range mentions {
 			if r.text.standing(m) >= prominent && !strings.EqualFold(m.address, mentions[i].address) {
-				next = r.text.lines[m.line].start
-				break
+				listed = append(listed, m)
 			}
 		}
-		reason = r.reasonFor(mentions[i], next)
+		reason = r.reasonFor(mentions, listed, mentions[i])
 	} else if at, ok := dsn.FindReply(r.text.low, 0); ok {
 		reason = limit(r.text.raw[r.text.replyStart(at):r.text.paragraphEnd(r.text.lineAt(at), len(r.text.raw))])
 	}
-	_, replied := dsn.FindReply(reason, 0)
-	if !replied && rcpt.Diagnostic != "" {
+	if !replied(reason) && rcpt.Diagnostic != "" {
 		return
 	}
 	rcpt.Diagnostic = reason
-	if code := dsn.FindEnhanced(reason); replied && !code.IsZero() {
+	if code := dsn.FindEnhanced(reason); !code.IsZero() {
 		rcpt.Status = code
 	}
 }

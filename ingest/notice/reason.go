@@ -20,19 +20,28 @@ func substance(s string) bool {
 	return letters >= 4
 }
 
-// reasonFor returns why delivery to the address at m failed; next is where the next recipient's
-// part begins.
-func (r *reader) reasonFor(m mention, next int) string {
+// reasonFor returns why delivery to the address at m failed; all are the addresses of the text,
+// chosen are the recipients among them.
+func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 	t := &r.text
+	next := len(t.raw) // where the next recipient's part begins
+	for _, other := range chosen {
+		if begin := t.lines[other.line].start; begin > m.end && begin < next {
+			next = begin
+		}
+	}
 	start := m.end
-	if begin := t.lines[m.line].start; start > begin {
+	if begin := t.lines[m.line].start; m.start > begin {
 		if at, ok := dsn.FindReply(t.low[begin:m.start], 0); ok { // "554 <ann@mail.example>... 550 Host unknown"
 			start = begin + at
 		}
 	}
 	block := strings.Trim(t.raw[start:t.paragraphEnd(m.line, next)], " :;,>*-\t")
-	if _, ok := dsn.FindReply(block, 0); ok {
+	if replied(block) {
 		return limit(block)
+	}
+	if line, ok := t.replyNaming(all, m.address); ok {
+		return limit(line)
 	}
 	if at, ok := dsn.FindReply(t.low, min(m.end, len(t.low))); ok && at < next {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), next)])
@@ -55,6 +64,34 @@ func (r *reader) reasonFor(m mention, next int) string {
 		block = t.raw[t.paragraphStart(m.line-1):m.start]
 	}
 	return limit(block)
+}
+
+// replied reports whether s holds what a server said.
+func replied(s string) bool {
+	_, ok := dsn.FindReply(s, 0)
+	return ok || !dsn.FindEnhanced(s).IsZero()
+}
+
+// maxReplies is the number of places that are looked at for a reply that names an address.
+const maxReplies = 20
+
+// replyNaming returns the reply in a line that names address: "<<< 550 5.1.1 <ann@mail.example>..."
+// in a transcript.
+func (t *text) replyNaming(all []mention, address string) (reply string, ok bool) {
+	looked := 0
+	for _, m := range all {
+		if !strings.EqualFold(m.address, address) {
+			continue
+		}
+		if looked++; looked > maxReplies {
+			break
+		}
+		l := t.lines[m.line]
+		if at, ok := dsn.FindReply(t.low[:l.end], l.start); ok {
+			return t.raw[at:l.end], true
+		}
+	}
+	return "", false
 }
 
 // replyStart returns where the statement begins that holds the reply at position at: its line.

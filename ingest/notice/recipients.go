@@ -14,8 +14,10 @@ type person struct {
 }
 
 const (
-	// reach is how far behind a phrase the address stands that it is about, in bytes.
-	reach = 80
+	// reach is how far behind a phrase the address stands that it is about, in bytes; strangeReach
+	// where the phrase says that it is not a recipient.
+	reach        = 80
+	strangeReach = 30
 	// likely is the score of an address that is taken without looking for a better one.
 	likely = 3
 	// prominent is the standing of an address at the beginning of its line.
@@ -29,12 +31,8 @@ func (r *reader) recipients() []person {
 	scores := r.scores(mentions)
 	chosen := r.choose(mentions, scores)
 	var people []person
-	for i, m := range chosen {
-		next := len(r.text.raw)
-		if i+1 < len(chosen) {
-			next = r.text.lines[chosen[i+1].line].start
-		}
-		people = append(people, person{m.address, r.reasonFor(m, next)})
+	for _, m := range chosen {
+		people = append(people, person{m.address, r.reasonFor(mentions, chosen, m)})
 	}
 	if len(people) == 0 {
 		people = r.elsewhere(mentions, scores)
@@ -43,6 +41,7 @@ func (r *reader) recipients() []person {
 }
 
 // choose returns the addresses that score best, and those that stand as the best one does: a list.
+// Of an address that is there several times it returns the most prominent mention.
 func (r *reader) choose(mentions []mention, scores []int) []mention {
 	best := -1
 	for i, score := range scores {
@@ -54,14 +53,22 @@ func (r *reader) choose(mentions []mention, scores []int) []mention {
 		return nil
 	}
 	standing, indent := r.text.standing(mentions[best]), r.text.lines[mentions[best].line].indent
-	seen := map[string]bool{}
 	var chosen []mention
+	index := map[string]int{} // of an address in chosen
 	for i, m := range mentions {
 		listed := standing >= prominent && scores[i] >= prominent && r.text.standing(m) == standing && r.text.lines[m.line].indent == indent
+		if !listed && scores[i] < max(likely, scores[best]-2) {
+			continue
+		}
 		key := strings.ToLower(m.address)
-		if (listed || scores[i] >= max(likely, scores[best]-2)) && !seen[key] {
-			seen[key] = true
+		if _, again := index[key]; !again {
+			index[key] = len(chosen)
 			chosen = append(chosen, m)
+		}
+	}
+	for _, m := range mentions {
+		if at, ok := index[strings.ToLower(m.address)]; ok && r.text.standing(m) > r.text.standing(chosen[at]) {
+			chosen[at] = m
 		}
 	}
 	return chosen
@@ -147,7 +154,7 @@ func (r *reader) scores(mentions []mention) []int {
 			scores[i] -= 2
 		}
 	}
-	for _, says := range []meaning{recipient, stranger} {
+	for says, reach := range map[meaning]int{recipient: reach, stranger: strangeReach} {
 		for _, f := range r.said[says] {
 			if f.place != inText {
 				continue
