@@ -124,6 +124,7 @@ func (p *parser) close() {
 		if len(p.report.Recipients) < MaxRecipients {
 			p.current.inferStatus()
 			p.current.inferAction()
+			p.current.skipGreeting()
 			p.report.Recipients = append(p.report.Recipients, p.current)
 		} else {
 			p.report.Truncated = true
@@ -176,6 +177,16 @@ func (p *parser) recipientField(f mime.Field) {
 		return
 	}
 	p.open = true
+}
+
+// skipGreeting takes the refusal of a diagnostic that begins with the server's greeting.
+func (r *Recipient) skipGreeting() {
+	if r.Action != Failed && r.Action != Delayed || !strings.HasPrefix(r.Diagnostic, "2") {
+		return
+	}
+	if at, ok := FindReply(r.Diagnostic, 0); ok && at > 0 && smtpstatus.Parse(r.Diagnostic).Positive() {
+		r.Diagnostic = r.Diagnostic[at:]
+	}
 }
 
 // inferStatus takes the code that the diagnostic quotes: of what the remote server said, the

@@ -46,6 +46,9 @@ const (
 	enoughHeader = 2
 	// most is what the text can give.
 	most = 6
+	// productTells is how much more a product's own phrase tells of who wrote a notice than one that all
+	// products use.
+	productTells = 10
 )
 
 // Parse reads the notice in m. It returns ErrNotNotice, wrapped with what is missing, if m is none.
@@ -156,7 +159,7 @@ func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
 	} else if at, ok := dsn.FindReply(r.text.low, 0); ok {
 		reason = limit(r.text.raw[r.text.replyStart(at):r.text.paragraphEnd(r.text.lineAt(at), len(r.text.raw))])
 	}
-	if !replied(reason) && rcpt.Diagnostic != "" {
+	if !replied(reason) && (rcpt.Diagnostic != "" || rcpt.Action != dsn.Failed) {
 		return
 	}
 	rcpt.Diagnostic = reason
@@ -251,8 +254,12 @@ func (r *reader) look(where place, low string) {
 			continue
 		}
 		r.evidence += rule.weight
-		if rule.weight > r.formatWeight {
-			r.format, r.formatWeight = rule.id, rule.weight
+		weight := rule.weight
+		if rule.family != "" {
+			weight += productTells
+		}
+		if weight > r.formatWeight {
+			r.format, r.formatWeight = rule.id, weight
 		}
 	}
 }

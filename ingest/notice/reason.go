@@ -46,10 +46,8 @@ func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 	if at, ok := dsn.FindReply(t.low, min(m.end, len(t.low))); ok && at < next {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), next)])
 	}
-	for _, f := range r.said[reply] {
-		if f.place == inText && f.end < len(t.raw) {
-			return limit(strings.Trim(t.raw[f.end:t.paragraphEnd(t.lineAt(min(f.end+1, len(t.raw)-1)), next)], " :-"))
-		}
+	if said := t.behind(r.said[reply], next); said != "" {
+		return limit(said)
 	}
 	if at, ok := dsn.FindReply(t.low, 0); ok && at < m.start {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), max(next, at))])
@@ -64,6 +62,30 @@ func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 		block = t.raw[t.paragraphStart(m.line-1):m.start]
 	}
 	return limit(block)
+}
+
+// behind returns what stands behind the first label of a reason that something stands behind: the
+// rest of its paragraph, or else the next one.
+func (t *text) behind(labels []find, next int) string {
+	for _, f := range labels {
+		if f.place != inText || f.end >= len(t.raw) {
+			continue
+		}
+		n := t.lineAt(f.start)
+		if said := strings.Trim(t.raw[f.end:max(f.end, t.paragraphEnd(n, next))], " :-=*\t"); substance(said) {
+			return said
+		}
+		for n+1 < len(t.lines) && t.lines[n].end < f.end {
+			n++
+		}
+		for n+1 < len(t.lines) && !t.lines[n+1].gap {
+			n++
+		}
+		if n+1 < len(t.lines) {
+			return t.raw[t.lines[n+1].start:t.paragraphEnd(n+1, len(t.raw))]
+		}
+	}
+	return ""
 }
 
 // replied reports whether s holds what a server said.

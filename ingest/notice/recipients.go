@@ -106,10 +106,8 @@ func (r *reader) anyReason() string {
 	if at, ok := dsn.FindReply(t.low, 0); ok {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), len(t.raw))])
 	}
-	for _, f := range r.said[reply] {
-		if f.place == inText && f.end < len(t.raw) {
-			return limit(t.raw[f.end:])
-		}
+	if said := t.behind(r.said[reply], len(t.raw)); said != "" {
+		return limit(said)
 	}
 	return limit(t.raw)
 }
@@ -118,10 +116,7 @@ func (r *reader) anyReason() string {
 const maxReturnedTo = 5
 
 func (r *reader) returnedTo() []string {
-	var addresses []string
-	for _, value := range r.original.Values("To") {
-		addresses = append(addresses, addressesIn(value)...)
-	}
+	addresses := addressesIn(strings.Join(r.original.Values("To"), ", "))
 	if len(addresses) > maxReturnedTo {
 		return nil
 	}
@@ -132,10 +127,7 @@ func (r *reader) returnedTo() []string {
 func (r *reader) scores(mentions []mention) []int {
 	scores := make([]int, len(mentions))
 	returnedTo := r.returnedTo()
-	var returnedFrom []string
-	for _, name := range []string{"From", "Return-Path"} {
-		returnedFrom = append(returnedFrom, addressesIn(r.original.Get(name))...)
-	}
+	returnedFrom := addressesIn(r.original.Get("From") + ", " + r.original.Get("Return-Path"))
 	for i, m := range mentions {
 		scores[i] += r.text.standing(m)
 		if holds(r.failedTo, m.address) {

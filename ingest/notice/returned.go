@@ -88,7 +88,7 @@ func (t *text) fieldName(l line) (name string, indent int) {
 	}
 	name = strings.TrimRight(content[:colon], " ")
 	for i := range len(name) {
-		if c := name[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
 			return "", indent
 		}
 	}

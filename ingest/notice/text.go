@@ -3,6 +3,7 @@ package notice
 import (
 	"bytes"
 	"html"
+	"slices"
 	"strings"
 
 	"carom/ingest/mime"
@@ -51,7 +52,7 @@ func textOf(m *mime.Message) []byte {
 func appendPart(text, body []byte) []byte {
 	body = body[:min(len(body), maxText-len(text))]
 	if len(text) == 0 {
-		return body[:len(body):len(body)]
+		return slices.Clip(body)
 	}
 	return append(append(text, '\n'), body...)[:min(len(text)+1+len(body), maxText)]
 }
@@ -91,7 +92,7 @@ func withoutTags(document []byte) []byte {
 		}
 		tag := document[1:end]
 		document = document[end+1:]
-		if bytes.IndexByte(tag, '@') >= 0 && bytes.IndexAny(tag, " =") < 0 { // an address in angle brackets
+		if bytes.IndexByte(tag, '@') >= 0 && !bytes.ContainsAny(tag, " =") { // an address in angle brackets
 			text = append(append(append(text, '<'), tag...), '>')
 			continue
 		}
@@ -192,12 +193,4 @@ func (t *text) cut(n int) text {
 	}
 	l := t.lines[n]
 	return text{source: t.source[:l.at], raw: t.raw[:l.start], low: t.low[:l.start], lines: t.lines[:n]}
-}
-
-// from returns t from line n on.
-func (t *text) from(n int) text {
-	if n >= len(t.lines) {
-		return text{}
-	}
-	return newText(t.source[t.lines[n].at:])
 }

@@ -136,6 +136,7 @@ func (n *notification) complaint() *arf.Report {
 		r.Type = t
 	case "": // the provider didn't say, but somebody complained
 		r.Type = arf.Abuse
+	default:
 	}
 	if t, err := time.Parse(time.RFC3339, c.ArrivalDate); err == nil {
 		r.ArrivalDate = t.UTC()
