@@ -73,6 +73,9 @@ func (set *ruleSet) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	if r.headerEvidence < enoughHeader || r.evidence < enough {
 		return nil, fmt.Errorf("%w: evidence %d (header %d), want %d (%d)", ErrNotNotice, r.evidence, r.headerEvidence, enough, enoughHeader)
 	}
+	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.formatWeight < productTells {
+		return nil, fmt.Errorf("%w: neither a mail server's name and words nor a reply of one", ErrNotNotice)
+	}
 	original, ok := m.Original()
 	if !ok {
 		original = whole.headerFrom(cut)
@@ -168,6 +171,16 @@ func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
 	}
 }
 
+// named reports whether the header has words for what a notice is.
+func (r *reader) named() bool {
+	for _, says := range []meaning{failed, delayed, delivered, notice} {
+		if slices.ContainsFunc(r.said[says], func(f find) bool { return f.place != inText }) {
+			return true
+		}
+	}
+	return r.isReport
+}
+
 // find is a phrase that was found.
 type find struct {
 	rule       *rule
@@ -184,6 +197,8 @@ type reader struct {
 	said           map[meaning][]find
 	evidence       int
 	headerEvidence int
+	byServer       bool     // the header shows that no person wrote the mail
+	isReport       bool     // by its media type
 	format         string   // id of the rule that tells most
 	formatWeight   int      // of that rule
 	failedTo       []string // X-Failed-Recipients and its like
@@ -203,18 +218,23 @@ func (r *reader) header(m *mime.Message) {
 	returnPath := strings.Trim(m.Header.Get("Return-Path"), "<> ")
 	if m.Header.Has("Return-Path") && returnPath == "" || strings.HasPrefix(phrase.Lower(returnPath), "mailer-daemon") {
 		r.evidence += 2 // RFC 5321 section 4.5.5
+		r.byServer = true
 	}
 	if m.Header.Has("From") && strings.Trim(from, "<> ") == "" {
 		r.evidence += 2
+		r.byServer = true
 	}
 	if m.MediaType == "multipart/report" && strings.EqualFold(m.Params["report-type"], "delivery-status") {
 		r.evidence += 4 // RFC 3464 section 2
+		r.byServer, r.isReport = true, true
 	}
 	auto := phrase.Lower(m.Header.Get("Auto-Submitted"))
 	if strings.HasPrefix(auto, "auto-replied") || strings.HasPrefix(auto, "auto-generated") {
 		r.evidence++ // RFC 3834 section 5: of a delivery status, too
+		r.byServer = true
 	}
-	sentByServer := slices.ContainsFunc(r.said[notice], func(f find) bool { return f.place == inFrom })
+	sentByServer := slices.ContainsFunc(r.said[notice], func(f find) bool { return f.place != inSubject })
+	r.byServer = r.byServer || sentByServer
 	if !sentByServer && (m.Header.Has("In-Reply-To") || strings.HasPrefix(phrase.Lower(r.subject), "re:")) {
 		r.evidence -= 2
 	}

@@ -143,7 +143,11 @@ func parseRules(source string) (rules []*rule, err error) {
 func (r *rule) set(word, value string) bool {
 	switch word {
 	case "text", "subject", "from", "mailer", "field":
-		r.phrases = append(r.phrases, placed{place(word), value})
+		p := placed{place(word), value}
+		if slices.Contains(r.phrases, p) {
+			return false
+		}
+		r.phrases = append(r.phrases, p)
 	case "says":
 		r.says = meaning(value)
 		_, known := weights[r.says]
