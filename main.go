@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	analytics "carom/analytics/app"
@@ -108,10 +109,14 @@ func find(args []string) (command, []string, error) {
 			return c, args[len(words):], nil
 		}
 	}
+	var wholes []string
 	for _, c := range commands {
 		if strings.HasPrefix(c.name, args[0]+" ") {
-			return command{}, nil, service.Configf("carom %s: which? there is %q (see carom help)", args[0], "carom "+c.name)
+			wholes = append(wholes, strconv.Quote("carom "+c.name))
 		}
+	}
+	if len(wholes) > 0 {
+		return command{}, nil, service.Configf("carom %s: which? there is %s (see carom help)", args[0], strings.Join(wholes, " and "))
 	}
 	return command{}, nil, service.Configf("unknown subcommand %q (see carom help)", args[0])
 }
