@@ -3,6 +3,7 @@ package mime
 import (
 	"bytes"
 	"iter"
+	"net/textproto"
 	"strings"
 )
 
@@ -68,10 +69,11 @@ func (h Header) All() iter.Seq2[string, string] {
 	}
 }
 
-// Map returns the values by name, as the names stand.
+// Map returns the values by name, in the form of names that net/textproto calls canonical.
 func (h Header) Map() map[string][]string {
 	m := make(map[string][]string, len(h.fields))
 	for name, value := range h.All() {
+		name = textproto.CanonicalMIMEHeaderKey(name)
 		m[name] = append(m[name], value)
 	}
 	return m
@@ -170,7 +172,7 @@ func ParseHeader(data []byte, limit int) (header Header, body []byte, err error)
 }
 
 // usualFields is how many fields there is room for at first: enough for most parts.
-const usualFields = 8
+const usualFields = 16
 
 func isMboxLine(line []byte) bool {
 	return bytes.HasPrefix(line, []byte("From ")) || bytes.HasPrefix(line, []byte(">From "))

@@ -23,7 +23,7 @@ func TestHeader(t *testing.T) {
 	if !h.Has("empty") || h.Get("empty") != "" || h.Has("X-B") || h.Get("X-B") != "" || h.Values("X-B") != nil || h.Len() != 4 {
 		t.Errorf("header %v", h.Map())
 	}
-	want := map[string][]string{"Subject": {"one two three"}, "X-A": {"1"}, "x-a": {"2"}, "Empty": {""}}
+	want := map[string][]string{"Subject": {"one two three"}, "X-A": {"1", "2"}, "Empty": {""}}
 	if diff := cmp.Diff(want, h.Map()); diff != "" {
 		t.Errorf("Map (-want +got):\n%s", diff)
 	}
