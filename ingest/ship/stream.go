@@ -31,8 +31,9 @@ type stream[T any] struct {
 	seq     *atomic.Uint64 // last stored record, for Status
 
 	incarnation string
-	id          event.ID // incarnation as the warehouse has it
-	ready       bool     // the schema was looked at since the last error
+	id          event.ID      // incarnation as the warehouse has it
+	ready       bool          // the schema was looked at since the last error
+	took        time.Duration // to store the last batch
 }
 
 // batch is a run of records from the log: numbers from to to, of which rows could be decoded.
@@ -202,9 +203,11 @@ func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
 					return err
 				}
 			}
+			started := time.Now()
 			if err := s.send(ctx, p, b, false); err != nil {
 				return err
 			}
+			s.took = time.Since(started)
 			from = b.to + 1
 		}
 		if errors.Is(end, io.EOF) {
@@ -230,11 +233,16 @@ func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) 
 		}
 		if wait == ctx {
 			var cancel context.CancelFunc
-			wait, cancel = context.WithTimeout(ctx, opt.BatchAge)
+			wait, cancel = context.WithTimeout(ctx, batchAge(opt.BatchAge, s.took))
 			defer cancel()
 		}
 	}
 	return nil
+}
+
+// batchAge returns how long a batch is collected if the last one took so long to store.
+func batchAge(configured, took time.Duration) time.Duration {
+	return max(configured, min(insertShare*took, maxBatchAge))
 }
 
 // read adds the next record to b, or what the log says in its place.
