@@ -34,6 +34,7 @@ type stream[T any] struct {
 	id          event.ID      // incarnation as the warehouse has it
 	ready       bool          // the schema was looked at since the last error
 	took        time.Duration // to store the last batch
+	cut         batch[T]      // the last batch, whose memory the next one uses
 }
 
 // batch is a run of records from the log: numbers from to to, of which rows could be decoded.
@@ -191,7 +192,8 @@ func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
 	}
 	defer func() { _ = r.Close() }() // only read
 	for {
-		b := &batch[T]{from: from, to: from - 1}
+		b := &s.cut
+		*b = batch[T]{from: from, to: from - 1, seqs: b.seqs[:0], rows: b.rows[:0]}
 		end := s.collect(ctx, r, b) // what was read before the end is sent all the same
 		if b.to >= b.from && ctx.Err() == nil {
 			p := newPending(s.shipper.opt.Node, s.incarnation, s.name, b.from, b.to)
@@ -271,14 +273,16 @@ func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T], nod
 	}
 	b.to = e.Seq
 	b.bytes += len(e.Data)
-	var row T
-	if malformed := s.decode(e.Data, &row); malformed != nil {
+	var zero T
+	b.rows = append(b.rows, zero)
+	row := &b.rows[len(b.rows)-1]
+	if malformed := s.decode(e.Data, row); malformed != nil {
+		b.rows = b.rows[:len(b.rows)-1]
 		b.bad = append(b.bad, quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
 		return nil //nolint:nilerr // the batch carries it on to quarantine
 	}
-	s.place(&row, node, s.id, e.Seq)
+	s.place(row, node, s.id, e.Seq)
 	b.seqs = append(b.seqs, e.Seq)
-	b.rows = append(b.rows, row)
 	return nil
 }
 
