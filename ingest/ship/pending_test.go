@@ -116,8 +116,8 @@ func TestBackoff(t *testing.T) {
 func TestBatchAge(t *testing.T) {
 	for _, tc := range []struct{ configured, took, want time.Duration }{
 		{time.Second, 0, time.Second},
-		{time.Second, 50 * time.Millisecond, time.Second},
-		{time.Second, 200 * time.Millisecond, 2 * time.Second},
+		{time.Second, 200 * time.Millisecond, time.Second},
+		{time.Second, 300 * time.Millisecond, 1500 * time.Millisecond},
 		{time.Second, time.Minute, maxBatchAge},
 		{time.Minute, time.Minute, time.Minute}, // whoever wants it longer gets it
 	} {

@@ -52,8 +52,8 @@ const (
 // cores 0.1 s and a few microseconds a row), and on one machine that time is taken from the mail.
 // So a batch is collected for insertShare times as long as the last one took to store.
 const (
-	insertShare = 10
-	maxBatchAge = 3 * time.Second
+	insertShare = 5
+	maxBatchAge = 2 * time.Second
 )
 
 const (
@@ -72,7 +72,7 @@ type Options struct {
 	Log  *slog.Logger
 
 	// A batch is sent when it has so many records or bytes, or its first record has waited so
-	// long; longer, but never over 3 s, while inserts take more than a tenth of the time. Zero means
+	// long; longer, but never over 2 s, while inserts take more than a fifth of the time. Zero means
 	// the default.
 	BatchRows  int
 	BatchBytes int
