@@ -3,7 +3,6 @@ package classify
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"sync"
 
 	"carom/schemas/event"
@@ -157,10 +156,18 @@ func (s *scratch) first(set *ruleSet, f *facts, weak bool) *rule {
 
 // admits reports whether everything but the text fits r.
 func (r *rule) admits(f *facts) bool {
-	if r.provider != "" && r.provider != f.provider || r.when != 0 && r.when != f.severity {
+	switch {
+	case r.provider != "" && r.provider != f.provider,
+		r.when != 0 && r.when != f.severity,
+		len(r.codes) > 0 && !slices.Contains(r.codes, f.code),
+		len(r.phases) > 0 && !slices.Contains(r.phases, f.phase):
 		return false
 	}
-	return len(r.status) == 0 || slices.Contains(r.status, subjectDetail(f.enhanced))
+	return len(r.status) == 0 || slices.ContainsFunc(r.status, func(s statusRange) bool { return s.has(f.enhanced) })
+}
+
+func (s statusRange) has(e smtpstatus.Enhanced) bool {
+	return !e.IsZero() && e.Subject == s.subject && e.Detail >= s.from && e.Detail <= s.to
 }
 
 func (r *rule) verdict() Verdict {
@@ -208,50 +215,4 @@ func scopeOf(c taxonomy.Category) taxonomy.Scope {
 	default:
 		return taxonomy.ScopeNone
 	}
-}
-
-// fold lowers the ASCII letters of s, makes each run of blanks one blank and drops the codes that
-// continued lines repeat ("550-5.1.1"). It takes the first maxText bytes.
-func fold(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText]
-	}
-	var b strings.Builder
-	b.Grow(len(s))
-	for i := 0; i < len(s); {
-		if isBlank(s[i]) {
-			i++
-			continue
-		}
-		start := i
-		for i < len(s) && !isBlank(s[i]) {
-			i++
-		}
-		word := s[start:i]
-		if b.Len() > 0 {
-			if isRepeatedCode(word) {
-				continue
-			}
-			b.WriteByte(' ')
-		}
-		for j := range len(word) {
-			c := word[j]
-			if c >= 'A' && c <= 'Z' {
-				c += 'a' - 'A'
-			}
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}
-
-func isBlank(c byte) bool { return c <= ' ' }
-
-// isRepeatedCode reports whether word is a reply code, a dash and an enhanced status code.
-func isRepeatedCode(word string) bool {
-	if len(word) < len("550-5.1.1") || word[3] != '-' || word[0] < '4' || word[0] > '5' {
-		return false
-	}
-	enhanced, rest := smtpstatus.ParseEnhanced(word[4:])
-	return !enhanced.IsZero() && rest == ""
 }

@@ -34,6 +34,12 @@ func TestEverySample(t *testing.T) {
 	}
 }
 
+func parseRules(text string) (*ruleSet, error) {
+	var p parser
+	p.read("test", text)
+	return p.finish()
+}
+
 func TestParseRulesRefuses(t *testing.T) {
 	const good = "[a]\nmatch abc\ncategory policy\nsource s\nyes abc\nno b\n"
 	if _, err := parseRules(good); err != nil {
