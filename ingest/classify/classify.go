@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the rules and of the steps around them. It goes up by one with every
 // change that can change a verdict.
-const Version uint32 = 2
+const Version uint32 = 3
 
 // Input is what is to be classified. Only what is known is set.
 type Input struct {
@@ -158,7 +158,7 @@ func (s *scratch) first(set *ruleSet, f *facts, weak bool) *rule {
 func (r *rule) admits(f *facts) bool {
 	switch {
 	case r.provider != "" && r.provider != f.provider,
-		r.when != 0 && r.when != f.severity,
+		r.when != 0 && f.severity != 0 && r.when != f.severity,
 		len(r.codes) > 0 && !slices.Contains(r.codes, f.code),
 		len(r.phases) > 0 && !slices.Contains(r.phases, f.phase):
 		return false

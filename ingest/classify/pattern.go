@@ -11,10 +11,13 @@ import (
 // and those of two rarely.
 const maxGap = 120
 
+// maxNear is the number of bytes that "%" spans at most: a few words.
+const maxNear = 30
+
 // node is one step of a pattern.
 type node struct {
-	gap          bool     // "*"
-	alternatives []string // otherwise: one of these comes next
+	gap          int      // "*" or "%": so many bytes at most
+	alternatives []string // if there is no gap: one of these comes next
 }
 
 // pattern is a compiled match line.
@@ -23,7 +26,7 @@ type pattern struct {
 	nodes   []node
 	anchors []string  // one of these is in every text that matches
 	first   [4]uint64 // bit set of the bytes that a match may begin with
-	gaps    bool      // has a "*"
+	gaps    bool      // has a "*" or "%"
 }
 
 // minAnchor is the least length of an anchor. Shorter ones would be in every text.
@@ -32,7 +35,7 @@ const minAnchor = 3
 func compile(text string) (*pattern, error) {
 	p := &pattern{text: text}
 	for rest := text; rest != ""; {
-		switch i := strings.IndexAny(rest, "*("); {
+		switch i := strings.IndexAny(rest, "*%("); {
 		case i < 0:
 			p.literal(rest)
 			rest = ""
@@ -40,19 +43,22 @@ func compile(text string) (*pattern, error) {
 			p.literal(rest[:i])
 			rest = rest[i:]
 		case rest[0] == '*':
-			p.nodes = append(p.nodes, node{gap: true})
+			p.nodes = append(p.nodes, node{gap: maxGap})
+			rest = rest[1:]
+		case rest[0] == '%':
+			p.nodes = append(p.nodes, node{gap: maxNear})
 			rest = rest[1:]
 		default:
 			group, after, found := strings.Cut(rest[1:], ")")
-			if !found || strings.ContainsAny(group, "(*") {
-				return nil, fmt.Errorf("pattern %q: a choice is not closed or holds ( or *", text)
+			if !found || strings.ContainsAny(group, "(*%") {
+				return nil, fmt.Errorf("pattern %q: a choice is not closed or holds (, * or %%", text)
 			}
 			p.nodes = append(p.nodes, node{alternatives: strings.Split(group, "|")})
 			rest = after
 		}
 	}
-	if p.nodes[0].gap || p.nodes[len(p.nodes)-1].gap {
-		return nil, fmt.Errorf("pattern %q begins or ends with *", text)
+	if p.nodes[0].gap > 0 || p.nodes[len(p.nodes)-1].gap > 0 {
+		return nil, fmt.Errorf("pattern %q begins or ends with a gap", text)
 	}
 	best := 0
 	for _, n := range p.nodes {
@@ -64,7 +70,7 @@ func compile(text string) (*pattern, error) {
 	if best < minAnchor {
 		return nil, fmt.Errorf("pattern %q has no literal of %d bytes", text, minAnchor)
 	}
-	p.gaps = strings.Contains(text, "*")
+	p.gaps = strings.ContainsAny(text, "*%")
 	p.setFirst()
 	return p, nil
 }
@@ -153,8 +159,8 @@ func (m *matcher) from(p *pattern, i, at int) bool {
 
 func (m *matcher) step(p *pattern, i, at int) bool {
 	n := p.nodes[i]
-	if n.gap {
-		for to := at; to <= min(at+maxGap, len(m.text)); to++ {
+	if n.gap > 0 {
+		for to := at; to <= min(at+n.gap, len(m.text)); to++ {
 			if m.from(p, i+1, to) {
 				return true
 			}

@@ -106,7 +106,7 @@ func (p *parser) line(l string) error {
 	}
 	if definition, ok := strings.CutPrefix(l, "words "); ok {
 		name, choices, ok := strings.Cut(definition, " ")
-		if !ok || choices != strings.ToLower(choices) || strings.ContainsAny(choices, "{}()*") {
+		if !ok || choices != strings.ToLower(choices) || strings.ContainsAny(choices, "{}()*%") {
 			return fmt.Errorf("words %q: want a name and its choices in lower case, such as \"who user|recipient\"", definition)
 		}
 		p.pairs = append(p.pairs, "{"+name+"}", strings.TrimSpace(choices))
