@@ -75,12 +75,13 @@ type facts struct {
 	code     int                 // reply code, 0 if there is none
 	enhanced smtpstatus.Enhanced // zero if there is none
 	severity int                 // 4 or 5; 0 if nothing tells
-	phase    event.Phase
+	known    event.Phase         // PhaseNone: see phase
+	looked   bool                // phase has looked into the text
 	provider string
 }
 
 func factsOf(in Input) facts {
-	f := facts{text: fold(in.Reply.String()), code: in.Reply.Code, enhanced: in.Reply.Enhanced, phase: in.Phase, provider: in.Provider}
+	f := facts{text: fold(in.Reply.String()), code: in.Reply.Code, enhanced: in.Reply.Enhanced, known: in.Phase, provider: in.Provider}
 	if f.code == 0 || f.enhanced.IsZero() {
 		code, enhanced := codesIn(f.text)
 		if f.code == 0 {
@@ -97,10 +98,15 @@ func factsOf(in Input) facts {
 	if f.code == 0 {
 		f.severity = int(f.enhanced.Class)
 	}
-	if f.phase == event.PhaseNone {
-		f.phase = phaseIn(f.text)
-	}
 	return f
+}
+
+// phase says where the attempt ended, from the text if nobody else does.
+func (f *facts) phase() event.Phase {
+	if f.known == event.PhaseNone && !f.looked {
+		f.known, f.looked = phaseIn(f.text), true
+	}
+	return f.known
 }
 
 func (f *facts) decide(set *ruleSet) Verdict {
@@ -125,30 +131,47 @@ func (f *facts) decide(set *ruleSet) Verdict {
 // scratch is the memory of one decision.
 type scratch struct {
 	matcher    matcher
-	ids        []int32
-	candidates []owner
+	seen       []bool  // by anchor
+	met        []uint8 // by pattern: bits of the needs that the text meets
+	touched    []int32 // patterns whose met is not 0
+	found      []int32 // anchors
+	candidates []int32 // patterns that may match, in the order of their rules
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// collect finds the patterns that may match text, in the order of their rules.
+// collect finds the patterns that may match text: those of which each need is met.
 func (s *scratch) collect(set *ruleSet, text string) {
 	s.matcher.text = text
-	s.ids = set.finder.find(text, s.ids[:0])
-	slices.Sort(s.ids) // anchors are numbered in the order of the rules
-	s.candidates = s.candidates[:0]
-	for _, id := range slices.Compact(s.ids) {
-		s.candidates = append(s.candidates, set.owners[id])
+	if len(s.met) != len(set.patterns) || len(s.seen) != len(set.anchors) {
+		s.met, s.seen = make([]uint8, len(set.patterns)), make([]bool, len(set.anchors))
 	}
-	s.candidates = slices.Compact(s.candidates)
+	s.found = set.finder.find(text, s.seen, s.found[:0])
+	s.candidates, s.touched = s.candidates[:0], s.touched[:0]
+	for _, anchor := range s.found {
+		s.seen[anchor] = false
+		for _, n := range set.anchors[anchor] {
+			if s.met[n.pattern] == 0 {
+				s.touched = append(s.touched, n.pattern)
+			}
+			s.met[n.pattern] |= n.bit
+		}
+	}
+	for _, p := range s.touched {
+		if s.met[p] == set.patterns[p].all {
+			s.candidates = append(s.candidates, p)
+		}
+		s.met[p] = 0
+	}
+	slices.Sort(s.candidates)
 }
 
 // first returns the first rule that matches, of the weak ones or of the others.
 func (s *scratch) first(set *ruleSet, f *facts, weak bool) *rule {
 	for _, c := range s.candidates {
-		r := set.rules[c.rule]
-		if r.weak == weak && r.admits(f) && s.matcher.matches(r.patterns[c.pattern]) {
-			return r
+		p := set.patterns[c]
+		if p.rule.weak == weak && p.rule.admits(f) && s.matcher.matches(p.pattern) {
+			return p.rule
 		}
 	}
 	return nil
@@ -160,7 +183,7 @@ func (r *rule) admits(f *facts) bool {
 	case r.provider != "" && r.provider != f.provider,
 		r.when != 0 && f.severity != 0 && r.when != f.severity,
 		len(r.codes) > 0 && !slices.Contains(r.codes, f.code),
-		len(r.phases) > 0 && !slices.Contains(r.phases, f.phase):
+		len(r.phases) > 0 && !slices.Contains(r.phases, f.phase()):
 		return false
 	}
 	return len(r.status) == 0 || slices.ContainsFunc(r.status, func(s statusRange) bool { return s.has(f.enhanced) })

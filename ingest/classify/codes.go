@@ -91,7 +91,7 @@ func (f *facts) byCode() Verdict {
 		v.Dimension = taxonomy.Unavailable
 		return v
 	case 450: // mailbox busy or blocked for policy reasons
-		if f.phase == event.PhaseRcpt {
+		if f.phase() == event.PhaseRcpt {
 			v := verdict(taxonomy.Unknown, "code.450")
 			v.Scope = taxonomy.ScopeRecipient
 			return v
@@ -107,7 +107,7 @@ func (f *facts) byCode() Verdict {
 	case 530, 534, 535, 538: // RFC 4954 section 6
 		category = taxonomy.RelayDenied
 	case 550, 553: // mailbox unavailable, name not allowed; but also "for policy reasons"
-		switch f.phase {
+		switch f.phase() {
 		case event.PhaseRcpt:
 			category = taxonomy.RecipientRefused
 		case event.PhaseMail:
@@ -120,7 +120,7 @@ func (f *facts) byCode() Verdict {
 		category = taxonomy.MailboxFull
 	default:
 	}
-	if category == taxonomy.Unknown && f.code/100 == 5 && (f.phase == event.PhaseConnect || f.phase == event.PhaseGreeting) {
+	if category == taxonomy.Unknown && f.code/100 == 5 && (f.phase() == event.PhaseConnect || f.phase() == event.PhaseGreeting) {
 		v := verdict(taxonomy.SpamBlock, "code."+strconv.Itoa(f.code)+".greeting") // RFC 5321 section 3.1: 554 to a client that it does not want
 		v.Scope = taxonomy.ScopeSource
 		return v

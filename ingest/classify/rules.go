@@ -37,17 +37,25 @@ type rule struct {
 	yes, no   []string
 }
 
-// ruleSet are parsed rules with the finder over their patterns.
+// ruleSet are parsed rules with the finder over the anchors of their patterns.
 type ruleSet struct {
-	rules  []*rule
-	finder *finder
-	owners []owner // by anchor id
+	rules    []*rule
+	patterns []numbered // in the order of the rules
+	finder   *finder
+	anchors  [][]need // by the finder's ids
 }
 
-// owner says whose anchor it is.
-type owner struct {
-	rule    int32
+// numbered is a pattern and whose it is.
+type numbered struct {
+	*pattern
+	rule *rule
+	all  uint8 // the bits of all its needs
+}
+
+// need says that an anchor meets one need of a pattern.
+type need struct {
 	pattern int32
+	bit     uint8
 }
 
 // builtin holds the rules that are part of the program; a mistake in them is found by every test.
@@ -230,17 +238,29 @@ func (r *rule) finish() error {
 }
 
 func (s *ruleSet) index() error {
-	var anchors []string
-	for i, r := range s.rules {
-		for j, p := range r.patterns {
-			for _, anchor := range p.anchors {
-				anchors = append(anchors, anchor)
-				s.owners = append(s.owners, owner{int32(i), int32(j)}) //nolint:gosec // rules are few
+	ids := make(map[string]int)
+	var texts []string
+	for _, r := range s.rules {
+		for _, p := range r.patterns {
+			n := numbered{pattern: p, rule: r}
+			for i, anchors := range p.needs {
+				n.all |= 1 << i
+				for _, anchor := range anchors {
+					id, ok := ids[anchor]
+					if !ok {
+						id = len(texts)
+						ids[anchor] = id
+						texts = append(texts, anchor)
+						s.anchors = append(s.anchors, nil)
+					}
+					s.anchors[id] = append(s.anchors[id], need{int32(len(s.patterns)), 1 << i}) //nolint:gosec // patterns are few
+				}
 			}
+			s.patterns = append(s.patterns, n)
 		}
 	}
 	var err error
-	s.finder, err = newFinder(anchors)
+	s.finder, err = newFinder(texts)
 	return err
 }
 
