@@ -169,7 +169,7 @@ func (r *rule) set(line string) error {
 		}
 		r.when = n
 	case "code":
-		for _, word := range strings.Fields(value) {
+		for word := range strings.FieldsSeq(value) {
 			n, err := strconv.Atoi(word)
 			if err != nil || n < 400 || n > 599 {
 				return fmt.Errorf("code %q: want 400 to 599", word)
@@ -177,7 +177,7 @@ func (r *rule) set(line string) error {
 			r.codes = append(r.codes, n)
 		}
 	case "phase":
-		for _, word := range strings.Fields(value) {
+		for word := range strings.FieldsSeq(value) {
 			phase, err := phaseNamed(word)
 			if err != nil {
 				return err
@@ -185,7 +185,7 @@ func (r *rule) set(line string) error {
 			r.phases = append(r.phases, phase)
 		}
 	case "status":
-		for _, word := range strings.Fields(value) {
+		for word := range strings.FieldsSeq(value) {
 			s, err := parseStatusRange(word)
 			if err != nil {
 				return err
