@@ -43,6 +43,10 @@ type Verdict struct {
 	Version    uint32
 }
 
+// greeting is the code of a server's greeting (RFC 5321 section 4.2.3). It is never the end of a
+// message: in a diagnostic that begins with it, the refusal stands behind it.
+const greeting = 220
+
 // maxText is the number of bytes of a reply that count.
 const maxText = 4096
 
@@ -55,10 +59,10 @@ func Classify(in Input) Verdict {
 	if in.Reply.IsZero() && in.Enhanced.IsZero() {
 		return verdict(taxonomy.Unknown, "none")
 	}
-	if in.Reply.Positive() {
+	f := factsOf(in)
+	if in.Reply.Positive() && (in.Reply.Code != greeting || f.code == greeting) {
 		return verdict(taxonomy.Delivered, "code.2yz")
 	}
-	f := factsOf(in)
 	v := f.decide(builtin())
 	if f.severity == 4 && v.Class != taxonomy.None {
 		v.Class = taxonomy.Soft // RFC 5321 section 4.2.1: try again
@@ -82,9 +86,9 @@ type facts struct {
 
 func factsOf(in Input) facts {
 	f := facts{text: fold(in.Reply.String()), code: in.Reply.Code, enhanced: in.Reply.Enhanced, known: in.Phase, provider: in.Provider}
-	if f.code == 0 || f.enhanced.IsZero() {
+	if f.code == 0 || f.code == greeting || f.enhanced.IsZero() {
 		code, enhanced := codesIn(f.text)
-		if f.code == 0 {
+		if code != 0 && (f.code == 0 || f.code == greeting) {
 			f.code = code
 		}
 		if f.enhanced.IsZero() {

@@ -60,6 +60,11 @@ func TestClassifyReply(t *testing.T) {
 		{"556 Qxz", taxonomy.BadDomain, taxonomy.Hard, taxonomy.User},
 		{"smtp; 550 5.1.1 Qxz", taxonomy.BadMailbox, taxonomy.Hard, taxonomy.User},
 		{"host mx.mail.example[198.51.100.7] said: 450 4.2.2 Qxz (in reply to RCPT TO command)", taxonomy.MailboxFull, taxonomy.Soft, taxonomy.User},
+		{"220-mail.example 421 4.2.1 Service refused, try later. LPN006_107", taxonomy.SpamBlock, taxonomy.Soft, taxonomy.Block},
+		{"220 mail.example ESMTP", taxonomy.Delivered, taxonomy.None, taxonomy.OK},
+		{"550 5.7.1 Messages with multiple 550 5.7.1 addresses in From: header are not accepted", taxonomy.Protocol, taxonomy.Soft, taxonomy.Content},
+		{"550 5.2.1 <ann@mail.example>... User unknown", taxonomy.RecipientRefused, taxonomy.Undetermined, taxonomy.User},
+		{"host mx.mail.example[198.51.100.7] said: 550 5.2.1 <ann@mail.example>... User unknown (in reply to RCPT TO command)", taxonomy.BadMailbox, taxonomy.Hard, taxonomy.User},
 		{"nothing to see", taxonomy.Unknown, taxonomy.Undetermined, taxonomy.Other},
 		{"", taxonomy.Unknown, taxonomy.Undetermined, taxonomy.Other},
 	} {

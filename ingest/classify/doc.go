@@ -19,7 +19,7 @@
 //	provider  only for this receiving provider (optional; default: any)
 //	when      4 or 5: not if the reply is known to be permanent or transient (optional)
 //	code      only with one of these reply codes (optional)
-//	phase     only in one of these phases, by event.Phase's names (optional)
+//	phase     only in one of these phases, by event.Phase's names, or none where it is not known (optional)
 //	status    only with one of these enhanced codes, as subject.detail or subject.from-to (optional)
 //	weak      step 4 and not step 2 (optional)
 //	category  the verdict

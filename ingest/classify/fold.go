@@ -17,6 +17,7 @@ func fold(s string) string {
 	}
 	var b strings.Builder
 	b.Grow(len(s))
+	var codes codePair
 	for i := 0; i < len(s); {
 		if isBlank(s[i]) {
 			i++
@@ -27,6 +28,10 @@ func fold(s string) string {
 			i++
 		}
 		word := s[start:i]
+		if repeated := codes.repeatedIn(s[start:]); repeated > 0 {
+			i = start + repeated
+			continue
+		}
 		if b.Len() > 0 {
 			if isRepeatedCode(word) {
 				continue
@@ -84,4 +89,28 @@ func isRepeatedCode(word string) bool {
 	}
 	enhanced, rest := smtpstatus.ParseEnhanced(word[4:])
 	return !enhanced.IsZero() && rest == ""
+}
+
+// codePair is the first "550 5.1.1" of a text. Programs that join the lines of a reply leave it in
+// the middle of its sentences.
+type codePair struct{ text string }
+
+// repeatedIn returns the length of the pair if text begins with it once more, and otherwise 0.
+func (p *codePair) repeatedIn(text string) int {
+	if len(text) < len("550 5.1.1") || text[3] != ' ' && text[3] != '-' || text[0] < '4' || text[0] > '5' || text[5] != '.' {
+		return 0
+	}
+	word, _, _ := strings.Cut(text[4:], " ")
+	if enhanced, rest := smtpstatus.ParseEnhanced(word); enhanced.IsZero() || rest != "" {
+		return 0
+	}
+	pair := text[:4+len(word)]
+	if p.text == "" {
+		p.text = pair
+		return 0
+	}
+	if pair[:3] == p.text[:3] && pair[4:] == p.text[4:] {
+		return len(pair)
+	}
+	return 0
 }

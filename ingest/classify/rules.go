@@ -179,10 +179,10 @@ func (r *rule) set(line string) error {
 	case "phase":
 		for word := range strings.FieldsSeq(value) {
 			phase, err := phaseNamed(word)
-			if err != nil {
+			if err != nil && word != "none" {
 				return err
 			}
-			r.phases = append(r.phases, phase)
+			r.phases = append(r.phases, phase) // "none": nobody knows the phase
 		}
 	case "status":
 		for word := range strings.FieldsSeq(value) {
