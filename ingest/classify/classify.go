@@ -28,6 +28,10 @@ type Input struct {
 	Provider string      // the receiving provider; rules of one provider need it
 	Local    Local       // the local cause, if the receiver decided nothing
 
+	// GaveUp says that nobody tries again: a bounce message whose Action is failed. A transient reply
+	// then has the class of its category; in all other cases it is soft.
+	GaveUp bool
+
 	// MessagesOnConnection is the number of messages that the connection carried before this one.
 	MessagesOnConnection uint32
 }
@@ -64,7 +68,7 @@ func Classify(in Input) Verdict {
 		return verdict(taxonomy.Delivered, "code.2yz")
 	}
 	v := f.decide(builtin())
-	if f.severity == 4 && v.Class != taxonomy.None {
+	if f.severity == 4 && !in.GaveUp && v.Class != taxonomy.None {
 		v.Class = taxonomy.Soft // RFC 5321 section 4.2.1: try again
 	}
 	if v.Scope != taxonomy.ScopeNone {

@@ -191,6 +191,11 @@ func TestClassifyPhaseStatusAndLocalCause(t *testing.T) {
 			Input{Local: MessageDamaged},
 			Verdict{Category: taxonomy.System, Class: taxonomy.Soft, Dimension: taxonomy.Other, Rule: "local.message-damaged"},
 		},
+		{
+			"transient reply, and nobody tries again",
+			Input{Reply: smtpstatus.Parse("450 4.1.1 qxz"), GaveUp: true},
+			Verdict{Category: taxonomy.BadMailbox, Class: taxonomy.Hard, Dimension: taxonomy.User, Rule: "status.4.1.1"},
+		},
 		{"nothing known", Input{}, Verdict{Category: taxonomy.Unknown, Class: taxonomy.Undetermined, Dimension: taxonomy.Other, Rule: "none"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -10,7 +10,7 @@
 //  5. an enhanced status code that only names a field ("status.5.7.1")
 //  6. the reply code and the phase ("code.552"; RFC 5321, section 4.2.3)
 //
-// A 4yz reply is never hard. Rules are data, in the folder rules; Version changes whenever a verdict can.
+// A 4yz reply is never hard, unless who reports it has given up. Rules are data, in the folder rules; Version changes whenever a verdict can.
 //
 // The rules' files are read in the order receivers.txt, filters.txt, general.txt. Their format:
 // "[id]" begins a rule, each further line is a word and its value, "#" begins a comment line.
