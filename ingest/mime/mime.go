@@ -120,7 +120,7 @@ func Parse(data []byte, limits Limits) (*Message, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, ErrEmpty
 	}
-	data = withLineFeeds(data)
+	data = withLineFeeds(bytes.TrimLeft(data, "\r\n")) // blank lines before the header end none
 	header, body := w.header(data)
 	m := w.message
 	m.Header = header
