@@ -13,29 +13,6 @@ import (
 	"carom/schemas/smtpstatus"
 )
 
-// Automatic reports whether m is an answer that a machine gives on behalf of a person or a list, and
-// by which rule or RFC: an absence notice, a challenge, a receipt.
-func Automatic(m *mime.Message) (rule string, ok bool) {
-	if m.Part("message/disposition-notification") != nil || strings.EqualFold(m.Params["report-type"], "disposition-notification") {
-		return "rfc8098", true
-	}
-	r := reader{set: builtin(), said: map[meaning][]find{}}
-	r.header(m)
-	t := newText(textOf(m))
-	r.look(inText, t.low)
-	if finds := r.said[automatic]; len(finds) > 0 {
-		return finds[0].rule.id, true
-	}
-	if auto := phrase.Lower(strings.TrimSpace(m.Header.Get("Auto-Submitted"))); auto != "" && !strings.HasPrefix(auto, "no") {
-		return "rfc3834", true
-	}
-	switch phrase.Lower(strings.TrimSpace(m.Header.Get("Precedence"))) {
-	case "auto_reply", "auto-reply":
-		return "precedence", true
-	}
-	return "", false
-}
-
 // ErrNotNotice is returned for a message that tells of no delivery.
 var ErrNotNotice = errors.New("not a notice about a delivery")
 
@@ -51,8 +28,17 @@ const (
 	productTells = 10
 )
 
-// Parse reads the notice in m. It returns ErrNotNotice, wrapped with what is missing, if m is none.
-// The report has at least one recipient; its address is "" if the notice doesn't name it.
+// AutomaticError says that a message is an answer that a machine gives on behalf of a person or a
+// list: an absence notice, a challenge, a receipt.
+type AutomaticError struct {
+	Rule string // of rules.txt, or the RFC
+}
+
+func (e *AutomaticError) Error() string { return "an automatic reply by " + e.Rule }
+
+// Parse reads the notice in m. For a message that is none it returns an *AutomaticError or
+// ErrNotNotice, wrapped with what is missing. The report has at least one recipient; its address is
+// "" if the notice doesn't name it.
 func Parse(m *mime.Message) (*dsn.Report, error) { return builtin().parse(m, 0) }
 
 // maxNested is how many notices inside notices are opened: a provider that wraps another server's
@@ -60,8 +46,37 @@ func Parse(m *mime.Message) (*dsn.Report, error) { return builtin().parse(m, 0) 
 const maxNested = 1
 
 func (set *ruleSet) parse(m *mime.Message, depth int) (*dsn.Report, error) {
+	if m.Part("message/disposition-notification") != nil || strings.EqualFold(m.Params["report-type"], "disposition-notification") {
+		return nil, &AutomaticError{"rfc8098"}
+	}
 	r := reader{set: set, said: map[meaning][]find{}}
 	r.header(m)
+	report, err := r.parse(m, depth)
+	if err != nil {
+		if rule := r.automatic(m); rule != "" {
+			return nil, &AutomaticError{rule}
+		}
+	}
+	return report, err
+}
+
+// automatic returns by which rule or RFC m is an automatic reply, "" if it is none.
+func (r *reader) automatic(m *mime.Message) string {
+	if finds := r.said[automatic]; len(finds) > 0 {
+		return finds[0].rule.id
+	}
+	if auto := phrase.Lower(strings.TrimSpace(m.Header.Get("Auto-Submitted"))); auto != "" && !strings.HasPrefix(auto, "no") {
+		return "rfc3834"
+	}
+	switch phrase.Lower(strings.TrimSpace(m.Header.Get("Precedence"))) {
+	case "auto_reply", "auto-reply":
+		return "precedence"
+	}
+	return ""
+}
+
+// parse reads the text of m, whose header was read.
+func (r *reader) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	if r.evidence+most < enough {
 		return nil, fmt.Errorf("%w: nothing in the header says so", ErrNotNotice)
 	}
@@ -83,7 +98,7 @@ func (set *ruleSet) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	r.original = original
 	report := r.report()
 	if depth < maxNested && report.Recipients[0].Final == "" && cut < len(whole.lines) {
-		if inner, err := set.nested(whole.source[whole.lines[cut].at:], depth+1); err == nil {
+		if inner, err := r.set.nested(whole.source[whole.lines[cut].at:], depth+1); err == nil {
 			return inner, nil
 		}
 	}
@@ -212,8 +227,12 @@ func (r *reader) header(m *mime.Message) {
 	from := decoded(m.Header, "From")
 	r.look(inFrom, phrase.Lower(from))
 	r.look(inMailer, phrase.Lower(m.Header.Get("X-Mailer")+" "+m.Header.Get("User-Agent")))
-	for name := range m.Header.Map() {
-		r.look(inField, phrase.Lower(name)+":")
+	for _, rule := range r.set.fields {
+		for _, p := range rule.phrases {
+			if p.place == inField && m.Header.Has(p.text) {
+				r.note(find{rule: rule, place: inField})
+			}
+		}
 	}
 	returnPath := strings.Trim(m.Header.Get("Return-Path"), "<> ")
 	if m.Header.Has("Return-Path") && returnPath == "" || strings.HasPrefix(phrase.Lower(returnPath), "mailer-daemon") {
@@ -266,21 +285,25 @@ func (r *reader) look(where place, low string) {
 		return
 	}
 	for match := range f.All(low) {
-		rule := r.set.rules[f.owners[match.ID]]
-		found := find{rule, where, match.Start, match.End}
-		again := slices.ContainsFunc(r.said[rule.says], func(f find) bool { return f.rule == rule })
-		r.said[rule.says] = append(r.said[rule.says], found)
-		if again || rule.says == recipient || rule.says == stranger || rule.says == reply {
-			continue
-		}
-		r.evidence += rule.weight
-		weight := rule.weight
-		if rule.family != "" {
-			weight += productTells
-		}
-		if weight > r.formatWeight {
-			r.format, r.formatWeight = rule.id, weight
-		}
+		r.note(find{r.set.rules[f.owners[match.ID]], where, match.Start, match.End})
+	}
+}
+
+// note keeps what was found and counts what it tells.
+func (r *reader) note(found find) {
+	rule := found.rule
+	again := slices.ContainsFunc(r.said[rule.says], func(f find) bool { return f.rule == rule })
+	r.said[rule.says] = append(r.said[rule.says], found)
+	if again || rule.says == recipient || rule.says == stranger || rule.says == reply {
+		return
+	}
+	r.evidence += rule.weight
+	weight := rule.weight
+	if rule.family != "" {
+		weight += productTells
+	}
+	if weight > r.formatWeight {
+		r.format, r.formatWeight = rule.id, weight
 	}
 }
 
