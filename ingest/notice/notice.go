@@ -88,14 +88,14 @@ func (r *reader) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	if r.headerEvidence < enoughHeader || r.evidence < enough {
 		return nil, fmt.Errorf("%w: evidence %d (header %d), want %d (%d)", ErrNotNotice, r.evidence, r.headerEvidence, enough, enoughHeader)
 	}
-	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.formatWeight < productTells {
-		return nil, fmt.Errorf("%w: neither a mail server's name and words nor a reply of one", ErrNotNotice)
-	}
 	original, ok := m.Original()
 	if !ok {
-		original = whole.headerFrom(cut)
+		original, ok = whole.headerFrom(cut), cut < len(whole.lines)
 	}
 	r.original = original
+	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.formatWeight < productTells && !ok {
+		return nil, fmt.Errorf("%w: neither a mail server's name and words, nor a reply of one, nor a message that comes back", ErrNotNotice)
+	}
 	report := r.report()
 	if depth < maxNested && report.Recipients[0].Final == "" && cut < len(whole.lines) {
 		if inner, err := r.set.nested(whole.source[whole.lines[cut].at:], depth+1); err == nil {
