@@ -134,7 +134,7 @@ func Complete(m *mime.Message, r *dsn.Report) {
 		if !lacking(*rcpt) {
 			continue
 		}
-		if !isAddress(rcpt.Final) && !isAddress(rcpt.Original) {
+		if nobody(*rcpt) {
 			if chosen == nil {
 				chosen = reader.choose(mentions, reader.scores(mentions))
 			}
@@ -148,7 +148,7 @@ func Complete(m *mime.Message, r *dsn.Report) {
 
 // lacking reports whether the fields of a recipient leave out an address or what the server replied.
 func lacking(r dsn.Recipient) bool {
-	if !isAddress(r.Final) && !isAddress(r.Original) {
+	if nobody(r) {
 		return true
 	}
 	if r.Action != dsn.Failed && r.Action != dsn.Delayed {
@@ -158,7 +158,8 @@ func lacking(r dsn.Recipient) bool {
 	return !replied && (r.Diagnostic == "" || r.Status.Subject == 0)
 }
 
-func isAddress(s string) bool { return strings.IndexByte(s, '@') > 0 }
+// nobody reports whether the fields of a recipient have no local part: sendmail writes "@mx.mail.example".
+func nobody(r dsn.Recipient) bool { return strings.LastIndexByte(r.Final, '@') == 0 && r.Original == "" }
 
 // complete takes the reason that the text gives for a recipient, if it tells more than the fields.
 func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
