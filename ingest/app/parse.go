@@ -141,10 +141,10 @@ func parsedOf(name string, r report.Report) parsed {
 		}
 	}
 	if f := r.Feedback; f != nil {
-		for _, to := range f.OriginalRcptTo {
+		for _, to := range f.Recipients() {
 			result.Recipients = append(result.Recipients, parsedRecipient{Recipient: to, FeedbackType: string(f.Type)})
 		}
-		if len(f.OriginalRcptTo) == 0 {
+		if len(result.Recipients) == 0 {
 			result.Recipients = append(result.Recipients, parsedRecipient{FeedbackType: string(f.Type)})
 		}
 	}

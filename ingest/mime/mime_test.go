@@ -183,6 +183,9 @@ func TestLimits(t *testing.T) {
 			if diff := cmp.Diff(tc.want, leaves(m)); diff != "" {
 				t.Errorf("leaves (-want +got):\n%s", diff)
 			}
+			if cut := tc.cut == messageBytes || tc.cut == "body bytes"; m.Parts[0].Cut != cut {
+				t.Errorf("the first part is cut: %v, want %v", m.Parts[0].Cut, cut)
+			}
 		})
 	}
 }
