@@ -152,7 +152,9 @@ func ParseHeader(data []byte, limit int) (header Header, body []byte, err error)
 		first = false
 		switch {
 		case !fits: // what follows may be short
-			err = &LimitError{"header bytes", limit}
+			if err == nil {
+				err = &LimitError{"header bytes", limit}
+			}
 			value = -1
 			continue
 		case colon >= 0:
