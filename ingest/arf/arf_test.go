@@ -289,7 +289,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if r.Incidents < 1 || r.Type == "" || r.Format == "" || len(r.OriginalRcptTo) > maxValues || len(r.Candidates) > maxValues {
+		if r.Incidents < 1 || r.Type == "" || r.Format == "" || len(r.OriginalRcptTo) > maxValues || len(r.Candidates) > maxCandidates {
 			t.Fatalf("Parse = %+v", r)
 		}
 	})

@@ -123,7 +123,7 @@ func Parse(data []byte, limits Limits) (*Message, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, ErrEmpty
 	}
-	data = withLineFeeds(data)
+	data = bytes.TrimLeft(withLineFeeds(data), "\r\n") // some programs begin with empty lines
 	header, body := w.header(data)
 	m := w.message
 	m.Header = header
