@@ -288,7 +288,47 @@ func TestCommand(t *testing.T) {
 			t.Errorf("got %q, %v", out, err)
 		}
 	})
-	for _, args := range [][]string{{"--json", "--tsv", "x"}, {"--phase", "nowhere", "x"}, {"--nonsense"}} {
+	t.Run("tsv leaves a reply as it is", func(t *testing.T) {
+		const odd = "  550\tqxz  \"quoted\" \u00e9 "
+		if out, err := run(odd+"\n", "--tsv"); err != nil || out != odd+"\tundetermined\tundetermined\n" {
+			t.Errorf("got %q, %v", out, err)
+		}
+	})
+	t.Run("files", func(t *testing.T) {
+		one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "two")
+		for name, text := range map[string]string{one: reply + "\n", two: "452 4.2.2 qxz"} {
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := run("250 ok\n", "--tsv", "--file", one, "--file", "-", "--file", two)
+		if want := reply + "\tbad-mailbox\thard\n250 ok\tdelivered\tnone\n452 4.2.2 qxz\tmailbox-full\tsoft\n"; err != nil || out != want {
+			t.Errorf("got %q, %v, want %q", out, err, want)
+		}
+	})
+	t.Run("explain", func(t *testing.T) {
+		out, err := run("", "--explain", "--json", "550 5.7.1 Newsletter rejected, try again later")
+		var r result
+		if err != nil || json.Unmarshal([]byte(out), &r) != nil {
+			t.Fatalf("got %q, %v", out, err)
+		}
+		why := make(map[string]string)
+		for _, m := range r.Matches {
+			why[m.Rule] = m.Why
+		}
+		for rule, want := range map[string]string{
+			r.Rule: "decided", "try-later": "did not count: the rule is for a 4yz reply", "code.550": "did not decide, because " + r.Rule + " comes before it",
+			"deferred-for-policy": "did not count: the rule is for a 4yz reply, status x.7.0-1",
+		} {
+			if why[rule] != want {
+				t.Errorf("%s: %q, want %q", rule, why[rule], want)
+			}
+		}
+		if out, err := run("", "--explain", reply); err != nil || !strings.Contains(out, "    unknown-user: bad-mailbox: decided\n      (") {
+			t.Errorf("got %q, %v", out, err)
+		}
+	})
+	for _, args := range [][]string{{"--json", "--tsv", "x"}, {"--phase", "nowhere", "x"}, {"--nonsense"}, {"--explain", "--tsv", "x"}, {"--file", "x", "y"}, {"--file", "/nowhere/at/all"}} {
 		if _, err := run("", args...); service.ExitStatus(err) != 2 {
 			t.Errorf("%v: %v, want a ConfigError", args, err)
 		}

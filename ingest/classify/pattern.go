@@ -23,7 +23,7 @@ type node struct {
 
 // pattern is a compiled match line.
 type pattern struct {
-	text  string
+	text  string // as it is written in the rules
 	nodes []node
 	needs [][]string // of each, one is in every text that matches; at most maxNeeds
 	gaps  bool       // has a "*" or "%"

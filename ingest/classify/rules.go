@@ -124,10 +124,15 @@ func (p *parser) line(l string) error {
 	if len(p.set.rules) == 0 {
 		return fmt.Errorf("%q before the first rule", l)
 	}
-	if p.words != nil && strings.HasPrefix(l, "match ") {
-		l = p.words.Replace(l)
+	r := p.set.rules[len(p.set.rules)-1]
+	if p.words == nil || !strings.HasPrefix(l, "match ") {
+		return r.set(l)
 	}
-	return p.set.rules[len(p.set.rules)-1].set(l)
+	if err := r.set(p.words.Replace(l)); err != nil {
+		return err
+	}
+	r.patterns[len(r.patterns)-1].text = strings.TrimSpace(strings.TrimPrefix(l, "match "))
+	return nil
 }
 
 // finish checks the rules and prepares them for use. The error joins all mistakes, each with its
