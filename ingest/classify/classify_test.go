@@ -238,8 +238,8 @@ func TestLabelledReplies(t *testing.T) {
 		}
 	}
 	t.Logf("%d replies: %d exact, %d in the right group", total, exact, group)
-	if total < 200 || exact*100 < total*75 || group*100 < total*86 {
-		t.Errorf("%d of %d exact, %d in the right group; want 75 %% and 86 %%", exact, total, group)
+	if total < 200 || exact*100 < total*85 || group*100 < total*93 {
+		t.Errorf("%d of %d exact, %d in the right group; want 85 %% and 93 %%", exact, total, group)
 	}
 }
 
