@@ -19,27 +19,31 @@ func BenchmarkSnapshot(b *testing.B) {
 			name := filepath.Join(b.TempDir(), suppression.FileName)
 			keys := make([]string, 1000)
 			for b.Loop() {
-				list := &suppression.List{}
-				state := uint64(1)
-				var raw [16]byte
-				for i := range n {
-					for j := range raw {
-						state = state*6364136223846793005 + 1442695040888963407
-						raw[j] = byte(state >> 56)
+				fill := func() *suppression.List {
+					list := &suppression.List{}
+					state := uint64(1)
+					var raw [16]byte
+					for i := range n {
+						for j := range raw {
+							state = state*6364136223846793005 + 1442695040888963407
+							raw[j] = byte(state >> 56)
+						}
+						key := hex.EncodeToString(raw[:])
+						keys[i%len(keys)] = key
+						if err := list.Suppress(suppression.Global, key); err != nil {
+							b.Fatal(err)
+						}
 					}
-					key := hex.EncodeToString(raw[:])
-					keys[i%len(keys)] = key
-					if err := list.Suppress(suppression.Global, key); err != nil {
-						b.Fatal(err)
-					}
+					return list
 				}
+				list := fill()
 				began := time.Now()
 				if err := suppression.Save(name, 1, time.Unix(0, 0), list); err != nil {
 					b.Fatal(err)
 				}
 				b.ReportMetric(time.Since(began).Seconds(), "s/save")
-				list = nil
-				before := heap()
+				runtime.KeepAlive(list)
+				before := heap() // without the list
 				began = time.Now()
 				s, err := suppression.Load(name)
 				if err != nil {
