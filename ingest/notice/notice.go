@@ -159,7 +159,9 @@ func lacking(r dsn.Recipient) bool {
 }
 
 // nobody reports whether the fields of a recipient have no local part: sendmail writes "@mx.mail.example".
-func nobody(r dsn.Recipient) bool { return strings.LastIndexByte(r.Final, '@') == 0 && r.Original == "" }
+func nobody(r dsn.Recipient) bool {
+	return strings.LastIndexByte(r.Final, '@') == 0 && r.Original == ""
+}
 
 // complete takes the reason that the text gives for a recipient, if it tells more than the fields.
 func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
@@ -317,7 +319,7 @@ func (r *reader) read() {
 	r.evidence = min(r.evidence, r.headerEvidence+most)
 	for _, f := range r.said[returned] {
 		if f.place == inText {
-			r.text = r.text.cut(r.text.lineAt(f.start) + 1)
+			r.text = r.text.cut(r.text.lineAt(f.start))
 			break
 		}
 	}
@@ -365,10 +367,11 @@ func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
 	if at, ok := dsn.FindReply(reason, 0); ok {
 		return smtpstatus.Enhanced{Class: uint16(reason[at] - '0')}
 	}
-	for match := range r.set.finders[inText].All(phrase.Lower(reason)) {
-		if rule := r.set.rules[r.set.finders[inText].owners[match.ID]]; !rule.status.IsZero() {
-			return rule.status
+	if code := r.set.meant(reason); !code.IsZero() {
+		if action == dsn.Delayed {
+			code.Class = 4
 		}
+		return code
 	}
 	switch action {
 	case dsn.Delayed:
@@ -378,4 +381,16 @@ func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
 	default:
 		return smtpstatus.Enhanced{Class: 5}
 	}
+}
+
+// meant returns the status that the words of a reason without any code are known to stand for; one that
+// says that retries were given up before all others. It is zero if no rule knows.
+func (set *ruleSet) meant(reason string) (code smtpstatus.Enhanced) {
+	f := set.finders[inText]
+	for match := range f.All(phrase.Lower(reason)) {
+		if known := set.rules[f.owners[match.ID]].status; code.IsZero() || known.Class == 4 {
+			code = cmp.Or(known, code)
+		}
+	}
+	return code
 }

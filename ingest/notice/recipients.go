@@ -133,8 +133,9 @@ func (r *reader) anyReason() string {
 // maxReturnedTo is the number of recipients of the returned message up to which all of them are taken.
 const maxReturnedTo = 5
 
+// returnedTo returns whom the returned message was sent to, but for its own sender.
 func (r *reader) returnedTo() []string {
-	addresses := addressesIn(strings.Join(r.original.Values("To"), ", "))
+	addresses := slices.DeleteFunc(addressesIn(strings.Join(r.original.Values("To"), ", ")), func(a string) bool { return holds(r.sender, a) })
 	if len(addresses) > maxReturnedTo {
 		return nil
 	}
@@ -155,7 +156,7 @@ func (r *reader) scores(mentions []mention) []int {
 			scores[i] += 2
 		}
 		if holds(r.sender, m.address) {
-			scores[i] -= 4
+			scores[i] -= 6
 		}
 		if holds(returnedFrom, m.address) {
 			scores[i] -= 3
