@@ -265,7 +265,7 @@ func (r *reader) header(m *mime.Message) {
 			r.failedTo = append(r.failedTo, addressesIn(value)...)
 		}
 	}
-	for _, name := range []string{"To", "Delivered-To", "X-Original-To"} {
+	for _, name := range []string{"To", "Delivered-To"} {
 		for _, value := range m.Header.Values(name) {
 			r.sender = append(r.sender, addressesIn(value)...)
 		}

@@ -156,7 +156,7 @@ func (r *reader) scores(mentions []mention) []int {
 			scores[i] += 2
 		}
 		if holds(r.sender, m.address) {
-			scores[i] -= 6
+			scores[i] -= 4
 		}
 		if holds(returnedFrom, m.address) {
 			scores[i] -= 3
@@ -176,6 +176,9 @@ func (r *reader) addLabels(scores []int, mentions []mention, says meaning, reach
 	for _, f := range r.said[says] {
 		if f.place != inText {
 			continue
+		}
+		if f.end < len(r.text.low) && r.text.low[f.end] == ':' && r.text.lineAt(f.start) != r.text.lineAt(f.end-1) {
+			continue // "Your message", and in the next line "To:"
 		}
 		i, _ := slices.BinarySearchFunc(mentions, f.end, func(m mention, end int) int { return m.start - end })
 		if i < len(mentions) && mentions[i].start-f.end <= reach && abs(f.rule.weight) > abs(most[i]) {
