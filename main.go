@@ -50,6 +50,7 @@ var commands = []command{
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
+	{"classify unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
@@ -125,9 +126,9 @@ func usage(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("carom sends bulk mail and learns from every answer.\n\nSubcommands (each explains itself with --help):\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-14s %s\n", c.name, c.about)
+		fmt.Fprintf(&b, "  %-21s %s\n", c.name, c.about)
 	}
-	fmt.Fprintf(&b, "  %-14s %s\n", "version", "print the version")
+	fmt.Fprintf(&b, "  %-21s %s\n", "version", "print the version")
 	b.WriteString("\nStart with: carom up --dir ./carom-data\n")
 	_, err := io.WriteString(w, b.String())
 	return err
