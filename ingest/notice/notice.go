@@ -315,6 +315,9 @@ func (r *reader) read() {
 	r.look(inText, r.text.low)
 	if _, ok := dsn.FindReply(r.text.low, 0); ok {
 		r.evidence++
+		if !dsn.FindEnhanced(r.text.low).IsZero() {
+			r.evidence++
+		}
 	}
 	r.evidence = min(r.evidence, r.headerEvidence+most)
 	for _, f := range r.said[returned] {
