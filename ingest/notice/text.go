@@ -134,53 +134,67 @@ func tagName(tag []byte) string {
 // newText makes a text of source.
 func newText(source []byte) text {
 	t := text{source: source}
-	var b strings.Builder
-	b.Grow(len(source))
+	raw := make([]byte, 0, len(source)+1)
 	gap := false
 	for at := 0; at < len(source); {
 		next := bytes.IndexByte(source[at:], '\n')
 		if next < 0 {
 			next = len(source) - at
 		}
-		content := source[at : at+next]
-		l := line{at: at, start: b.Len(), gap: gap}
-		l.indent = fold(&b, content)
-		l.end = b.Len()
+		l := line{at: at, start: len(raw), gap: gap}
+		raw, l.indent = fold(raw, source[at:at+next])
+		l.end = len(raw)
 		at += next + 1
-		if l.end == l.start {
-			gap = true
+		if gap = l.end == l.start; gap {
 			continue
 		}
-		gap = false
 		t.lines = append(t.lines, l)
-		b.WriteByte(' ')
+		raw = append(raw, ' ')
 	}
-	t.raw = b.String()
+	t.raw = string(raw)
 	t.low = phrase.Lower(t.raw)
 	return t
 }
 
-// fold writes content with each run of blanks as one blank and returns the number of blanks before it.
-func fold(b *strings.Builder, content []byte) (indent int) {
-	start := b.Len()
-	blank := false
-	for i, c := range content {
-		if c <= ' ' || c == 0xa0 && i > 0 && content[i-1] == 0xc2 {
-			blank = true
+// fold appends content to raw with each run of blanks as one blank and returns the number of blanks
+// before it.
+func fold(raw, content []byte) (joined []byte, indent int) {
+	start, done := len(raw), 0 // content up to done is in raw
+	for i := 0; i < len(content); {
+		n := blanks(content[i:])
+		if n == 0 {
+			i++
 			continue
 		}
-		if c == 0xc2 && i+1 < len(content) && content[i+1] == 0xa0 { // no-break space
+		if n == 1 && content[i] == ' ' && i > done && i+1 < len(content) && blanks(content[i+1:]) == 0 { // as most are
+			i++
 			continue
 		}
-		if b.Len() == start {
+		raw = append(raw, content[done:i]...)
+		for ; n > 0; n = blanks(content[i:]) {
+			i += n
+		}
+		done = i
+		if len(raw) == start {
 			indent = i
-		} else if blank {
-			b.WriteByte(' ')
+		} else if i < len(content) {
+			raw = append(raw, ' ')
 		}
-		blank = false
-		b.WriteByte(c)
 	}
-	return indent
+	return append(raw, content[done:]...), indent
+}
+
+// blanks returns the length of the blank at the beginning of s: a control byte, or a no-break space.
+func blanks(s []byte) int {
+	switch {
+	case len(s) == 0:
+		return 0
+	case s[0] <= ' ':
+		return 1
+	case s[0] == 0xc2 && len(s) > 1 && s[1] == 0xa0:
+		return 2
+	}
+	return 0
 }
 
 // lineAt returns the index of the line that holds position pos of t.raw.
