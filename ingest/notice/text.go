@@ -2,7 +2,6 @@ package notice
 
 import (
 	"bytes"
-	"html"
 	"slices"
 	"strings"
 
@@ -30,15 +29,13 @@ type line struct {
 	gap        bool // a blank line stands before it
 }
 
-// textOf returns the text of m: its text/plain parts, or where they are blank its text/html parts
-// without the tags. Messages inside m and attached files are no part of it.
+// textOf returns the text of m: its text/plain parts, or where they are blank what a reader sees of
+// its HTML. Messages inside m and attached files are no part of it.
 func textOf(m *mime.Message) []byte {
-	var plain, marked []byte
+	var plain []byte
 	for i := range m.Parts {
 		part := &m.Parts[i]
 		switch part.MediaType {
-		case "text/html":
-			marked = appendPart(marked, part.Body)
 		case "text/plain", "text", "multipart/report", "multipart/mixed", "multipart/alternative":
 			plain = appendPart(plain, part.Body)
 		case "application/octet-stream":
@@ -48,7 +45,8 @@ func textOf(m *mime.Message) []byte {
 		}
 	}
 	if len(bytes.TrimSpace(plain)) == 0 {
-		return withoutTags(marked)
+		page := m.Text()
+		return []byte(page[:min(len(page), maxText)])
 	}
 	return plain
 }
@@ -66,69 +64,6 @@ func appendPart(text, body []byte) []byte {
 		return slices.Clip(body)
 	}
 	return append(append(text, '\n'), body...)[:min(len(text)+1+len(body), maxText)]
-}
-
-// breaks are the elements that end a line.
-var breaks = map[string]bool{
-	"br": true, "p": true, "div": true, "tr": true, "li": true, "ul": true, "ol": true, "td": true, "table": true,
-	"h1": true, "h2": true, "h3": true, "h4": true, "pre": true, "hr": true, "title": true, "blockquote": true,
-}
-
-// withoutTags returns the text of an HTML document, as far as looking for words needs it.
-func withoutTags(document []byte) []byte {
-	text := make([]byte, 0, len(document))
-	hidden := "" // the element whose content is not shown
-	for len(document) > 0 {
-		open := bytes.IndexByte(document, '<')
-		if open < 0 {
-			open = len(document)
-		}
-		if hidden == "" {
-			text = append(text, document[:open]...)
-		}
-		document = document[open:]
-		if len(document) == 0 {
-			break
-		}
-		end := bytes.IndexByte(document, '>')
-		if end < 0 {
-			break
-		}
-		if bytes.HasPrefix(document, []byte("<!--")) {
-			after := bytes.Index(document, []byte("-->"))
-			if after < 0 {
-				break
-			}
-			end = after + 2
-		}
-		tag := document[1:end]
-		document = document[end+1:]
-		if bytes.IndexByte(tag, '@') >= 0 && !bytes.ContainsAny(tag, " =") { // an address in angle brackets
-			text = append(append(append(text, '<'), tag...), '>')
-			continue
-		}
-		name := tagName(tag)
-		switch {
-		case hidden != "":
-			if name == hidden && tag[0] == '/' {
-				hidden = ""
-			}
-		case name == "style" || name == "script":
-			hidden = name
-		case breaks[name]:
-			text = append(text, '\n')
-		}
-	}
-	return []byte(html.UnescapeString(string(text)))
-}
-
-func tagName(tag []byte) string {
-	tag = bytes.TrimPrefix(tag, []byte{'/'})
-	n := 0
-	for n < len(tag) && n < 12 && (tag[n]|0x20 >= 'a' && tag[n]|0x20 <= 'z' || tag[n] >= '0' && tag[n] <= '9') {
-		n++
-	}
-	return strings.ToLower(string(tag[:n]))
 }
 
 // newText makes a text of source.

@@ -23,20 +23,3 @@ func TestFold(t *testing.T) {
 		}
 	}
 }
-
-func TestWithoutTags(t *testing.T) {
-	for in, want := range map[string]string{
-		"<p>a<br>b</p>":                          "\na\nb\n",
-		"a<style>p{}</style>b<script>x</script>": "ab",
-		"<a href='x'>c &lt;d@e.example&gt;</a>":  "c <d@e.example>",
-		"to <ann@mail.example> now":              "to <ann@mail.example> now",
-		"a<!-- <b> -->c":                         "ac",
-		"a<!-- b":                                "a",
-		"a<b":                                    "a",
-		"a<b>c":                                  "ac",
-	} {
-		if got := string(withoutTags([]byte(in))); got != want {
-			t.Errorf("withoutTags(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
