@@ -341,6 +341,7 @@ func (r *reader) report() *dsn.Report {
 	for _, p := range r.recipients() {
 		rcpt := dsn.Recipient{Final: p.address, Action: action, Diagnostic: p.reason}
 		rcpt.Status = r.status(p.reason, action)
+		rcpt.RemoteMTA = remoteMTA(p.reason)
 		report.Recipients = append(report.Recipients, rcpt)
 	}
 	return report
