@@ -362,19 +362,19 @@ func (r *reader) action() dsn.Action {
 	return dsn.Failed
 }
 
-// status returns the status that a reason gives: its enhanced code, or the class of its reply code,
-// or what the product is known to mean.
+// status returns the status that a reason gives: its enhanced code, or what its words are known to mean
+// in the class of its reply code, or that class alone.
 func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
 	if code := dsn.FindEnhanced(reason); !code.IsZero() {
 		return code
 	}
+	code := r.set.meant(reason)
 	if at, ok := dsn.FindReply(reason, 0); ok {
-		return smtpstatus.Enhanced{Class: uint16(reason[at] - '0')}
+		code.Class = uint16(reason[at] - '0')
+	} else if action == dsn.Delayed && !code.IsZero() {
+		code.Class = 4
 	}
-	if code := r.set.meant(reason); !code.IsZero() {
-		if action == dsn.Delayed {
-			code.Class = 4
-		}
+	if !code.IsZero() {
 		return code
 	}
 	switch action {
@@ -387,8 +387,8 @@ func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
 	}
 }
 
-// meant returns the status that the words of a reason without any code are known to stand for; one that
-// says that retries were given up before all others. It is zero if no rule knows.
+// meant returns the status that the words of a reason without an enhanced code are known to stand for;
+// one that says that retries were given up before all others. It is zero if no rule knows.
 func (set *ruleSet) meant(reason string) (code smtpstatus.Enhanced) {
 	f := set.finders[inText]
 	for match := range f.All(phrase.Lower(reason)) {
