@@ -157,7 +157,7 @@ var looseNames = []string{"feedback-type", "user-agent", "version", "original-ma
 // or one behind the first if the message says that it is a feedback report.
 func loose(m *mime.Message) *Report {
 	isReport := strings.EqualFold(m.Params["report-type"], "feedback-report")
-	for i := range m.Parts {
+	for i := range min(len(m.Parts), maxParts) {
 		part := &m.Parts[i]
 		if !strings.HasPrefix(part.MediaType, "text/plain") && part.MediaType != "application/octet-stream" {
 			continue
