@@ -124,7 +124,7 @@ func parseFile(name string, in io.Reader) (parsed, error) {
 		in = file
 	}
 	m, err := mime.Read(in, mime.Limits{})
-	if _, tooMuch := errors.AsType[*mime.LimitError](err); tooMuch || errors.Is(err, mime.ErrEmpty) {
+	if errors.Is(err, mime.ErrEmpty) {
 		return parsed{File: name, Kind: string(report.None), Reason: err.Error(), Recipients: []parsedRecipient{}}, nil
 	}
 	if err != nil {
@@ -136,11 +136,13 @@ func parseFile(name string, in io.Reader) (parsed, error) {
 func parsedOf(name string, r report.Report) parsed {
 	result := parsed{File: name, Kind: string(r.Kind), Reason: r.Reason, Recipients: []parsedRecipient{}}
 	if n := r.Notification; n != nil {
+		result.Format = n.Format
 		for i := range n.Recipients {
 			result.Recipients = append(result.Recipients, parsedBounce(&n.Recipients[i]))
 		}
 	}
 	if f := r.Feedback; f != nil {
+		result.Format = f.Format
 		for _, to := range f.Recipients() {
 			result.Recipients = append(result.Recipients, parsedRecipient{Recipient: to, FeedbackType: string(f.Type)})
 		}
