@@ -246,7 +246,11 @@ func Date(value string) time.Time {
 	if len(value) > maxDate {
 		return time.Time{}
 	}
-	t, err := mail.ParseDate(value)
+	usual, _, _ := strings.Cut(value, " (") // net/mail tries thirty layouts; most programs write this one
+	t, err := time.Parse("Mon, 2 Jan 2006 15:04:05 -0700", usual)
+	if err != nil {
+		t, err = mail.ParseDate(value)
+	}
 	if err != nil {
 		return time.Time{}
 	}
