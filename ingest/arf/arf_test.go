@@ -238,6 +238,8 @@ func TestCFBL(t *testing.T) {
 func TestRecipients(t *testing.T) {
 	for _, tc := range []struct{ name, machine, original, want string }{
 		{"given", "Original-Rcpt-To: <ann@mail.example>\nOriginal-Rcpt-To: bob@mail.example", "To: eve@mail.example", "ann@mail.example bob@mail.example"},
+		{"several in one field", "Original-Rcpt-To: <ann@mail.example>, bob@mail.example", "To: eve@mail.example", "ann@mail.example bob@mail.example"},
+		{"by another name", "Original-Recipient: rfc822; ann@mail.example", "To: eve@mail.example", "ann@mail.example"},
 		{"removal", "Removal-Recipient: ann@mail.example", "To: eve@mail.example", "ann@mail.example"},
 		{"blanked out in the report", "Original-Rcpt-To: redacted", "To: \"Ann, A.\" <ann@mail.example>", "ann@mail.example"},
 		{"AOL's half address", "Redacted-Address: redacted@", "To: ann@mail.example", "ann@mail.example"},

@@ -75,8 +75,8 @@ func (r *Report) field(f mime.Field) bool {
 		if n, err := strconv.ParseUint(f.Value, 10, 31); err == nil && n > 0 {
 			r.Incidents = int(n)
 		}
-	case "original-rcpt-to":
-		r.OriginalRcptTo = keep(r.OriginalRcptTo, address(f.Value))
+	case "original-rcpt-to", "original-recipient": // the second is RFC 3464's
+		r.OriginalRcptTo = keepAddresses(r.OriginalRcptTo, f.Value)
 	case "reported-domain":
 		r.ReportedDomains = keep(r.ReportedDomains, strings.ToLower(f.Value))
 	case "reported-uri":
@@ -84,7 +84,7 @@ func (r *Report) field(f mime.Field) bool {
 	case "authentication-results":
 		r.AuthResults = keep(r.AuthResults, f.Value)
 	case "removal-recipient":
-		r.RemovalRecipients = keep(r.RemovalRecipients, address(f.Value))
+		r.RemovalRecipients = keepAddresses(r.RemovalRecipients, f.Value)
 	default:
 		return false
 	}
@@ -123,6 +123,18 @@ func keep(values []string, value string) []string {
 		return values
 	}
 	return append(values, value)
+}
+
+// keepAddresses keeps the address in value, or several with commas between them, which section 3.3
+// does not allow.
+func keepAddresses(values []string, value string) []string {
+	if !strings.Contains(value, ",") {
+		return keep(values, address(value))
+	}
+	for _, a := range addresses(withoutType(value)) {
+		values = keep(values, a)
+	}
+	return values
 }
 
 // feedbackType reads a Feedback-Type. Beside the registered words it knows those of the drafts of RFC
