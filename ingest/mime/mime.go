@@ -150,7 +150,7 @@ func (m *Message) Part(mediaTypes ...string) *Part {
 // A header longer than Limits allow is cut.
 func (m *Message) Original() (header Header, ok bool) {
 	part := m.Part("message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers",
-		"text/rfc822-header", "message/rfc822-headers") // the last two are common misspellings
+		"text/rfc822-header", "message/rfc822-headers", "text/rfc822") // the last three are common misspellings
 	if part == nil {
 		return Header{}, false
 	}
