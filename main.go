@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	analytics "carom/analytics/app"
@@ -43,6 +44,7 @@ var commands = []command{
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
@@ -108,10 +110,14 @@ func find(args []string) (command, []string, error) {
 			return c, args[len(words):], nil
 		}
 	}
+	var wholes []string
 	for _, c := range commands {
 		if strings.HasPrefix(c.name, args[0]+" ") {
-			return command{}, nil, service.Configf("carom %s: which? there is %q (see carom help)", args[0], "carom "+c.name)
+			wholes = append(wholes, strconv.Quote("carom "+c.name))
 		}
+	}
+	if len(wholes) > 0 {
+		return command{}, nil, service.Configf("carom %s: which? there is %s (see carom help)", args[0], strings.Join(wholes, " and "))
 	}
 	return command{}, nil, service.Configf("unknown subcommand %q (see carom help)", args[0])
 }
