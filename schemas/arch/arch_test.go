@@ -20,7 +20,7 @@ const module = "carom/"
 var may = map[string][]string{
 	"":               {"schemas", "sender", "ingest", "analytics", "deploy"},
 	"schemas":        {"schemas"},
-	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/classify", "ingest/correlate"},
+	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/classify", "ingest/correlate", "ingest/report"},
 	"ingest":         {"ingest", "schemas"},
 	"analytics":      {"analytics", "schemas"},
 	"grafana-plugin": {"grafana-plugin", "schemas"},
@@ -46,6 +46,7 @@ var may = map[string][]string{
 	"ingest/arf":       {"schemas", "ingest/mime"},
 	"ingest/classify":  {"schemas"},
 	"ingest/correlate": {"schemas"},
+	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf"},
 }
 
 // links lists what packages of a folder must never link, directly or not.

@@ -1,0 +1,46 @@
+// Package report says what a mail is that came back: a delivery status notification, a feedback
+// report, an automatic reply or none of them. It is the one place that decides; the parsers of
+// each kind (ingest/dsn, ingest/arf) do the reading.
+//
+// It judges no diagnostic (ingest/classify) and believes no word of a report (ingest/correlate).
+// There are no errors: what nothing fits is None, and Report.Reason says why. Nothing here panics,
+// keeps state or touches network, disk or clock; everything is safe for concurrent use.
+package report
+
+import (
+	"carom/ingest/arf"
+	"carom/ingest/dsn"
+	"carom/ingest/mime"
+)
+
+// Kind is what a mail is.
+type Kind string
+
+// The kinds.
+const (
+	Notification Kind = "dsn"       // a bounce, or another status of a delivery
+	Feedback     Kind = "arf"       // a complaint, or another feedback report
+	AutoReply    Kind = "autoreply" // an absence notice, a challenge, a read receipt
+	Aggregate    Kind = "aggregate" // counts about many messages: DMARC, TLS-RPT
+	None         Kind = "none"
+)
+
+// Report is what a mail says. Of the pointers, the one of its kind is set.
+type Report struct {
+	Kind         Kind
+	Notification *dsn.Report
+	Feedback     *arf.Report
+	Reason       string // the rule by which it is no report
+}
+
+// Parse reads m.
+func Parse(m *mime.Message) Report {
+	if r, err := arf.Parse(m); err == nil {
+		return Report{Kind: Feedback, Feedback: r}
+	}
+	r, err := dsn.Parse(m)
+	if err != nil {
+		return Report{Kind: None, Reason: err.Error()}
+	}
+	return Report{Kind: Notification, Notification: r}
+}
