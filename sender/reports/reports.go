@@ -206,14 +206,14 @@ func (p *Processor) base(m Mail, kind event.Kind, index int, match correlate.Mat
 	return e
 }
 
-func (p *Processor) notification(m Mail, report *dsn.Report) Finding {
-	reported := report.Recipients[:min(len(report.Recipients), maxEvents)]
+func (p *Processor) notification(m Mail, said *dsn.Report) Finding {
+	reported := said.Recipients[:min(len(said.Recipients), maxEvents)]
 	addresses := make([][]string, len(reported))
 	for i := range reported {
 		addresses[i] = reported[i].Addresses()
 	}
 	matches := p.matches(correlate.Evidence{
-		ReturnPaths: m.Recipients, References: references(report.Original, ""), EnvelopeIDs: []string{report.OriginalEnvelopeID},
+		ReturnPaths: m.Recipients, References: references(said.Original, ""), EnvelopeIDs: []string{said.OriginalEnvelopeID},
 	}, addresses, m.Arrived)
 	var f Finding
 	for i := range reported {
@@ -223,12 +223,12 @@ func (p *Processor) notification(m Mail, report *dsn.Report) Finding {
 			kind = event.RemoteBounce
 		}
 		e := p.base(m, kind, i, matches[i], cmp.Or(r.Final, r.Original))
-		e.FeedbackType, e.ReportingMTA, e.MXHost = string(r.Action), cut(report.ReportingMTA, maxWord), cut(r.RemoteMTA, maxWord)
+		e.FeedbackType, e.ReportingMTA, e.MXHost = string(r.Action), cut(said.ReportingMTA, maxWord), cut(r.RemoteMTA, maxWord)
 		e.MailFrom = returnPath(m)
 		e.MailFromDomain = route.Domain(e.MailFrom)
-		e.EnvID = envelopeID(report.OriginalEnvelopeID)
+		e.EnvID = envelopeID(said.OriginalEnvelopeID)
 		setHeader(e, "ORCPT", r.Original, maxAddress)
-		setHeader(e, MessageIDHeader, report.Original.Get("Message-Id"), maxMessageID)
+		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
 		e.SetReply(answer)
 		if kind == event.RemoteBounce {
 			account.SetVerdict(e, classify.Classify(classify.Input{Reply: answer, Enhanced: r.Status}))
@@ -247,9 +247,9 @@ func (f *Finding) rule(e *event.Event, r *dsn.Recipient, rules []Rule) {
 	if len(rules) == 0 {
 		return
 	}
-	said := e.Enhanced + ";" + r.DiagnosticType + ";" + cut(r.Diagnostic, maxText)
+	text := e.Enhanced + ";" + r.DiagnosticType + ";" + cut(r.Diagnostic, maxText)
 	for _, rule := range rules {
-		if !rule.Pattern.MatchString(said) {
+		if !rule.Pattern.MatchString(text) {
 			continue
 		}
 		f.Delete = f.Delete || rule.Delete
@@ -309,10 +309,10 @@ func reply(r *dsn.Recipient) smtpstatus.Reply {
 	return parsed
 }
 
-func (p *Processor) feedback(ctx context.Context, m Mail, report *arf.Report) Finding {
-	reported := report.OriginalRcptTo
+func (p *Processor) feedback(ctx context.Context, m Mail, said *arf.Report) Finding {
+	reported := said.OriginalRcptTo
 	if len(reported) == 0 {
-		reported = report.RemovalRecipients
+		reported = said.RemovalRecipients
 	}
 	reported = reported[:min(len(reported), maxEvents)]
 	if len(reported) == 0 {
@@ -322,12 +322,12 @@ func (p *Processor) feedback(ctx context.Context, m Mail, report *arf.Report) Fi
 	for i, address := range reported {
 		addresses[i] = []string{address}
 		if len(reported) == 1 {
-			addresses[i] = append(addresses[i], candidates(report.Original)...)
+			addresses[i] = append(addresses[i], candidates(said.Original)...)
 		}
 	}
 	matches := p.matches(correlate.Evidence{
-		ReturnPaths: m.Recipients, References: references(report.Original, report.OriginalMailFrom),
-		EnvelopeIDs: []string{report.OriginalEnvelopeID},
+		ReturnPaths: m.Recipients, References: references(said.Original, said.OriginalMailFrom),
+		EnvelopeIDs: []string{said.OriginalEnvelopeID},
 	}, addresses, m.Arrived)
 	reporter := p.reporter(ctx, m, matches, reported)
 	var f Finding
@@ -336,17 +336,17 @@ func (p *Processor) feedback(ctx context.Context, m Mail, report *arf.Report) Fi
 			matches[i] = correlate.Match{Method: correlate.DKIMReporter, Confidence: correlate.DKIMConfidence}
 		}
 		kind := event.RemoteStatus
-		if report.Type.Complaint() {
+		if said.Type.Complaint() {
 			kind = event.Complaint
 		}
 		e := p.base(m, kind, i, matches[i], address)
-		e.FeedbackType, e.ReportingMTA, e.SourceIP = string(report.Type), cut(report.ReportingMTA, maxWord), report.SourceIP
-		e.MailFrom = cut(report.OriginalMailFrom, maxAddress)
+		e.FeedbackType, e.ReportingMTA, e.SourceIP = string(said.Type), cut(said.ReportingMTA, maxWord), said.SourceIP
+		e.MailFrom = cut(said.OriginalMailFrom, maxAddress)
 		e.MailFromDomain = route.Domain(e.MailFrom)
-		e.FromDomain = fromDomain(report.Original)
-		e.EnvID = envelopeID(report.OriginalEnvelopeID)
-		setHeader(e, "User-Agent", report.UserAgent, maxWord)
-		setHeader(e, MessageIDHeader, report.Original.Get("Message-Id"), maxMessageID)
+		e.FromDomain = fromDomain(said.Original)
+		e.EnvID = envelopeID(said.OriginalEnvelopeID)
+		setHeader(e, "User-Agent", said.UserAgent, maxWord)
+		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
 		if matches[i].Method == correlate.DKIMReporter {
 			setHeader(e, "DKIM-Reporter", reporter, maxWord)
 		}
