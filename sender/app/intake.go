@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"carom/sender/deliver"
 	"carom/sender/dkim"
 	"carom/sender/queue"
+	"carom/sender/reports"
 	"carom/sender/route"
 	"carom/sender/smtpd"
 	"carom/sender/spool"
@@ -100,6 +102,9 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		Tenant: m.Tenant, SMTPUser: m.SMTPUser, ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}
+	if m.MessageID != "" {
+		envelope.Headers = map[string]string{reports.MessageIDHeader: m.MessageID}
+	}
 	if m.AsksForDKIM {
 		if _, err := dkim.ParseRequest(m.DKIMOptions); err != nil {
 			return &smtpd.RefusalError{Code: 554, Enhanced: [3]int{5, 6, 0}, Text: "X-DKIM-Options: " + err.Error()}
@@ -146,6 +151,11 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 	for i := from; i < len(envelope.Recipients); i++ {
 		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		if e.Headers == nil {
+			e.Headers = envelope.Headers
+		} else {
+			maps.Copy(e.Headers, envelope.Headers) // the recipient's own map
+		}
 		n.traffic.Count(e)
 		n.recorder.Submit(e)
 	}
