@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -108,6 +109,20 @@ func TestBackoff(t *testing.T) {
 		}
 		if try > 10 && d < maxBackoff/2 {
 			t.Fatalf("backoff(%d) = %v, want at least %v", try, d, maxBackoff/2)
+		}
+	}
+}
+
+func TestBatchAge(t *testing.T) {
+	for _, tc := range []struct{ configured, took, want time.Duration }{
+		{time.Second, 0, time.Second},
+		{time.Second, 200 * time.Millisecond, time.Second},
+		{time.Second, 300 * time.Millisecond, 1500 * time.Millisecond},
+		{time.Second, time.Minute, maxBatchAge},
+		{time.Minute, time.Minute, time.Minute}, // whoever wants it longer gets it
+	} {
+		if got := batchAge(tc.configured, tc.took); got != tc.want {
+			t.Errorf("batchAge(%v, %v) = %v, want %v", tc.configured, tc.took, got, tc.want)
 		}
 	}
 }

@@ -31,8 +31,10 @@ type stream[T any] struct {
 	seq     *atomic.Uint64 // last stored record, for Status
 
 	incarnation string
-	id          event.ID // incarnation as the warehouse has it
-	ready       bool     // the schema was looked at since the last error
+	id          event.ID      // incarnation as the warehouse has it
+	ready       bool          // the schema was looked at since the last error
+	took        time.Duration // to store the last batch
+	cut         batch[T]      // the last batch, whose memory the next one uses
 }
 
 // batch is a run of records from the log: numbers from to to, of which rows could be decoded.
@@ -190,7 +192,8 @@ func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
 	}
 	defer func() { _ = r.Close() }() // only read
 	for {
-		b := &batch[T]{from: from, to: from - 1}
+		b := &s.cut
+		*b = batch[T]{from: from, to: from - 1, seqs: b.seqs[:0], rows: b.rows[:0]}
 		end := s.collect(ctx, r, b) // what was read before the end is sent all the same
 		if b.to >= b.from && ctx.Err() == nil {
 			p := newPending(s.shipper.opt.Node, s.incarnation, s.name, b.from, b.to)
@@ -202,9 +205,11 @@ func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
 					return err
 				}
 			}
+			started := time.Now()
 			if err := s.send(ctx, p, b, false); err != nil {
 				return err
 			}
+			s.took = time.Since(started)
 			from = b.to + 1
 		}
 		if errors.Is(end, io.EOF) {
@@ -230,11 +235,16 @@ func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) 
 		}
 		if wait == ctx {
 			var cancel context.CancelFunc
-			wait, cancel = context.WithTimeout(ctx, opt.BatchAge)
+			wait, cancel = context.WithTimeout(ctx, batchAge(opt.BatchAge, s.took))
 			defer cancel()
 		}
 	}
 	return nil
+}
+
+// batchAge returns how long a batch is collected if the last one took so long to store.
+func batchAge(configured, took time.Duration) time.Duration {
+	return max(configured, min(insertShare*took, maxBatchAge))
 }
 
 // read adds the next record to b, or what the log says in its place.
@@ -263,14 +273,16 @@ func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T], nod
 	}
 	b.to = e.Seq
 	b.bytes += len(e.Data)
-	var row T
-	if malformed := s.decode(e.Data, &row); malformed != nil {
+	var zero T
+	b.rows = append(b.rows, zero)
+	row := &b.rows[len(b.rows)-1]
+	if malformed := s.decode(e.Data, row); malformed != nil {
+		b.rows = b.rows[:len(b.rows)-1]
 		b.bad = append(b.bad, quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
 		return nil //nolint:nilerr // the batch carries it on to quarantine
 	}
-	s.place(&row, node, s.id, e.Seq)
+	s.place(row, node, s.id, e.Seq)
 	b.seqs = append(b.seqs, e.Seq)
-	b.rows = append(b.rows, row)
 	return nil
 }
 

@@ -11,10 +11,9 @@ import (
 )
 
 const (
-	// Waiting at the tail, a Reader looks for more after minPoll, then after twice that, up to
-	// maxPoll, which bounds how late it sees a record.
-	minPoll = time.Millisecond
-	maxPoll = 20 * time.Millisecond
+	// poll is how often a Reader at the tail looks for more, which bounds how late it sees a
+	// record. Under load each look finds many.
+	poll = 20 * time.Millisecond
 	// replacedEvery is how many polls without news pass before a Reader looks whether the
 	// folder still holds the same log.
 	replacedEvery = 50
@@ -172,20 +171,18 @@ func (r *Reader) Seq() uint64 { return r.sc.want }
 // *CorruptError; the next call goes on behind it. After *RemovedError (the writer removed what
 // was not read yet), ErrReplaced or an error of the disk the Reader is of no more use.
 func (r *Reader) Next(ctx context.Context) (Entry, error) {
-	wait := minPoll
 	for {
 		e, ok, err := r.TryNext()
 		if ok || err != nil {
 			return e, err
 		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(poll)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
 			return Entry{}, ctx.Err()
 		}
-		wait = min(2*wait, maxPoll)
 	}
 }
 
