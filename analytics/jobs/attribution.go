@@ -25,8 +25,9 @@ const (
 	// patience is how long a report with a token waits for its delivery: reports may come sooner
 	// than the events of a node whose agent lags.
 	patience = time.Hour
-	// settled is how old a report without a token must be: it is looked for once only.
-	settled = time.Minute
+	// settled is how long ago a report without a token must have arrived: its delivery is looked for
+	// once only, and should be there by then.
+	settled = 20 * time.Second
 	// farBack is how long before a report its delivery is looked for. Complaints come for weeks.
 	farBack = 35 * 24 * time.Hour
 	// reportBatch bounds the reports that are attributed at once: their keys go into a query, which
