@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"carom/schemas/suppression"
 )
 
 func TestParseVERP(t *testing.T) {
@@ -103,4 +105,29 @@ func FuzzParseVERP(f *testing.F) {
 func writes(v VERP, separator, address string) bool {
 	at, own := strings.LastIndexByte(v.Recipient, '@'), strings.LastIndexByte(v.Originator, '@')
 	return v.Originator[:own]+separator+v.Recipient[:at]+"="+v.Recipient[at+1:]+v.Originator[own:] == address
+}
+
+// FuzzMatch: whatever a stranger writes around a genuine token proves its own recipient and nobody
+// else, and without a token nothing is proven.
+func FuzzMatch(f *testing.F) {
+	k := newKeys(f, key(1))
+	ann := sign(f, k, 1, "ann@mail.example")
+	f.Add("TOKEN@bounce.example", "x", "y", "ann@mail.example")
+	f.Add("news-ann=mail.example@shop.example", "TOKEN", "", "bob@mail.example")
+	f.Add("prvs=1234=TOKEN@shop.example", "b-b-TOKEN", "TOKENa", "")
+	f.Fuzz(func(t *testing.T, path, reference, envelope, address string) {
+		e := Evidence{ReturnPaths: []string{path}, References: []string{reference}, EnvelopeIDs: []string{envelope}, Addresses: []string{address}}
+		if m := k.Match(e, now); m.Method.Proves() || m.Address != "" || m.Ref != (Ref{}) {
+			t.Fatalf("without a token: %+v", m)
+		}
+		for i := range e.ReturnPaths {
+			e.ReturnPaths[i] = strings.ReplaceAll(path, "TOKEN", ann)
+			e.References[i], e.EnvelopeIDs[i] = strings.ReplaceAll(reference, "TOKEN", ann), strings.ReplaceAll(envelope, "TOKEN", ann)
+		}
+		m := k.Match(e, now)
+		proven := suppression.Normalize(m.Address) == "ann@mail.example"
+		if (m.Address != "" || m.Confidence == 1) && !proven || m.Method.Proves() && (m.Ref.MessageID != message || m.Ref.Index != 1) {
+			t.Fatalf("with a token: %+v", m)
+		}
+	})
 }

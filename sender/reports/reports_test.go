@@ -2,11 +2,13 @@ package reports
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -431,13 +433,19 @@ func FuzzProcess(f *testing.F) {
 	for _, name := range []string{"bounce", "complaint", "autoreply"} {
 		f.Add(sample(f, name, "REFERENCE", token(f, ours, recipient, time.Hour)).Content, sender)
 	}
-	p := New(keys(f, ours), key, nil)
+	// A name server that knows no key: whatever is signed, nobody trusted has signed it.
+	p := New(keys(f, ours), key, func(context.Context, string) ([]string, error) { return nil, errors.New("no such name") })
+	handling := &Handling{
+		Patterns: []Pattern{{Regexp: regexp.MustCompile(`(?i)(?P<r>\S+@\S+).*(?P<diag>[45]\d\d .*)`)}, {Regexp: regexp.MustCompile(`(?i)complaint:? (?P<rcpt>\S+)`), Complaint: true}},
+		Rules:    []Rule{{Pattern: regexp.MustCompile(`5\.2\.2`), Suppress: true, Delete: true}},
+		Trusted:  []string{"mx1.provider.test"},
+	}
 	f.Fuzz(func(t *testing.T, content []byte, to string) {
-		finding, err := p.Process(t.Context(), Mail{ID: reportID, Arrived: now, Recipients: []string{to}, Content: content})
+		finding, err := p.Process(t.Context(), Mail{ID: reportID, Arrived: now, Recipients: []string{to}, Content: content, Handling: handling})
 		if err != nil && (!errors.Is(err, ErrNotAReport) && !errors.Is(err, ErrUnreadable) || len(finding.Events)+len(finding.Suppress) > 0) {
 			t.Errorf("%v with %d events", err, len(finding.Events))
 		}
-		if err == nil && (len(finding.Events) == 0 || len(finding.Events) > maxEvents) {
+		if err == nil && (len(finding.Events) == 0 && finding.Kind != "autoreply" && finding.Kind != "aggregate" || len(finding.Events) > maxEvents) {
 			t.Errorf("%d events", len(finding.Events))
 		}
 		for _, address := range finding.Suppress {
@@ -446,6 +454,9 @@ func FuzzProcess(f *testing.F) {
 			}
 		}
 		for _, e := range finding.Events {
+			if e.MatchMethod == string(correlate.DKIMReporter) {
+				t.Error("a signature is believed whose key nobody has")
+			}
 			if !strings.HasPrefix(e.Kind.String(), "remote-") && e.Kind != event.Complaint || e.MessageID != reportID {
 				t.Errorf("event %s of %s", e.Kind, e.MessageID)
 			}
