@@ -136,6 +136,7 @@ func parseFile(name string, in io.Reader) (parsed, error) {
 func parsedOf(name string, r report.Report) parsed {
 	result := parsed{File: name, Kind: string(r.Kind), Reason: r.Reason, Recipients: []parsedRecipient{}}
 	if n := r.Notification; n != nil {
+		result.Format = n.Format
 		for i := range n.Recipients {
 			result.Recipients = append(result.Recipients, parsedBounce(&n.Recipients[i]))
 		}

@@ -3,7 +3,6 @@ package classify
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"sync"
 
 	"carom/schemas/event"
@@ -13,7 +12,7 @@ import (
 
 // Version is the version of the rules and of the steps around them. It goes up by one with every
 // change that can change a verdict.
-const Version uint32 = 2
+const Version uint32 = 3
 
 // Input is what is to be classified. Only what is known is set.
 type Input struct {
@@ -28,6 +27,10 @@ type Input struct {
 	Phase    event.Phase // where the attempt ended; PhaseNone: taken from the text, if it says so
 	Provider string      // the receiving provider; rules of one provider need it
 	Local    Local       // the local cause, if the receiver decided nothing
+
+	// GaveUp says that nobody tries again: a bounce message whose Action is failed. A transient reply
+	// then has the class of its category; in all other cases it is soft.
+	GaveUp bool
 
 	// MessagesOnConnection is the number of messages that the connection carried before this one.
 	MessagesOnConnection uint32
@@ -44,6 +47,10 @@ type Verdict struct {
 	Version    uint32
 }
 
+// greeting is the code of a server's greeting (RFC 5321 section 4.2.3). It is never the end of a
+// message: in a diagnostic that begins with it, the refusal stands behind it.
+const greeting = 220
+
 // maxText is the number of bytes of a reply that count.
 const maxText = 4096
 
@@ -56,12 +63,12 @@ func Classify(in Input) Verdict {
 	if in.Reply.IsZero() && in.Enhanced.IsZero() {
 		return verdict(taxonomy.Unknown, "none")
 	}
-	if in.Reply.Positive() {
+	f := factsOf(in)
+	if in.Reply.Positive() && (in.Reply.Code != greeting || f.code == greeting) {
 		return verdict(taxonomy.Delivered, "code.2yz")
 	}
-	f := factsOf(in)
 	v := f.decide(builtin())
-	if f.severity == 4 && v.Class != taxonomy.None {
+	if f.severity == 4 && !in.GaveUp && v.Class != taxonomy.None {
 		v.Class = taxonomy.Soft // RFC 5321 section 4.2.1: try again
 	}
 	if v.Scope != taxonomy.ScopeNone {
@@ -76,15 +83,16 @@ type facts struct {
 	code     int                 // reply code, 0 if there is none
 	enhanced smtpstatus.Enhanced // zero if there is none
 	severity int                 // 4 or 5; 0 if nothing tells
-	phase    event.Phase
+	known    event.Phase         // PhaseNone: see phase
+	looked   bool                // phase has looked into the text
 	provider string
 }
 
 func factsOf(in Input) facts {
-	f := facts{text: fold(in.Reply.String()), code: in.Reply.Code, enhanced: in.Reply.Enhanced, phase: in.Phase, provider: in.Provider}
-	if f.code == 0 || f.enhanced.IsZero() {
+	f := facts{text: fold(in.Reply.String()), code: in.Reply.Code, enhanced: in.Reply.Enhanced, known: in.Phase, provider: in.Provider}
+	if f.code == 0 || f.code == greeting || f.enhanced.IsZero() {
 		code, enhanced := codesIn(f.text)
-		if f.code == 0 {
+		if code != 0 && (f.code == 0 || f.code == greeting) {
 			f.code = code
 		}
 		if f.enhanced.IsZero() {
@@ -98,10 +106,15 @@ func factsOf(in Input) facts {
 	if f.code == 0 {
 		f.severity = int(f.enhanced.Class)
 	}
-	if f.phase == event.PhaseNone {
-		f.phase = phaseIn(f.text)
-	}
 	return f
+}
+
+// phase says where the attempt ended, from the text if nobody else does.
+func (f *facts) phase() event.Phase {
+	if f.known == event.PhaseNone && !f.looked {
+		f.known, f.looked = phaseIn(f.text), true
+	}
+	return f.known
 }
 
 func (f *facts) decide(set *ruleSet) Verdict {
@@ -126,30 +139,47 @@ func (f *facts) decide(set *ruleSet) Verdict {
 // scratch is the memory of one decision.
 type scratch struct {
 	matcher    matcher
-	ids        []int32
-	candidates []owner
+	seen       []bool  // by anchor
+	met        []uint8 // by pattern: bits of the needs that the text meets
+	touched    []int32 // patterns whose met is not 0
+	found      []int32 // anchors
+	candidates []int32 // patterns that may match, in the order of their rules
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// collect finds the patterns that may match text, in the order of their rules.
+// collect finds the patterns that may match text: those of which each need is met.
 func (s *scratch) collect(set *ruleSet, text string) {
 	s.matcher.text = text
-	s.ids = set.finder.find(text, s.ids[:0])
-	slices.Sort(s.ids) // anchors are numbered in the order of the rules
-	s.candidates = s.candidates[:0]
-	for _, id := range slices.Compact(s.ids) {
-		s.candidates = append(s.candidates, set.owners[id])
+	if len(s.met) != len(set.patterns) || len(s.seen) != len(set.anchors) {
+		s.met, s.seen = make([]uint8, len(set.patterns)), make([]bool, len(set.anchors))
 	}
-	s.candidates = slices.Compact(s.candidates)
+	s.found = set.finder.find(text, s.seen, s.found[:0])
+	s.candidates, s.touched = s.candidates[:0], s.touched[:0]
+	for _, anchor := range s.found {
+		s.seen[anchor] = false
+		for _, n := range set.anchors[anchor] {
+			if s.met[n.pattern] == 0 {
+				s.touched = append(s.touched, n.pattern)
+			}
+			s.met[n.pattern] |= n.bit
+		}
+	}
+	for _, p := range s.touched {
+		if s.met[p] == set.patterns[p].all {
+			s.candidates = append(s.candidates, p)
+		}
+		s.met[p] = 0
+	}
+	slices.Sort(s.candidates)
 }
 
 // first returns the first rule that matches, of the weak ones or of the others.
 func (s *scratch) first(set *ruleSet, f *facts, weak bool) *rule {
 	for _, c := range s.candidates {
-		r := set.rules[c.rule]
-		if r.weak == weak && r.admits(f) && s.matcher.matches(r.patterns[c.pattern]) {
-			return r
+		p := set.patterns[c]
+		if p.rule.weak == weak && p.rule.admits(f) && s.matcher.matches(p.pattern) {
+			return p.rule
 		}
 	}
 	return nil
@@ -157,10 +187,18 @@ func (s *scratch) first(set *ruleSet, f *facts, weak bool) *rule {
 
 // admits reports whether everything but the text fits r.
 func (r *rule) admits(f *facts) bool {
-	if r.provider != "" && r.provider != f.provider || r.when != 0 && r.when != f.severity {
+	switch {
+	case r.provider != "" && r.provider != f.provider,
+		r.when != 0 && f.severity != 0 && r.when != f.severity,
+		len(r.codes) > 0 && !slices.Contains(r.codes, f.code),
+		len(r.phases) > 0 && !slices.Contains(r.phases, f.phase()):
 		return false
 	}
-	return len(r.status) == 0 || slices.Contains(r.status, subjectDetail(f.enhanced))
+	return len(r.status) == 0 || slices.ContainsFunc(r.status, func(s statusRange) bool { return s.has(f.enhanced) })
+}
+
+func (s statusRange) has(e smtpstatus.Enhanced) bool {
+	return !e.IsZero() && e.Subject == s.subject && e.Detail >= s.from && e.Detail <= s.to
 }
 
 func (r *rule) verdict() Verdict {
@@ -208,50 +246,4 @@ func scopeOf(c taxonomy.Category) taxonomy.Scope {
 	default:
 		return taxonomy.ScopeNone
 	}
-}
-
-// fold lowers the ASCII letters of s, makes each run of blanks one blank and drops the codes that
-// continued lines repeat ("550-5.1.1"). It takes the first maxText bytes.
-func fold(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText]
-	}
-	var b strings.Builder
-	b.Grow(len(s))
-	for i := 0; i < len(s); {
-		if isBlank(s[i]) {
-			i++
-			continue
-		}
-		start := i
-		for i < len(s) && !isBlank(s[i]) {
-			i++
-		}
-		word := s[start:i]
-		if b.Len() > 0 {
-			if isRepeatedCode(word) {
-				continue
-			}
-			b.WriteByte(' ')
-		}
-		for j := range len(word) {
-			c := word[j]
-			if c >= 'A' && c <= 'Z' {
-				c += 'a' - 'A'
-			}
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}
-
-func isBlank(c byte) bool { return c <= ' ' }
-
-// isRepeatedCode reports whether word is a reply code, a dash and an enhanced status code.
-func isRepeatedCode(word string) bool {
-	if len(word) < len("550-5.1.1") || word[3] != '-' || word[0] < '4' || word[0] > '5' {
-		return false
-	}
-	enhanced, rest := smtpstatus.ParseEnhanced(word[4:])
-	return !enhanced.IsZero() && rest == ""
 }

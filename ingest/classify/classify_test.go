@@ -46,6 +46,13 @@ func TestClassifyReply(t *testing.T) {
 		{"550 5.2.1 Qxz", taxonomy.InactiveMailbox, taxonomy.Undetermined, taxonomy.User},
 		{"450 4.2.1 Qxz", taxonomy.InactiveMailbox, taxonomy.Soft, taxonomy.User},
 		{"554 5.1.2 Qxz", taxonomy.BadDomain, taxonomy.Hard, taxonomy.User},
+		{"550 5.7.606 Qxz", taxonomy.SpamBlock, taxonomy.Soft, taxonomy.Block},
+		{"550 5.7.708 Qxz", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Rate},
+		{"550 5.2.122 Qxz", taxonomy.RateLimited, taxonomy.Soft, taxonomy.User},
+		{"550 5.1.351 Qxz", taxonomy.BadMailbox, taxonomy.Hard, taxonomy.User},
+		{"550 5.4.310 Qxz", taxonomy.BadDomain, taxonomy.Hard, taxonomy.User},
+		{"550 5.7.134 Qxz", taxonomy.RecipientRefused, taxonomy.Undetermined, taxonomy.Other},
+		{"550 5.7.999 Qxz", taxonomy.Policy, taxonomy.Soft, taxonomy.Other},
 		{"554 5.7.1 Qxz", taxonomy.Policy, taxonomy.Soft, taxonomy.Other},
 		{"421 Qxz", taxonomy.System, taxonomy.Soft, taxonomy.Unavailable},
 		{"554 Qxz", taxonomy.Unknown, taxonomy.Undetermined, taxonomy.Other},
@@ -53,6 +60,11 @@ func TestClassifyReply(t *testing.T) {
 		{"556 Qxz", taxonomy.BadDomain, taxonomy.Hard, taxonomy.User},
 		{"smtp; 550 5.1.1 Qxz", taxonomy.BadMailbox, taxonomy.Hard, taxonomy.User},
 		{"host mx.mail.example[198.51.100.7] said: 450 4.2.2 Qxz (in reply to RCPT TO command)", taxonomy.MailboxFull, taxonomy.Soft, taxonomy.User},
+		{"220-mail.example 421 4.2.1 Service refused, try later. LPN006_107", taxonomy.SpamBlock, taxonomy.Soft, taxonomy.Block},
+		{"220 mail.example ESMTP", taxonomy.Delivered, taxonomy.None, taxonomy.OK},
+		{"550 5.7.1 Messages with multiple 550 5.7.1 addresses in From: header are not accepted", taxonomy.Protocol, taxonomy.Soft, taxonomy.Content},
+		{"550 5.2.1 <ann@mail.example>... User unknown", taxonomy.RecipientRefused, taxonomy.Undetermined, taxonomy.User},
+		{"host mx.mail.example[198.51.100.7] said: 550 5.2.1 <ann@mail.example>... User unknown (in reply to RCPT TO command)", taxonomy.BadMailbox, taxonomy.Hard, taxonomy.User},
 		{"nothing to see", taxonomy.Unknown, taxonomy.Undetermined, taxonomy.Other},
 		{"", taxonomy.Unknown, taxonomy.Undetermined, taxonomy.Other},
 	} {
@@ -178,6 +190,11 @@ func TestClassifyPhaseStatusAndLocalCause(t *testing.T) {
 			"damaged in the spool",
 			Input{Local: MessageDamaged},
 			Verdict{Category: taxonomy.System, Class: taxonomy.Soft, Dimension: taxonomy.Other, Rule: "local.message-damaged"},
+		},
+		{
+			"transient reply, and nobody tries again",
+			Input{Reply: smtpstatus.Parse("450 4.1.1 qxz"), GaveUp: true},
+			Verdict{Category: taxonomy.BadMailbox, Class: taxonomy.Hard, Dimension: taxonomy.User, Rule: "status.4.1.1"},
 		},
 		{"nothing known", Input{}, Verdict{Category: taxonomy.Unknown, Class: taxonomy.Undetermined, Dimension: taxonomy.Other, Rule: "none"}},
 	} {
@@ -311,6 +328,7 @@ func BenchmarkClassify(b *testing.B) {
 		{Reply: smtpstatus.Parse("451 4.7.1 Greylisted, please try again in 300 seconds")},
 		{Reply: smtpstatus.Parse("554 5.7.1 qxz")},
 	}
+	builtin() // parsed once, not for each reply
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		Classify(replies[i%len(replies)])

@@ -44,6 +44,66 @@ var statuses = map[string]taxonomy.Category{
 	"7.29": taxonomy.AuthFailed, "7.30": taxonomy.TLSRequired,
 }
 
+// exchange maps the codes of Exchange Online that IANA does not know, most with three digits of
+// detail, to categories: Microsoft, "Email non-delivery reports and SMTP errors in Exchange Online".
+var exchange = []struct {
+	status   statusRange
+	category taxonomy.Category
+}{
+	{statusRange{0, 350, 350}, taxonomy.Policy},
+	{statusRange{1, 90, 90}, taxonomy.RateLimited}, // the sender's own daily limit
+	{statusRange{1, 351, 351}, taxonomy.BadMailbox},
+	{statusRange{2, 121, 122}, taxonomy.RateLimited}, // the recipient's
+	{statusRange{3, 190, 190}, taxonomy.System},
+	{statusRange{4, 11, 11}, taxonomy.BadContent},
+	{statusRange{4, 14, 14}, taxonomy.Routing},
+	{statusRange{4, 24, 28}, taxonomy.System},
+	{statusRange{4, 300, 300}, taxonomy.Expired},
+	{statusRange{4, 310, 310}, taxonomy.BadDomain},
+	{statusRange{4, 311, 312}, taxonomy.DNSFailure},
+	{statusRange{4, 315, 316}, taxonomy.Connection},
+	{statusRange{4, 317, 317}, taxonomy.TLSRequired},
+	{statusRange{4, 318, 318}, taxonomy.System},
+	{statusRange{6, 11, 11}, taxonomy.BadContent},
+	{statusRange{7, 51, 51}, taxonomy.TLSRequired}, // a certificate or an address of the connector
+	{statusRange{7, 57, 64}, taxonomy.RelayDenied},
+	{statusRange{7, 105, 105}, taxonomy.InvalidSender},
+	{statusRange{7, 107, 107}, taxonomy.SpamBlock},
+	{statusRange{7, 124, 136}, taxonomy.RecipientRefused}, // a group or mailbox takes no mail of this sender
+	{statusRange{7, 230, 233}, taxonomy.RateLimited},
+	{statusRange{7, 321, 325}, taxonomy.TLSRequired},
+	{statusRange{7, 501, 503}, taxonomy.InvalidSender}, // a sender banned for spam
+	{statusRange{7, 504, 505}, taxonomy.RecipientRefused},
+	{statusRange{7, 506, 506}, taxonomy.AuthFailed}, // HELO
+	{statusRange{7, 507, 507}, taxonomy.SpamBlock},
+	{statusRange{7, 508, 508}, taxonomy.RateLimited},
+	{statusRange{7, 509, 509}, taxonomy.AuthFailed},
+	{statusRange{7, 510, 510}, taxonomy.Policy}, // no mail over IPv6
+	{statusRange{7, 511, 511}, taxonomy.SpamBlock},
+	{statusRange{7, 512, 512}, taxonomy.Protocol},
+	{statusRange{7, 513, 513}, taxonomy.SpamBlock},
+	{statusRange{7, 515, 515}, taxonomy.AuthFailed},
+	{statusRange{7, 606, 649}, taxonomy.SpamBlock},
+	{statusRange{7, 650, 652}, taxonomy.SpamBlock},
+	{statusRange{7, 700, 749}, taxonomy.RateLimited}, // a tenant over its threshold
+	{statusRange{7, 750, 750}, taxonomy.InvalidSender},
+	{statusRange{7, 850, 899}, taxonomy.SpamBlock},
+	{statusRange{7, 900, 999}, taxonomy.Policy},
+}
+
+// categoryOf returns the category of an enhanced status code, of any class.
+func categoryOf(e smtpstatus.Enhanced) (taxonomy.Category, bool) {
+	if category, ok := statuses[subjectDetail(e)]; ok {
+		return category, true
+	}
+	for _, x := range exchange {
+		if x.status.has(e) {
+			return x.category, true
+		}
+	}
+	return taxonomy.Unknown, false
+}
+
 func subjectDetail(e smtpstatus.Enhanced) string {
 	return strconv.Itoa(int(e.Subject)) + "." + strconv.Itoa(int(e.Detail))
 }
@@ -54,7 +114,7 @@ func tells(e smtpstatus.Enhanced) bool {
 	if e.Detail == 0 || e.Subject == 7 && e.Detail == 1 {
 		return false
 	}
-	_, ok := statuses[subjectDetail(e)]
+	_, ok := categoryOf(e)
 	return ok
 }
 
@@ -62,15 +122,23 @@ func byStatus(e smtpstatus.Enhanced) Verdict {
 	if e.IsZero() {
 		return verdict(taxonomy.Unknown, "none")
 	}
-	category, ok := statuses[subjectDetail(e)]
-	if !ok {
-		category = taxonomy.Unknown
-	}
+	category, _ := categoryOf(e)
 	v := verdict(category, "status."+e.String())
 	switch e.Subject {
 	case 3: // RFC 3463 section 3.4: the mail system; x.3.2 accepts no mail now
 		if e.Class == 4 && category == taxonomy.System {
 			v.Dimension = taxonomy.Unavailable
+		}
+	case 2:
+		if category == taxonomy.RateLimited { // of the recipient's mailbox
+			v.Dimension, v.Scope = taxonomy.User, taxonomy.ScopeRecipient
+		}
+	case 7:
+		if category == taxonomy.SpamBlock {
+			v.Scope = taxonomy.ScopeSource
+		}
+		if category == taxonomy.RecipientRefused { // the sender's right, not the mailbox's state
+			v.Dimension = taxonomy.Other
 		}
 	case 5:
 		if e.Detail == 3 { // too many recipients in one transaction is no rate
@@ -91,7 +159,7 @@ func (f *facts) byCode() Verdict {
 		v.Dimension = taxonomy.Unavailable
 		return v
 	case 450: // mailbox busy or blocked for policy reasons
-		if f.phase == event.PhaseRcpt {
+		if f.phase() == event.PhaseRcpt {
 			v := verdict(taxonomy.Unknown, "code.450")
 			v.Scope = taxonomy.ScopeRecipient
 			return v
@@ -107,7 +175,7 @@ func (f *facts) byCode() Verdict {
 	case 530, 534, 535, 538: // RFC 4954 section 6
 		category = taxonomy.RelayDenied
 	case 550, 553: // mailbox unavailable, name not allowed; but also "for policy reasons"
-		switch f.phase {
+		switch f.phase() {
 		case event.PhaseRcpt:
 			category = taxonomy.RecipientRefused
 		case event.PhaseMail:
@@ -120,7 +188,7 @@ func (f *facts) byCode() Verdict {
 		category = taxonomy.MailboxFull
 	default:
 	}
-	if category == taxonomy.Unknown && f.code/100 == 5 && (f.phase == event.PhaseConnect || f.phase == event.PhaseGreeting) {
+	if category == taxonomy.Unknown && f.code/100 == 5 && (f.phase() == event.PhaseConnect || f.phase() == event.PhaseGreeting) {
 		v := verdict(taxonomy.SpamBlock, "code."+strconv.Itoa(f.code)+".greeting") // RFC 5321 section 3.1: 554 to a client that it does not want
 		v.Scope = taxonomy.ScopeSource
 		return v

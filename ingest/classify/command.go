@@ -9,7 +9,6 @@ import (
 	"io"
 	"strings"
 
-	"carom/schemas/event"
 	"carom/schemas/service"
 	"carom/schemas/smtpstatus"
 )
@@ -55,7 +54,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	}
 	phase, err := phaseNamed(*phaseName)
 	if err != nil {
-		return err
+		return service.Configf("carom classify: %w", err)
 	}
 	out := bufio.NewWriter(stdio.Out)
 	printer := printText
@@ -107,19 +106,6 @@ func eachReply(args []string, in io.Reader, one func(string) error) error {
 		return fmt.Errorf("read replies: %w", err)
 	}
 	return nil
-}
-
-func phaseNamed(name string) (event.Phase, error) {
-	for _, p := range event.Phases() {
-		if p.String() == name {
-			return p, nil
-		}
-	}
-	var names []string
-	for _, p := range event.Phases()[1:] {
-		names = append(names, p.String())
-	}
-	return event.PhaseNone, service.Configf("carom classify: phase %q: want one of %s", name, strings.Join(names, ", "))
 }
 
 func resultOf(reply string, v Verdict) result {

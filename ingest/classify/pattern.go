@@ -11,28 +11,34 @@ import (
 // and those of two rarely.
 const maxGap = 120
 
+// maxNear is the number of bytes that "%" spans at most: a few words.
+const maxNear = 30
+
 // node is one step of a pattern.
 type node struct {
-	gap          bool     // "*"
-	alternatives []string // otherwise: one of these comes next
+	gap          int      // "*" or "%": so many bytes at most
+	alternatives []string // if there is no gap: one of these comes next
+	first        byteSet  // with which an alternative may begin
 }
 
 // pattern is a compiled match line.
 type pattern struct {
-	text    string
-	nodes   []node
-	anchors []string  // one of these is in every text that matches
-	first   [4]uint64 // bit set of the bytes that a match may begin with
-	gaps    bool      // has a "*"
+	text  string
+	nodes []node
+	needs [][]string // of each, one is in every text that matches; at most maxNeeds
+	gaps  bool       // has a "*" or "%"
 }
 
 // minAnchor is the least length of an anchor. Shorter ones would be in every text.
 const minAnchor = 3
 
+// maxNeeds is the number of nodes that are looked for in advance, a bit in a byte each.
+const maxNeeds = 8
+
 func compile(text string) (*pattern, error) {
 	p := &pattern{text: text}
 	for rest := text; rest != ""; {
-		switch i := strings.IndexAny(rest, "*("); {
+		switch i := strings.IndexAny(rest, "*%("); {
 		case i < 0:
 			p.literal(rest)
 			rest = ""
@@ -40,48 +46,57 @@ func compile(text string) (*pattern, error) {
 			p.literal(rest[:i])
 			rest = rest[i:]
 		case rest[0] == '*':
-			p.nodes = append(p.nodes, node{gap: true})
+			p.nodes = append(p.nodes, node{gap: maxGap})
+			rest = rest[1:]
+		case rest[0] == '%':
+			p.nodes = append(p.nodes, node{gap: maxNear})
 			rest = rest[1:]
 		default:
 			group, after, found := strings.Cut(rest[1:], ")")
-			if !found || strings.ContainsAny(group, "(*") {
-				return nil, fmt.Errorf("pattern %q: a choice is not closed or holds ( or *", text)
+			if !found || strings.ContainsAny(group, "(*%") {
+				return nil, fmt.Errorf("pattern %q: a choice is not closed or holds (, * or %%", text)
 			}
 			p.nodes = append(p.nodes, node{alternatives: strings.Split(group, "|")})
 			rest = after
 		}
 	}
-	if p.nodes[0].gap || p.nodes[len(p.nodes)-1].gap {
-		return nil, fmt.Errorf("pattern %q begins or ends with *", text)
+	if p.nodes[0].gap > 0 || p.nodes[len(p.nodes)-1].gap > 0 {
+		return nil, fmt.Errorf("pattern %q begins or ends with a gap", text)
 	}
-	best := 0
 	for _, n := range p.nodes {
-		anchors, length := anchorsOf(n)
-		if length > best {
-			p.anchors, best = anchors, length
+		if anchors, shortest := anchorsOf(n); shortest >= minAnchor && len(p.needs) < maxNeeds {
+			p.needs = append(p.needs, anchors)
 		}
 	}
-	if best < minAnchor {
+	if len(p.needs) == 0 {
 		return nil, fmt.Errorf("pattern %q has no literal of %d bytes", text, minAnchor)
 	}
-	p.gaps = strings.Contains(text, "*")
-	p.setFirst()
+	p.gaps = strings.ContainsAny(text, "*%")
+	for i := range p.nodes {
+		p.nodes[i].setFirst()
+	}
 	return p, nil
 }
 
-// setFirst notes which bytes a match may begin with: all of them if an alternative is empty.
-func (p *pattern) setFirst() {
-	for _, alternative := range p.nodes[0].alternatives {
+// byteSet is a set of bytes, a bit each.
+type byteSet [4]uint64
+
+func (s *byteSet) add(c byte)      { s[c/64] |= 1 << (c % 64) }
+func (s *byteSet) has(c byte) bool { return s[c/64]&(1<<(c%64)) != 0 }
+
+// setFirst notes with which bytes the node may begin: all of them if an alternative is empty.
+func (n *node) setFirst() {
+	for _, alternative := range n.alternatives {
 		alternative = strings.TrimLeft(alternative, "~")
 		switch {
 		case alternative == "":
-			p.first = [4]uint64{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
+			n.first = byteSet{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
 		case alternative[0] == '#':
 			for c := byte('0'); c <= '9'; c++ {
-				p.first[c/64] |= 1 << (c % 64)
+				n.first.add(c)
 			}
 		default:
-			p.first[alternative[0]/64] |= 1 << (alternative[0] % 64)
+			n.first.add(alternative[0])
 		}
 	}
 }
@@ -124,8 +139,7 @@ func (m *matcher) matches(p *pattern) bool {
 		clear(m.failed)
 	}
 	for at := range len(m.text) {
-		c := m.text[at]
-		if p.first[c/64]&(1<<(c%64)) != 0 && m.from(p, 0, at) {
+		if p.nodes[0].first.has(m.text[at]) && m.from(p, 0, at) {
 			return true
 		}
 	}
@@ -152,13 +166,17 @@ func (m *matcher) from(p *pattern, i, at int) bool {
 }
 
 func (m *matcher) step(p *pattern, i, at int) bool {
-	n := p.nodes[i]
-	if n.gap {
-		for to := at; to <= min(at+maxGap, len(m.text)); to++ {
-			if m.from(p, i+1, to) {
+	n := &p.nodes[i]
+	if n.gap > 0 {
+		next := &p.nodes[i+1] // a pattern does not end with a gap
+		for to := at; to <= min(at+n.gap, len(m.text)); to++ {
+			if (to == len(m.text) || next.gap > 0 || next.first.has(m.text[to])) && m.from(p, i+1, to) {
 				return true
 			}
 		}
+		return false
+	}
+	if at < len(m.text) && !n.first.has(m.text[at]) {
 		return false
 	}
 	for _, alternative := range n.alternatives {
@@ -269,12 +287,18 @@ func (f *finder) link() {
 	}
 }
 
-// find appends the ids of the anchors in text to ids, some more than once.
-func (f *finder) find(text string, ids []int32) []int32 {
+// find appends the ids of the anchors in text to ids, each once. seen, by id, has no anchor set
+// before and those of ids afterwards.
+func (f *finder) find(text string, seen []bool, ids []int32) []int32 {
 	state := int32(0)
 	for i := range len(text) {
 		state = f.next[int(state)*f.classes+int(f.class[text[i]])]
-		ids = append(ids, f.found[state]...)
+		for _, id := range f.found[state] {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+			}
+		}
 	}
 	return ids
 }

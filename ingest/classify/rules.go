@@ -1,7 +1,7 @@
 package classify
 
 import (
-	_ "embed" // for rules.txt
+	"embed"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,18 +9,25 @@ import (
 	"strings"
 	"sync"
 
+	"carom/schemas/event"
 	"carom/schemas/taxonomy"
 )
 
-//go:embed rules.txt
-var rulesText string
+//go:embed rules/*.txt
+var ruleFiles embed.FS
 
-// rule is one rule of rules.txt; doc.go says what the fields mean.
+// precedence names the files of rules/, in which the first rule that matches wins: what one
+// receiver says, what one product says, what anybody may say.
+var precedence = []string{"receivers.txt", "filters.txt", "general.txt"}
+
+// rule is one rule; doc.go says what the fields mean.
 type rule struct {
 	id        string
 	provider  string
 	when      int // 4, 5 or 0
-	status    []string
+	codes     []int
+	phases    []event.Phase
+	status    []statusRange
 	weak      bool
 	category  taxonomy.Category
 	dimension taxonomy.Dimension
@@ -30,66 +37,111 @@ type rule struct {
 	yes, no   []string
 }
 
-// ruleSet is a parsed rules file with the finder over its patterns.
+// ruleSet are parsed rules with the finder over the anchors of their patterns.
 type ruleSet struct {
-	rules  []*rule
-	finder *finder
-	owners []owner // by anchor id
+	rules    []*rule
+	patterns []numbered // in the order of the rules
+	finder   *finder
+	anchors  [][]need // by the finder's ids
 }
 
-// owner says whose anchor it is.
-type owner struct {
-	rule    int32
+// numbered is a pattern and whose it is.
+type numbered struct {
+	*pattern
+	rule *rule
+	all  uint8 // the bits of all its needs
+}
+
+// need says that an anchor meets one need of a pattern.
+type need struct {
 	pattern int32
+	bit     uint8
 }
 
 // builtin holds the rules that are part of the program; a mistake in them is found by every test.
 var builtin = sync.OnceValue(func() *ruleSet {
-	set, err := parseRules(rulesText)
+	var p parser
+	for _, name := range precedence {
+		text, err := ruleFiles.ReadFile("rules/" + name)
+		if err != nil {
+			panic("classify: " + err.Error())
+		}
+		p.read(name, string(text))
+	}
+	set, err := p.finish()
 	if err != nil {
-		panic("classify: rules.txt: " + err.Error())
+		panic("classify: rules: " + err.Error())
 	}
 	return set
 })
 
-// parseRules reads the format of doc.go. The error joins all mistakes, each with its line.
-func parseRules(text string) (*ruleSet, error) {
-	set := &ruleSet{}
-	var errs []error
-	ids := make(map[string]bool)
+// parser reads files in the format of doc.go, in order.
+type parser struct {
+	set   ruleSet
+	ids   map[string]bool
+	words *strings.Replacer // "{name}" to the choices of its line "words"
+	pairs []string          // what words replaces
+	errs  []error
+}
+
+// read adds the rules of one file.
+func (p *parser) read(file, text string) {
 	line := 0
 	for l := range strings.Lines(text) {
 		line++
-		l = strings.TrimSpace(l)
-		if l == "" || l[0] == '#' {
-			continue
-		}
-		if id, ok := strings.CutPrefix(l, "["); ok && strings.HasSuffix(id, "]") {
-			id = strings.TrimSuffix(id, "]")
-			if ids[id] {
-				errs = append(errs, fmt.Errorf("line %d: rule %s stands there twice", line, id))
-			}
-			ids[id] = true
-			set.rules = append(set.rules, &rule{id: id})
-			continue
-		}
-		if len(set.rules) == 0 {
-			errs = append(errs, fmt.Errorf("line %d: %q before the first rule", line, l))
-			continue
-		}
-		if err := set.rules[len(set.rules)-1].set(l); err != nil {
-			errs = append(errs, fmt.Errorf("line %d: %w", line, err))
+		if err := p.line(strings.TrimSpace(l)); err != nil {
+			p.errs = append(p.errs, fmt.Errorf("%s line %d: %w", file, line, err))
 		}
 	}
-	for _, r := range set.rules {
+}
+
+func (p *parser) line(l string) error {
+	if l == "" || l[0] == '#' {
+		return nil
+	}
+	if id, ok := strings.CutPrefix(l, "["); ok && strings.HasSuffix(id, "]") {
+		id = strings.TrimSuffix(id, "]")
+		if p.ids == nil {
+			p.ids = make(map[string]bool)
+		}
+		twice := p.ids[id]
+		p.ids[id] = true
+		p.set.rules = append(p.set.rules, &rule{id: id})
+		if twice {
+			return fmt.Errorf("rule %s stands there twice", id)
+		}
+		return nil
+	}
+	if definition, ok := strings.CutPrefix(l, "words "); ok {
+		name, choices, ok := strings.Cut(definition, " ")
+		if !ok || choices != strings.ToLower(choices) || strings.ContainsAny(choices, "{}()*%") {
+			return fmt.Errorf("words %q: want a name and its choices in lower case, such as \"who user|recipient\"", definition)
+		}
+		p.pairs = append(p.pairs, "{"+name+"}", strings.TrimSpace(choices))
+		p.words = strings.NewReplacer(p.pairs...)
+		return nil
+	}
+	if len(p.set.rules) == 0 {
+		return fmt.Errorf("%q before the first rule", l)
+	}
+	if p.words != nil && strings.HasPrefix(l, "match ") {
+		l = p.words.Replace(l)
+	}
+	return p.set.rules[len(p.set.rules)-1].set(l)
+}
+
+// finish checks the rules and prepares them for use. The error joins all mistakes, each with its
+// file and line or its rule.
+func (p *parser) finish() (*ruleSet, error) {
+	for _, r := range p.set.rules {
 		if err := r.finish(); err != nil {
-			errs = append(errs, fmt.Errorf("rule %s: %w", r.id, err))
+			p.errs = append(p.errs, fmt.Errorf("rule %s: %w", r.id, err))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(p.errs...); err != nil {
 		return nil, err
 	}
-	return set, set.index()
+	return &p.set, p.set.index()
 }
 
 func (r *rule) set(line string) error {
@@ -100,8 +152,8 @@ func (r *rule) set(line string) error {
 	}
 	switch word {
 	case "match":
-		if value != strings.ToLower(value) {
-			return fmt.Errorf("pattern %q is not lower-case", value)
+		if value != fold(value) {
+			return fmt.Errorf("pattern %q is not lower-case or has accents: want %q", value, fold(value))
 		}
 		p, err := compile(value)
 		if err != nil {
@@ -116,8 +168,30 @@ func (r *rule) set(line string) error {
 			return fmt.Errorf("when %q: want 4 or 5", value)
 		}
 		r.when = n
+	case "code":
+		for word := range strings.FieldsSeq(value) {
+			n, err := strconv.Atoi(word)
+			if err != nil || n < 400 || n > 599 {
+				return fmt.Errorf("code %q: want 400 to 599", word)
+			}
+			r.codes = append(r.codes, n)
+		}
+	case "phase":
+		for word := range strings.FieldsSeq(value) {
+			phase, err := phaseNamed(word)
+			if err != nil && word != "none" {
+				return err
+			}
+			r.phases = append(r.phases, phase) // "none": nobody knows the phase
+		}
 	case "status":
-		r.status = strings.Fields(value)
+		for word := range strings.FieldsSeq(value) {
+			s, err := parseStatusRange(word)
+			if err != nil {
+				return err
+			}
+			r.status = append(r.status, s)
+		}
 	case "weak":
 		r.weak = true
 	case "category":
@@ -164,16 +238,66 @@ func (r *rule) finish() error {
 }
 
 func (s *ruleSet) index() error {
-	var anchors []string
-	for i, r := range s.rules {
-		for j, p := range r.patterns {
-			for _, anchor := range p.anchors {
-				anchors = append(anchors, anchor)
-				s.owners = append(s.owners, owner{int32(i), int32(j)}) //nolint:gosec // rules are few
+	ids := make(map[string]int)
+	var texts []string
+	for _, r := range s.rules {
+		for _, p := range r.patterns {
+			n := numbered{pattern: p, rule: r}
+			for i, anchors := range p.needs {
+				n.all |= 1 << i
+				for _, anchor := range anchors {
+					id, ok := ids[anchor]
+					if !ok {
+						id = len(texts)
+						ids[anchor] = id
+						texts = append(texts, anchor)
+						s.anchors = append(s.anchors, nil)
+					}
+					s.anchors[id] = append(s.anchors[id], need{int32(len(s.patterns)), 1 << i}) //nolint:gosec // patterns are few
+				}
 			}
+			s.patterns = append(s.patterns, n)
 		}
 	}
 	var err error
-	s.finder, err = newFinder(anchors)
+	s.finder, err = newFinder(texts)
 	return err
+}
+
+// statusRange are enhanced status codes of one subject, of any class.
+type statusRange struct{ subject, from, to uint16 }
+
+// parseStatusRange reads "7.1" or "7.606-649".
+func parseStatusRange(text string) (statusRange, error) {
+	subject, details, _ := strings.Cut(text, ".")
+	from, to, isRange := strings.Cut(details, "-")
+	if !isRange {
+		to = from
+	}
+	var s statusRange
+	for _, part := range []struct {
+		text  string
+		value *uint16
+	}{{subject, &s.subject}, {from, &s.from}, {to, &s.to}} {
+		n, err := strconv.ParseUint(part.text, 10, 16)
+		if err != nil {
+			return statusRange{}, fmt.Errorf("status %q: want subject.detail or subject.from-to", text)
+		}
+		*part.value = uint16(n)
+	}
+	return s, nil
+}
+
+// phaseNamed returns the phase with this name.
+func phaseNamed(name string) (event.Phase, error) {
+	var names []string
+	for _, p := range event.Phases() {
+		if p.String() == name {
+			return p, nil
+		}
+		if p != event.PhaseNone {
+			names = append(names, p.String())
+		}
+	}
+	return event.PhaseNone, fmt.Errorf("phase %q: want one of %s", name, strings.Join(names, ", "))
 }

@@ -50,17 +50,18 @@ type Report struct {
 	Recipients         []Recipient
 	Truncated          bool        // the report has more recipients than were read
 	Original           mime.Header // of the returned message; empty if there was none
+	Format             string      // who wrote it: "rfc3464" (or 6533), or the rule of ingest/notice that read its text
 }
 
 // Recipient is what a notification says about one recipient.
 type Recipient struct {
-	Original       string // address as the sender gave it; "" if not given
-	Final          string // address as the reporting MTA knows it
-	Action         Action // inferred from Status where the report has none; "" if neither is there
-	Status         smtpstatus.Enhanced
-	RemoteMTA      string // that gave the diagnostic, without its type
-	DiagnosticType string // "smtp" as a rule, lower-case
-	Diagnostic     string // without its type, on one line
+	Original       string              // address as the sender gave it; "" if not given
+	Final          string              // address as the reporting MTA knows it
+	Action         Action              // inferred from Status where the report has none; "" if neither is there
+	Status         smtpstatus.Enhanced // the one that Diagnostic quotes, or else the field's
+	RemoteMTA      string              // that gave the diagnostic, without its type
+	DiagnosticType string              // "smtp" as a rule, lower-case
+	Diagnostic     string              // without its type, on one line
 	LastAttempt    time.Time
 	WillRetryUntil time.Time
 	FinalLogID     string
@@ -85,8 +86,20 @@ func Parse(m *mime.Message) (*Report, error) {
 	if part == nil {
 		return nil, fmt.Errorf("%w: no part message/delivery-status", ErrNotDSN)
 	}
-	p := parser{report: &Report{Truncated: part.Cut}}
-	for group, field := range mime.Fields(part.Body) {
+	r, ok := ParseFields(part.Body)
+	if !ok {
+		return nil, fmt.Errorf("%w: no recipient in message/delivery-status", ErrNotDSN)
+	}
+	r.Truncated = r.Truncated || part.Cut
+	r.Original, _ = m.Original()
+	return r, nil
+}
+
+// ParseFields reads the groups of fields in body, RFC 3464 section 2.1. ok is false if no recipient
+// is in them.
+func ParseFields(body []byte) (r *Report, ok bool) {
+	p := parser{report: &Report{Format: "rfc3464"}}
+	for group, field := range mime.Fields(body) {
 		if group != p.group {
 			p.group = group
 			p.close()
@@ -94,11 +107,7 @@ func Parse(m *mime.Message) (*Report, error) {
 		p.field(field)
 	}
 	p.close()
-	if len(p.report.Recipients) == 0 {
-		return nil, fmt.Errorf("%w: no recipient in message/delivery-status", ErrNotDSN)
-	}
-	p.report.Original, _ = m.Original()
-	return p.report, nil
+	return p.report, len(p.report.Recipients) > 0
 }
 
 // parser reads fields in their order: groups separate recipients, and so does a second
@@ -113,7 +122,9 @@ type parser struct {
 func (p *parser) close() {
 	if p.open && (p.current.Final != "" || p.current.Original != "") {
 		if len(p.report.Recipients) < MaxRecipients {
+			p.current.inferStatus()
 			p.current.inferAction()
+			p.current.skipGreeting()
 			p.report.Recipients = append(p.report.Recipients, p.current)
 		} else {
 			p.report.Truncated = true
@@ -168,6 +179,24 @@ func (p *parser) recipientField(f mime.Field) {
 	p.open = true
 }
 
+// skipGreeting takes the refusal of a diagnostic that begins with the server's greeting.
+func (r *Recipient) skipGreeting() {
+	if r.Action != Failed && r.Action != Delayed || !strings.HasPrefix(r.Diagnostic, "2") {
+		return
+	}
+	if at, ok := FindReply(r.Diagnostic, 0); ok && at > 0 && smtpstatus.Parse(r.Diagnostic).Positive() {
+		r.Diagnostic = r.Diagnostic[at:]
+	}
+}
+
+// inferStatus takes the code that the diagnostic quotes: of what the remote server said, the
+// reporting MTA's own code is a summary at best ("5.0.0", or 4.4.7 for a refusal that outlasted the queue).
+func (r *Recipient) inferStatus() {
+	if said := FindEnhanced(r.Diagnostic); !said.IsZero() && (said.Subject != 0 || r.Status.IsZero()) {
+		r.Status = said
+	}
+}
+
 func (r *Recipient) inferAction() {
 	if r.Action != "" {
 		return
@@ -188,7 +217,7 @@ func action(value string) Action {
 	for _, known := range []struct {
 		beginning string
 		action    Action
-	}{{"fail", Failed}, {"delay", Delayed}, {"deliver", Delivered}, {"relay", Relayed}, {"expand", Expanded}} {
+	}{{"fail", Failed}, {"undeliverable", Failed}, {"delay", Delayed}, {"deliver", Delivered}, {"relay", Relayed}, {"expand", Expanded}} {
 		if strings.HasPrefix(word, known.beginning) {
 			return known.action
 		}
@@ -227,6 +256,9 @@ func address(value string) string {
 		addr = addr[begin+1 : end]
 	}
 	addr = strings.TrimSpace(addr)
+	if open := strings.Index(addr, " ("); open > 0 && strings.HasSuffix(addr, ")") { // RFC 3464 section 2.1: comments
+		addr = addr[:open]
+	}
 	if kind == "utf-8" {
 		addr = unitext(addr)
 	}

@@ -68,7 +68,7 @@ X-Carom-Ref: b-abc`))
 	}
 	noon := time.Date(2026, 11, 23, 11, 0, 0, 0, time.UTC)
 	want := &Report{
-		ReportingMTA: "mx.mail.example", OriginalEnvelopeID: "job+7", ArrivalDate: noon,
+		ReportingMTA: "mx.mail.example", OriginalEnvelopeID: "job+7", ArrivalDate: noon, Format: "rfc3464",
 		Recipients: []Recipient{
 			{
 				Original: "Ann@mail.example", Final: "ann@store.mail.example", Action: Failed,

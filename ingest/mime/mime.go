@@ -2,15 +2,16 @@
 // the message's header and a flat list of its parts with decoded bodies.
 //
 // It is lenient in syntax and strict in size. Broken boundaries, missing blank lines, lines that
-// end in CR or LF alone and lines that are no header fields are read around; what exceeds Limits
-// ends in a *LimitError. Messages inside the message (message/rfc822) are leaves: a report that
-// somebody forwards is not that somebody's report.
+// end in CR or LF alone, lines that are no header fields and broken encodings are read around. What
+// exceeds Limits is left away, and Message.Cut says which limit it was: what stands before may be
+// all that a report has to say. Messages inside the message (message/rfc822) are leaves: a report
+// that somebody forwards is not that somebody's report.
 //
-// Headers, transfer encodings and charsets are go-message's; the cutting into parts is done here,
-// on the bytes, because nested readers cost time by depth and stop at the first broken boundary.
-// Time and memory are linear in the size of the message. Nothing here panics, keeps state or
-// touches network, disk or clock; everything is safe for concurrent use as long as nobody changes
-// the bytes that were given to Parse, which the parts share.
+// Charsets are go-message's, HTML is x/net/html's. The rest is done here, on the bytes: nested
+// readers cost time by depth and stop at the first mistake, and a report is mostly header. Time and
+// memory are linear in the size of the message. Nothing here panics, keeps state or touches
+// network, disk or clock; everything is safe for concurrent use as long as nobody changes the bytes
+// that were given to Parse, which the parts share.
 package mime
 
 import (
@@ -18,27 +19,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	stdmime "mime"
 	"net/mail"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/emersion/go-message"
-	_ "github.com/emersion/go-message/charset" // registers the charsets that message.New decodes
 )
-
-// Header is the header of a message or of a part. Get, Values and Text are what callers need;
-// the zero value is an empty header.
-type Header = message.Header
 
 // Limits bounds what Parse and Read accept. A field that is zero or negative stands for its
 // default.
 type Limits struct {
 	MessageBytes int // of the whole message; default 32 MiB
 	HeaderBytes  int // of the header of the message or of one part; default 256 KiB
-	BodyBytes    int // of one decoded body, which is cut there; default 4 MiB
-	Depth        int // of multiparts inside multiparts; default 16
+	BodyBytes    int // of one decoded body; default 4 MiB
+	Depth        int // of multiparts inside multiparts, below which one is a leaf; default 16
 	Parts        int // leaves of the whole message; default 1000
 }
 
@@ -54,10 +47,6 @@ const (
 
 // maxBoundary is the longest boundary that is honoured, in bytes. RFC 2046 section 5.1.1 allows 70.
 const maxBoundary = 256
-
-// maxContentType is the longest Content-Type that is parsed, in bytes; RFC 2231 continuations of
-// a file name stay far below it.
-const maxContentType = 16 << 10
 
 func (l Limits) withDefaults() Limits {
 	for _, field := range []struct {
@@ -82,7 +71,7 @@ var ErrEmpty = errors.New("empty message")
 
 // LimitError says which of the Limits a message exceeds.
 type LimitError struct {
-	What  string // "message bytes", "header bytes", "depth" or "parts"
+	What  string // "message bytes", "header bytes", "body bytes", "depth" or "parts"
 	Limit int
 }
 
@@ -96,6 +85,7 @@ type Message struct {
 	MediaType string            // of the whole message, lower-case: "multipart/report"
 	Params    map[string]string // of its Content-Type, names lower-case; may be nil
 	Parts     []Part            // the leaves in their order; one if the message is no multipart
+	Cut       *LimitError       // the first limit that the message exceeds; nil if it was read as a whole
 }
 
 // Part is a leaf: a part that is no multipart.
@@ -103,13 +93,13 @@ type Part struct {
 	Header    Header
 	MediaType string            // lower-case; "text/plain" if the part says nothing
 	Params    map[string]string // of its Content-Type, names lower-case; may be nil
-	Body      []byte            // without transfer encoding, text in UTF-8 where the charset is known
-	Cut       bool              // Body ends at Limits.BodyBytes
+	Body      []byte            // without transfer encoding; text in UTF-8
+	Cut       bool              // Body ends at one of the Limits
 	Depth     int               // number of multiparts around it
 }
 
-// Read reads a message from r and parses it. Besides Parse's errors it returns those of r,
-// wrapped. It reads no more than one byte beyond limits.MessageBytes.
+// Read reads a message from r and parses it. Besides Parse's error it returns those of r, wrapped.
+// It reads no more than one byte beyond limits.MessageBytes.
 func Read(r io.Reader, limits Limits) (*Message, error) {
 	limits = limits.withDefaults()
 	data, err := io.ReadAll(io.LimitReader(r, int64(limits.MessageBytes)+1))
@@ -119,27 +109,23 @@ func Read(r io.Reader, limits Limits) (*Message, error) {
 	return Parse(data, limits)
 }
 
-// Parse parses a message. It returns ErrEmpty, a *LimitError or nothing: whatever else is wrong
-// with a message is read around. The bodies of the result share data.
+// Parse parses a message. It returns ErrEmpty or nothing: whatever else is wrong with a message is
+// read around. The bodies of the result share data.
 func Parse(data []byte, limits Limits) (*Message, error) {
-	limits = limits.withDefaults()
-	if len(data) > limits.MessageBytes {
-		return nil, &LimitError{"message bytes", limits.MessageBytes}
+	w := walk{limits: limits.withDefaults(), message: &Message{}}
+	if len(data) > w.limits.MessageBytes {
+		data = data[:w.limits.MessageBytes]
+		w.cut("message bytes", w.limits.MessageBytes)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, ErrEmpty
 	}
 	data = withLineFeeds(data)
-	header, body, err := ParseHeader(data, limits.HeaderBytes)
-	if err != nil {
-		return nil, err
-	}
-	m := &Message{Header: header}
+	header, body := w.header(data)
+	m := w.message
+	m.Header = header
 	m.MediaType, m.Params = contentType(header, "text/plain")
-	w := walk{limits: limits, message: m}
-	if err := w.entity(header, m.MediaType, m.Params, body, 0); err != nil {
-		return nil, err
-	}
+	w.entity(header, m.MediaType, m.Params, body, 0)
 	return m, nil
 }
 
@@ -167,134 +153,83 @@ func (m *Message) Original() (header Header, ok bool) {
 	return header, true
 }
 
-// Text returns the human-readable part of a report: the body of the first text/plain leaf.
+// Text returns the human-readable part of a report: the body of the first text/plain leaf with
+// something in it or, without one, what a reader sees of the first text/html leaf.
 func (m *Message) Text() string {
-	if part := m.Part("text/plain"); part != nil {
-		return string(part.Body)
+	for i := range m.Parts {
+		if part := &m.Parts[i]; part.MediaType == "text/plain" && len(bytes.TrimSpace(part.Body)) > 0 {
+			return string(part.Body)
+		}
+	}
+	if part := m.Part("text/html"); part != nil {
+		return textOfHTML(part.Body)
 	}
 	return ""
 }
 
+// walk collects the leaves of a message.
 type walk struct {
 	limits  Limits
 	message *Message
 }
 
-func (w *walk) entity(header Header, mediaType string, params map[string]string, body []byte, depth int) error {
-	boundary := params["boundary"]
-	if !strings.HasPrefix(mediaType, "multipart/") || boundary == "" || len(boundary) > maxBoundary {
+// cut notes that the message exceeds a limit.
+func (w *walk) cut(what string, limit int) {
+	if w.message.Cut == nil {
+		w.message.Cut = &LimitError{what, limit}
+	}
+}
+
+func (w *walk) header(data []byte) (header Header, body []byte) {
+	header, body, err := ParseHeader(data, w.limits.HeaderBytes)
+	if err != nil { // it is too long, and the fields before the limit are there
+		w.cut("header bytes", w.limits.HeaderBytes)
+	}
+	return header, body
+}
+
+// entity adds the leaves of an entity. It reports whether there is room for more.
+func (w *walk) entity(header Header, mediaType string, params map[string]string, body []byte, depth int) bool {
+	if !strings.HasPrefix(mediaType, "multipart/") {
 		return w.leaf(header, mediaType, params, body, depth)
 	}
 	if depth >= w.limits.Depth {
-		return &LimitError{"depth", w.limits.Depth}
+		w.cut("depth", w.limits.Depth)
+		return w.leaf(header, mediaType, params, body, depth)
 	}
 	standard := "text/plain"
 	if mediaType == "multipart/digest" { // RFC 2046 section 5.1.5
 		standard = "message/rfc822"
 	}
-	found := false
-	for part := range split(body, boundary) {
-		found = true
-		partHeader, partBody, err := ParseHeader(part, w.limits.HeaderBytes)
-		if err != nil {
-			return err
-		}
-		partType, partParams := contentType(partHeader, standard)
-		if err := w.entity(partHeader, partType, partParams, partBody, depth+1); err != nil {
-			return err
-		}
+	boundary := params["boundary"]
+	if len(boundary) > maxBoundary || !isDelimited(body, boundary) {
+		boundary = guessBoundary(body)
 	}
-	if !found { // the boundary never comes: the text is better than nothing
+	if boundary == "" { // the text is better than nothing
 		return w.leaf(header, "text/plain", nil, body, depth)
 	}
-	return nil
-}
-
-func (w *walk) leaf(header Header, mediaType string, params map[string]string, body []byte, depth int) error {
-	if len(w.message.Parts) >= w.limits.Parts {
-		return &LimitError{"parts", w.limits.Parts}
-	}
-	part := Part{Header: header, MediaType: mediaType, Params: params, Depth: depth}
-	part.Body, part.Cut = decode(header, mediaType, params, body, w.limits.BodyBytes)
-	w.message.Parts = append(w.message.Parts, part)
-	return nil
-}
-
-// decode undoes transfer encoding and charset as far as they are known and the input is sound.
-func decode(header Header, mediaType string, params map[string]string, body []byte, limit int) (decoded []byte, cut bool) {
-	if isPlain(header, mediaType, params) {
-		return cutAt(body, limit)
-	}
-	// An error says that encoding or charset is unknown; the entity then reads the rest undone.
-	entity, _ := message.New(header, bytes.NewReader(body))
-	// An error says that the encoding is broken from there on; what stands before it is used.
-	decoded, _ = io.ReadAll(io.LimitReader(entity.Body, int64(limit)+1))
-	return cutAt(decoded, limit)
-}
-
-// isPlain reports whether a body is its own decoded form, so that it need not be copied.
-func isPlain(header Header, mediaType string, params map[string]string) bool {
-	switch strings.ToLower(strings.TrimSpace(header.Get("Content-Transfer-Encoding"))) {
-	case "", "7bit", "8bit", "binary":
-	default:
-		return false
-	}
-	if !strings.HasPrefix(mediaType, "text/") {
-		return true
-	}
-	switch strings.ToLower(params["charset"]) {
-	case "", "us-ascii", "utf-8":
-		return true
-	}
-	return false
-}
-
-func cutAt(body []byte, limit int) (rest []byte, cut bool) {
-	if len(body) > limit {
-		return body[:limit:limit], true
-	}
-	return body, false
-}
-
-// contentType returns the media type of a header and its parameters, or standard. Of a value that
-// RFC 2045 does not allow it takes the type and the boundary.
-func contentType(header Header, standard string) (mediaType string, params map[string]string) {
-	value := header.Get("Content-Type")
-	if value == "" {
-		return standard, nil
-	}
-	if len(value) > maxContentType {
-		value = value[:maxContentType]
-	}
-	mediaType, params, err := stdmime.ParseMediaType(value)
-	if err == nil || mediaType != "" && params["boundary"] != "" {
-		return mediaType, params
-	}
-	mediaType, rest, _ := strings.Cut(value, ";")
-	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
-	if !strings.Contains(mediaType, "/") || strings.ContainsAny(mediaType, " \t") {
-		mediaType = standard
-	}
-	const name = "boundary="
-	for i := 0; i+len(name) <= len(rest); i++ {
-		if strings.EqualFold(rest[i:i+len(name)], name) {
-			return mediaType, map[string]string{"boundary": looseValue(rest[i+len(name):])}
+	for part := range split(body, boundary) {
+		partHeader, partBody := w.header(part)
+		partType, partParams := contentType(partHeader, standard)
+		if !w.entity(partHeader, partType, partParams, partBody, depth+1) {
+			return false
 		}
 	}
-	return mediaType, nil
+	return true
 }
 
-// looseValue returns the parameter value at the beginning of s, quoted or not.
-func looseValue(s string) string {
-	s = strings.TrimLeft(s, " \t")
-	if quoted, ok := strings.CutPrefix(s, `"`); ok {
-		value, _, _ := strings.Cut(quoted, `"`)
-		return value
+func (w *walk) leaf(header Header, mediaType string, params map[string]string, body []byte, depth int) bool {
+	if len(w.message.Parts) >= w.limits.Parts {
+		w.cut("parts", w.limits.Parts)
+		return false
 	}
-	if end := strings.IndexAny(s, "; \t\r\n"); end >= 0 {
-		s = s[:end]
+	part := Part{Header: header, MediaType: mediaType, Params: params, Depth: depth}
+	part.Body, part.Cut = decode(header.Get("Content-Transfer-Encoding"), mediaType, params["charset"], body, w.limits.BodyBytes)
+	if part.Cut {
+		w.cut("body bytes", w.limits.BodyBytes)
 	}
-	return s
+	w.message.Parts = append(w.message.Parts, part)
+	return true
 }
 
 // maxDate bounds a date field: net/mail reads comments recursively.

@@ -1,6 +1,6 @@
 // Package report says what a mail is that came back: a delivery status notification, a feedback
 // report, an automatic reply or none of them. It is the one place that decides; the parsers of
-// each kind (ingest/dsn, ingest/arf) do the reading.
+// each kind (ingest/dsn, ingest/notice, ingest/arf, ingest/aggregate, ingest/sns) do the reading.
 //
 // It judges no diagnostic (ingest/classify) and believes no word of a report (ingest/correlate).
 // There are no errors: what nothing fits is None, and Report.Reason says why. Nothing here panics,
@@ -8,9 +8,12 @@
 package report
 
 import (
+	"carom/ingest/aggregate"
 	"carom/ingest/arf"
 	"carom/ingest/dsn"
 	"carom/ingest/mime"
+	"carom/ingest/notice"
+	"carom/ingest/sns"
 )
 
 // Kind is what a mail is.
@@ -30,17 +33,34 @@ type Report struct {
 	Kind         Kind
 	Notification *dsn.Report
 	Feedback     *arf.Report
-	Reason       string // the rule by which it is no report
+	Aggregate    *aggregate.Report
+	Reason       string // the rule by which it is an automatic reply, or why it is none of the rest
 }
 
-// Parse reads m.
+// Parse reads m. What is meant for machines counts before what is meant for people.
 func Parse(m *mime.Message) Report {
 	if r, err := arf.Parse(m); err == nil {
 		return Report{Kind: Feedback, Feedback: r}
 	}
-	r, err := dsn.Parse(m)
-	if err != nil {
-		return Report{Kind: None, Reason: err.Error()}
+	if r, err := dsn.Parse(m); err == nil {
+		notice.Complete(m, r)
+		return Report{Kind: Notification, Notification: r}
 	}
-	return Report{Kind: Notification, Notification: r}
+	if r, err := aggregate.Parse(m); err == nil {
+		return Report{Kind: Aggregate, Aggregate: r}
+	}
+	if notification, feedback, ok := sns.Parse(m); ok {
+		if feedback != nil {
+			return Report{Kind: Feedback, Feedback: feedback}
+		}
+		return Report{Kind: Notification, Notification: notification}
+	}
+	r, err := notice.Parse(m)
+	if err == nil {
+		return Report{Kind: Notification, Notification: r}
+	}
+	if rule, ok := notice.Automatic(m); ok {
+		return Report{Kind: AutoReply, Reason: rule}
+	}
+	return Report{Kind: None, Reason: err.Error()}
 }

@@ -18,9 +18,12 @@ const module = "carom/"
 // may lists what the packages of a folder may import of ours. The longest folder that holds the
 // package counts; "" is main.go.
 var may = map[string][]string{
-	"":               {"schemas", "sender", "ingest", "analytics", "deploy"},
-	"schemas":        {"schemas"},
-	"sender":         {"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/classify", "ingest/correlate", "ingest/report"},
+	"":        {"schemas", "sender", "ingest", "analytics", "deploy"},
+	"schemas": {"schemas"},
+	"sender": {
+		"sender", "schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/aggregate", "ingest/classify", "ingest/correlate",
+		"ingest/report", "ingest/notice", "ingest/phrase", "ingest/sns",
+	},
 	"ingest":         {"ingest", "schemas"},
 	"analytics":      {"analytics", "schemas"},
 	"grafana-plugin": {"grafana-plugin", "schemas"},
@@ -44,9 +47,13 @@ var may = map[string][]string{
 	"ingest/mime":      {"schemas"},
 	"ingest/dsn":       {"schemas", "ingest/mime"},
 	"ingest/arf":       {"schemas", "ingest/mime"},
+	"ingest/aggregate": {"schemas", "ingest/mime"},
 	"ingest/classify":  {"schemas"},
 	"ingest/correlate": {"schemas"},
-	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf"},
+	"ingest/phrase":    {"schemas"},
+	"ingest/notice":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/phrase"},
+	"ingest/sns":       {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf"},
+	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/aggregate", "ingest/notice", "ingest/sns"},
 }
 
 // links lists what packages of a folder must never link, directly or not.
