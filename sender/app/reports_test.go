@@ -15,8 +15,6 @@ import (
 	"carom/schemas/event"
 	"carom/schemas/seglog"
 	"carom/sender/config"
-	"carom/sender/reports"
-	"carom/sender/smtpd"
 )
 
 // The mails that come to a processor in these tests.
@@ -69,6 +67,12 @@ From: news@shop.test
 
 hello
 --b--
+`
+	autoReplyMail = `From: ann@big.test
+Subject: Out of office: spring
+Auto-Submitted: auto-replied
+
+I am away until Monday.
 `
 	humanMail = `From: ann@big.test
 Subject: a question
@@ -151,6 +155,11 @@ func TestReportsGoWhereTheProcessorSays(t *testing.T) {
 		{
 			"a bounce is not forwarded as unmatched", "forward-unmatched-to ops@ops.test", bounces, bounceMail,
 			map[event.Kind]int{event.Received: 1, event.RemoteBounce: 1, event.ReportConsumed: 1},
+			nil,
+		},
+		{
+			"an automatic reply is neither", "forward-unmatched-to ops@ops.test\ndeliver-unmatched-email yes", bounces, autoReplyMail,
+			map[event.Kind]int{event.Received: 1, event.ReportConsumed: 1},
 			nil,
 		},
 		{
@@ -319,7 +328,7 @@ func (p *place) events(kind event.Kind) []event.Event {
 func TestWhatWasConsumed(t *testing.T) {
 	p := newPlace(t, newSink(t), "<bounce-processor>\n<address-list>\naddress bounce@shop.test\n</address-list>\ndeliver-unmatched-email no\n</bounce-processor>")
 	p.run(func(address string) {
-		for _, text := range []string{bounceMail, complaintMail, humanMail, deepMail()} {
+		for _, text := range []string{bounceMail, complaintMail, autoReplyMail, humanMail, deepMail()} {
 			p.sendText(address, "", "bounce@shop.test", text)
 		}
 	})
@@ -328,17 +337,7 @@ func TestWhatWasConsumed(t *testing.T) {
 	for _, e := range events {
 		got = append(got, e.FeedbackType)
 	}
-	if diff := cmp.Diff([]string{"dsn", "arf", "none", "none"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"dsn", "arf", "autoreply", "none", "none"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
-// TestAutomaticReply: it is neither delivered nor forwarded, even where everything else is.
-func TestAutomaticReply(t *testing.T) {
-	n := &node{logger: slog.New(slog.DiscardHandler)}
-	p := &config.ReportProcessor{DeliverMatched: true, DeliverUnmatched: true, ForwardUnmatchedTo: []string{"ops@ops.test"}}
-	w, err := n.wayOf(&smtpd.Message{}, p, &reports.Finding{Kind: "autoreply"}, nil)
-	if err != nil || w.deliver || len(w.forward) > 0 || w.what != "autoreply" {
-		t.Errorf("%+v, %v", w, err)
 	}
 }

@@ -11,6 +11,8 @@
 // which a job looks up. A report without a token whose DKIM signature shows a reporter whom the
 // operator trusts is marked as such, and left to that job as well.
 //
+// A report about many messages at once (DMARC, TLS-RPT) is one remote status with its counts.
+//
 // An automatic reply is no bounce and nobody waits for it at an address that was made for bounces:
 // it is taken as read, and counted. Mail that is no report gives ErrNotAReport, and mail that is
 // too large or too deep to look into ErrUnreadable.
@@ -32,6 +34,7 @@ import (
 	"strings"
 	"time"
 
+	"carom/ingest/aggregate"
 	"carom/ingest/arf"
 	"carom/ingest/classify"
 	"carom/ingest/correlate"
@@ -60,6 +63,8 @@ const (
 	maxText    = 2048
 	maxAddress = 320
 	maxWord    = 255
+	// maxCandidates bounds the addresses that are tried for a recipient who was blanked out.
+	maxCandidates = 20
 	// maxMessageID bounds a Message-ID, in octets: as RFC 5322 section 2.1.1 does a line.
 	maxMessageID = 998
 )
@@ -133,7 +138,12 @@ func (p *Processor) Process(ctx context.Context, m Mail) (Finding, error) {
 	case report.Feedback:
 		f = p.feedback(ctx, m, read.Feedback)
 	case report.AutoReply:
+	case report.Aggregate:
+		f.Events = []*event.Event{p.aggregate(m, read.Aggregate)}
 	default:
+		if message.Cut != nil {
+			return Finding{}, fmt.Errorf("%w: %w", ErrUnreadable, message.Cut)
+		}
 		return Finding{}, fmt.Errorf("%w: %s", ErrNotAReport, read.Reason)
 	}
 	f.Kind, f.Pattern = string(read.Kind), pattern
@@ -322,14 +332,19 @@ func (p *Processor) feedback(ctx context.Context, m Mail, said *arf.Report) Find
 	for i, address := range reported {
 		addresses[i] = []string{address}
 		if len(reported) == 1 {
-			addresses[i] = append(addresses[i], candidates(said.Original)...)
+			addresses[i] = append(addresses[i], said.Candidates[:min(len(said.Candidates), maxCandidates)]...)
 		}
 	}
 	matches := p.matches(correlate.Evidence{
 		ReturnPaths: m.Recipients, References: references(said.Original, said.OriginalMailFrom),
 		EnvelopeIDs: []string{said.OriginalEnvelopeID},
 	}, addresses, m.Arrived)
-	reporter := p.reporter(ctx, m, matches, reported)
+	reporter := ""
+	if strings.HasPrefix(said.Format, "rfc5965") {
+		// The recipient stands in the reporter's own fields. Other formats take it from the header of
+		// the reported message, and so from whoever wrote that.
+		reporter = p.reporter(ctx, m, matches, reported)
+	}
 	var f Finding
 	for i, address := range reported {
 		if reporter != "" && matches[i].Method == correlate.None && matches[i].Err == nil && !mailboxDomain(address, reporter) {
@@ -360,16 +375,12 @@ func (p *Processor) feedback(ctx context.Context, m Mail, said *arf.Report) Find
 	return f
 }
 
-// candidates returns addresses in the header of a reported message that its recipient may be: many
-// reporters blank out their own fields and leave these. Only the token tells which one it is.
-func candidates(original mime.Header) []string {
-	found := original.Values("X-HmXmrOriginalRecipient") // Microsoft's JMRP
-	if list, err := netmail.ParseAddressList(cut(original.Get("To"), maxText)); err == nil {
-		for _, a := range list {
-			found = append(found, a.Address)
-		}
-	}
-	return found
+// aggregate returns the event of a report about many messages. It names no recipient and is joined
+// to nothing: whoever wants to may send one.
+func (p *Processor) aggregate(m Mail, said *aggregate.Report) *event.Event {
+	e := p.base(m, event.RemoteStatus, 0, correlate.Match{Method: correlate.None}, "")
+	e.FeedbackType, e.ReportingMTA, e.Headers = string(said.Kind), cut(said.Organisation, maxWord), said.Counts()
+	return e
 }
 
 func fromDomain(original mime.Header) string {

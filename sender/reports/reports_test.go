@@ -1,7 +1,6 @@
 package reports
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -227,7 +226,7 @@ func TestNotification(t *testing.T) {
 		{"delayed, whatever the status", []string{"Action: failed", "Action: delayed"}, event.RemoteStatus, "", "", "delayed", false},
 		{"delivered", []string{"Action: failed", "Action: delivered", "Status: 5.1.1", "Status: 2.0.0", diagnostic, ""}, event.RemoteStatus, "", "", "delivered", false},
 		{"no action, inferred from the status", []string{"Action: failed\r\n", ""}, event.RemoteBounce, taxonomy.BadMailbox, taxonomy.Hard, "failed", true},
-		{"no action, no status", []string{"Action: failed\r\nStatus: 5.1.1\r\n", ""}, event.RemoteBounce, taxonomy.BadMailbox, taxonomy.Hard, "", true},
+		{"no action, no status", []string{"Action: failed\r\nStatus: 5.1.1\r\n", ""}, event.RemoteBounce, taxonomy.BadMailbox, taxonomy.Hard, "failed", true},
 		{"nothing at all", []string{"Action: failed\r\nStatus: 5.1.1\r\n" + diagnostic, ""}, event.RemoteStatus, "", "", "", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -356,10 +355,9 @@ func TestCustomersEnvelopeID(t *testing.T) {
 func TestNotAReport(t *testing.T) {
 	ref := token(t, ours, recipient, time.Hour)
 	for name, m := range map[string]Mail{
-		"auto-reply": sample(t, "autoreply", "REFERENCE", ref),
+		"a question": {Content: []byte("From: ann@provider.test\r\nSubject: my parcel\r\nX-Carom-Ref: " + ref + "\r\n\r\nWhere is it?\r\n")},
 		"a report that somebody forwards": {Content: append([]byte("Content-Type: message/rfc822\r\n\r\n"),
 			sample(t, "bounce", "REFERENCE", ref).Content...)},
-		"no recipient in it": sample(t, "bounce", "Final-Recipient: rfc822; RECIPIENT\r\n", "", "Original-Recipient: rfc822;RECIPIENT\r\n", ""),
 	} {
 		f, err := New(keys(t, ours), key, nil).Process(t.Context(), m)
 		if !errors.Is(err, ErrNotAReport) || len(f.Events) > 0 || len(f.Suppress) > 0 {
@@ -368,16 +366,48 @@ func TestNotAReport(t *testing.T) {
 	}
 }
 
+// TestAutomaticReply: it is known as one, and says nothing of anybody's mailbox.
+func TestAutomaticReply(t *testing.T) {
+	f := process(t, sample(t, "autoreply", "REFERENCE", token(t, ours, recipient, time.Hour)))
+	if f.Kind != "autoreply" || len(f.Events) > 0 || len(f.Suppress) > 0 {
+		t.Errorf("%s, %d events, suppresses %q", f.Kind, len(f.Events), f.Suppress)
+	}
+}
+
+// TestAggregateReport: one event with the counts, whoever sent it.
+func TestAggregateReport(t *testing.T) {
+	m := Mail{ID: reportID, Arrived: now, Recipients: []string{token(t, ours, recipient, time.Hour) + "@bounce.shop.test"}, Content: []byte(
+		"From: dmarc@provider.test\r\nSubject: Report Domain: shop.test\r\nMIME-Version: 1.0\r\nContent-Type: text/xml\r\n\r\n" +
+			`<feedback><report_metadata><org_name>Provider</org_name><report_id>7</report_id><date_range><begin>1795996800</begin><end>1796083199</end></date_range></report_metadata>` +
+			`<policy_published><domain>shop.test</domain></policy_published>` +
+			`<record><row><source_ip>192.0.2.1</source_ip><count>12</count><policy_evaluated><disposition>none</disposition><dkim>pass</dkim><spf>fail</spf></policy_evaluated></row></record></feedback>` + "\r\n")}
+	f := process(t, m)
+	e := one(t, f)
+	if f.Kind != "aggregate" || e.Kind != event.RemoteStatus || e.FeedbackType != "dmarc-aggregate" || e.ReportingMTA != "Provider" || e.Headers["messages"] != "12" ||
+		e.Recipient != "" || e.RecipientKey != "" || e.MatchMethod != "none" || e.OriginalMessageID != (event.ID{}) || len(f.Suppress) > 0 {
+		t.Errorf("%s: %+v", f.Kind, e)
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	for name, m := range map[string]Mail{
-		"empty":     {},
-		"too large": {Content: bytes.Repeat([]byte("x: y\r\n"), 6<<20)},
+		"empty":    {},
+		"too deep": {Content: []byte(deep())},
 	} {
 		f, err := New(keys(t, ours), key, nil).Process(t.Context(), m)
 		if !errors.Is(err, ErrUnreadable) || errors.Is(err, ErrNotAReport) || len(f.Events) > 0 || len(f.Suppress) > 0 {
 			t.Errorf("%s: %v, %d events, suppresses %q", name, err, len(f.Events), f.Suppress)
 		}
 	}
+}
+
+// deep returns a mail whose parts lie in each other.
+func deep() string {
+	var b strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&b, "Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i)
+	}
+	return b.String()
 }
 
 // A bounce that says nothing of the address suppresses nobody, whatever class a rule gave it.
