@@ -69,7 +69,7 @@ func plain(text string) Mail {
 }
 
 func TestPatterns(t *testing.T) {
-	bounce := Pattern{Name: "bounce.re", Regexp: regexp.MustCompile(`(?i)could not reach (?P<r>\S+), sent by (?P<orig>\S+):\s+(?P<diag>[^\n]+)\n(?:host (?P<remMta>\S+))?(?P<action> delayed)?`)}
+	bounce := Pattern{Name: "/etc/carom/bounce.re", Regexp: regexp.MustCompile(`(?i)could not reach (?P<r>\S+), sent by (?P<orig>\S+):\s+(?P<diag>[^\n]+)\n(?:host (?P<remMta>\S+))?(?P<action> delayed)?`)}
 	complaint := Pattern{Name: "fbl.re", Complaint: true, Regexp: regexp.MustCompile(`(?i)user (?P<rcpt>\S+) complains about (?P<orig>\S+) from \[(?P<dlvSourceIp>[^\]]+)`)}
 
 	ref := token(t, ours, recipient, time.Hour)
@@ -81,7 +81,7 @@ func TestPatterns(t *testing.T) {
 	}
 	m.Handling = &Handling{Patterns: []Pattern{complaint, bounce}}
 	f := process(t, m)
-	if len(f.Events) != 2 || f.Pattern == nil || f.Pattern.Name != "bounce.re" {
+	if len(f.Events) != 2 || f.Pattern == nil || f.Pattern.Name != "/etc/carom/bounce.re" {
 		t.Fatalf("%d events by %+v", len(f.Events), f.Pattern)
 	}
 	first, second := f.Events[0], f.Events[1]
@@ -91,6 +91,9 @@ func TestPatterns(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{recipient}, f.Suppress); diff != "" {
 		t.Errorf("Suppress (-want +got):\n%s", diff)
+	}
+	if first.Headers["Format"] != "bounce.re" {
+		t.Errorf("format %q, want the pattern's file", first.Headers["Format"])
 	}
 
 	m = plain("Our user <" + recipient + "> complains about news@shop.test from [198.51.100.7].\r\n")
@@ -105,6 +108,29 @@ func TestPatterns(t *testing.T) {
 	m.Handling = &Handling{Patterns: []Pattern{{Regexp: regexp.MustCompile(`(?P<r>RECIPIENT|permanent)`)}}}
 	if f = process(t, m); f.Pattern != nil || one(t, f).Recipient != recipient {
 		t.Errorf("read by %+v: %+v", f.Pattern, f.Events)
+	}
+}
+
+// TestFormat: the accounting file tells by what a report was read.
+func TestFormat(t *testing.T) {
+	for _, tc := range []struct{ name, content, want string }{
+		{"RFC 3464", string(sample(t, "bounce").Content), ""},
+		{"RFC 5965", string(sample(t, "complaint").Content), ""},
+		{
+			"Microsoft's JMRP", "From: staff@hotmail.com\r\nSubject: complaint about message from 192.0.2.1\r\nMIME-Version: 1.0\r\n" +
+				"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n" +
+				"X-HmXmrOriginalRecipient: ann@provider.test\r\nFrom: news@shop.test\r\n\r\nhello\r\n--b--\r\n", "jmrp",
+		},
+		{
+			"qmail", "From: MAILER-DAEMON@provider.test\r\nSubject: failure notice\r\n\r\n" +
+				"Hi. This is the qmail-send program at provider.test.\r\nI'm afraid I wasn't able to deliver your message to the following addresses.\r\n" +
+				"This is a permanent error; I've given up. Sorry it didn't work out.\r\n\r\n<ann@provider.test>:\r\nSorry, no mailbox here by that name. (#5.1.1)\r\n", "qmail",
+		},
+	} {
+		e := one(t, process(t, Mail{ID: reportID, Arrived: now, Recipients: []string{sender}, Content: []byte(tc.content)}))
+		if e.Headers["Format"] != tc.want || e.Recipient != recipient {
+			t.Errorf("%s: %s of format %q, want %q", tc.name, e.Recipient, e.Headers["Format"], tc.want)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	netmail "net/mail"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -147,7 +148,26 @@ func (p *Processor) Process(ctx context.Context, m Mail) (Finding, error) {
 		return Finding{}, fmt.Errorf("%w: %s", ErrNotAReport, read.Reason)
 	}
 	f.Kind, f.Pattern = string(read.Kind), pattern
+	for _, e := range f.Events {
+		setHeader(e, account.FormatHeader, format(&read, pattern), maxWord)
+	}
 	return f, nil
+}
+
+// format names what read a report, as PowerMTA's accounting files do: "" for the two formats of the
+// RFCs, else the pattern's file, jmrp, or the rule of the parser.
+func format(read *report.Report, pattern *Pattern) string {
+	switch {
+	case pattern != nil:
+		return filepath.Base(pattern.Name)
+	case read.Kind == report.Notification && read.Notification.Format != "rfc3464":
+		return read.Notification.Format
+	case read.Kind != report.Feedback || strings.HasPrefix(read.Feedback.Format, "rfc5965"):
+		return ""
+	case strings.HasPrefix(read.Feedback.Format, "microsoft.jmrp"):
+		return "jmrp"
+	}
+	return read.Feedback.Format
 }
 
 // parse reads the message, by the operator's patterns where nothing else knows it as a report.
