@@ -2,15 +2,21 @@ package app
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/smtp"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/emersion/go-msgauth/dkim"
 	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
 
 	"carom/schemas/event"
 	"carom/schemas/seglog"
@@ -339,5 +345,62 @@ func TestWhatWasConsumed(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"dsn", "arf", "autoreply", "none", "none"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestTrustedReporter: the key of a reporter whom the operator trusts is asked of the name servers,
+// and his complaint is marked as his; nobody is suppressed before the delivery is found.
+func TestTrustedReporter(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan struct{})
+	names := &dns.Server{PacketConn: conn, NotifyStartedFunc: func() { close(ready) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		if q.Question[0].Name == "s._domainkey.fbl.reporter.test." && q.Question[0].Qtype == dns.TypeTXT {
+			m.Answer = []dns.RR{&dns.TXT{
+				Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 60},
+				Txt: []string{"v=DKIM1; k=ed25519; ", "p=" + base64.StdEncoding.EncodeToString(public)},
+			}}
+		}
+		_ = w.WriteMsg(m)
+	})}
+	served := make(chan error, 1)
+	go func() { served <- names.ActivateAndServe() }()
+	t.Cleanup(func() {
+		if err := errors.Join(names.Shutdown(), <-served); err != nil {
+			t.Error(err)
+		}
+	})
+	<-ready
+
+	var signed bytes.Buffer
+	text := strings.ReplaceAll(strings.Replace(complaintMail, "feedback@big.test", "feedback@fbl.reporter.test", 1), "\n", "\r\n")
+	if err := dkim.Sign(&signed, strings.NewReader(text), &dkim.SignOptions{Domain: "fbl.reporter.test", Selector: "s", Signer: private}); err != nil {
+		t.Fatal(err)
+	}
+	p := newPlace(t, newSink(t), "name-server "+conn.LocalAddr().String(),
+		"<feedback-loop-processor>\n<address-list>\naddress fbl@shop.test\n</address-list>\ntrust-dkim-domain fbl.reporter.test\n</feedback-loop-processor>")
+	p.config.NameServers = p.config.NameServers[1:] // not the one that does not answer
+	p.run(func(address string) {
+		if err := smtp.SendMail(address, nil, "feedback@fbl.reporter.test", []string{"fbl@shop.test"}, signed.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		p.sendText(address, "", "fbl@shop.test", strings.ReplaceAll(strings.Replace(signed.String(), "ann@big.test", "eve@big.test", 1), "\r\n", "\n")) // another than was signed
+		if err := smtp.SendMail(address, nil, "news@shop.test", []string{"ann@big.test"}, []byte("From: news@shop.test\r\n\r\nhello\r\n")); err != nil {
+			t.Errorf("mail to the named recipient: %v", err)
+		}
+	})
+	var got []string
+	for _, e := range p.events(event.Complaint) {
+		got = append(got, e.Recipient+" "+e.MatchMethod)
+	}
+	if diff := cmp.Diff([]string{"ann@big.test dkim-reporter", "eve@big.test none"}, got); diff != "" {
+		t.Errorf("complaints (-want +got):\n%s", diff)
 	}
 }

@@ -251,3 +251,39 @@ func TestDKIMReporter(t *testing.T) {
 		t.Errorf("with a token: %v, %+v", err, f)
 	}
 }
+
+func TestLimitsBody(t *testing.T) {
+	for signature, want := range map[string]bool{
+		"v=1; a=rsa-sha256; d=a.test; l=10; b=x": true, "v=1;l = 10": true, "v=1; d=l.test; bl=1; h=l:from": false, "": false,
+	} {
+		if got := limitsBody(signature); got != want {
+			t.Errorf("limitsBody(%q) = %t", signature, got)
+		}
+	}
+}
+
+// TestStrangeSignatures: headers that one reader takes apart otherwise than another prove nothing
+// and end nothing.
+func TestStrangeSignatures(t *testing.T) {
+	private, record := dkimKey(t)
+	content := sample(t, "complaint", "From: feedback@mx1.provider.test", "From: feedback@"+reporterDomain).Content
+	for _, first := range []string{
+		"DKIM-Signature : v=1; d=" + reporterDomain + "\r\n", "DKIM-Signature\r\n", "DKIM-Signature:\r\n", "DKIM-Signature: d=" + reporterDomain + "\r\n",
+		"\x00: x\r\n", strings.Repeat("DKIM-Signature: v=1; d="+reporterDomain+"; s=s\r\n", 100),
+	} {
+		for _, body := range [][]byte{content, signed(t, content, reporterDomain, private)} {
+			m := Mail{
+				ID: reportID, Arrived: now, Recipients: []string{"fbl@shop.test"}, Content: append([]byte(first), body...),
+				Handling: &Handling{Trusted: []string{reporterDomain}},
+			}
+			txt := func(context.Context, string) ([]string, error) { return []string{record}, nil }
+			f, err := New(keys(t, ours), key, txt).Process(t.Context(), m)
+			if err == nil && len(f.Suppress) > 0 {
+				t.Errorf("%.40q: suppresses %q", first, f.Suppress)
+			}
+			if err == nil && bytes.Equal(body, content) && len(f.Events) == 1 && f.Events[0].MatchMethod != "none" {
+				t.Errorf("%.40q: %s without a signature", first, f.Events[0].MatchMethod)
+			}
+		}
+	}
+}

@@ -30,8 +30,8 @@ const (
 // may count: some recipient is named without a proof, and the report says that it comes from such a
 // domain.
 //
-// The signature must be by the domain of From itself and cover From and the whole body (no l=, with
-// which a stranger adds what he likes). Signature and domain prove who wrote the report, not that he
+// The signature must be by the domain of From itself and cover From and the whole body: with l= in
+// any signature a stranger adds what he likes. Signature and domain prove who wrote the report, not that he
 // is honest.
 func (p *Processor) reporter(ctx context.Context, m Mail, matches []correlate.Match, reported []string) string {
 	asked := false
@@ -55,10 +55,13 @@ func (p *Processor) reporter(ctx context.Context, m Mail, matches []correlate.Ma
 	}
 	signed := false
 	for _, signature := range header.Values("Dkim-Signature") {
+		if limitsBody(signature) {
+			return ""
+		}
 		signed = signed || strings.Contains(strings.ToLower(signature), from)
 	}
 	if !signed {
-		return ""
+		return "" // nothing to ask the name servers for
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
@@ -67,8 +70,8 @@ func (p *Processor) reporter(ctx context.Context, m Mail, matches []correlate.Ma
 		LookupTXT:        func(name string) ([]string, error) { return p.txt(ctx, name) },
 		MaxVerifications: maxSignatures,
 	})
-	for i, v := range verified {
-		if v.Err == nil && strings.EqualFold(v.Domain, from) && !limitsBody(header.Values("Dkim-Signature")[i]) {
+	for _, v := range verified {
+		if v.Err == nil && strings.EqualFold(v.Domain, from) {
 			return from
 		}
 	}
