@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	analytics "carom/analytics/app"
@@ -49,6 +50,7 @@ var commands = []command{
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
+	{"classify unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
@@ -108,10 +110,14 @@ func find(args []string) (command, []string, error) {
 			return c, args[len(words):], nil
 		}
 	}
+	var wholes []string
 	for _, c := range commands {
 		if strings.HasPrefix(c.name, args[0]+" ") {
-			return command{}, nil, service.Configf("carom %s: which? there is %q (see carom help)", args[0], "carom "+c.name)
+			wholes = append(wholes, strconv.Quote("carom "+c.name))
 		}
+	}
+	if len(wholes) > 0 {
+		return command{}, nil, service.Configf("carom %s: which? there is %s (see carom help)", args[0], strings.Join(wholes, " and "))
 	}
 	return command{}, nil, service.Configf("unknown subcommand %q (see carom help)", args[0])
 }
@@ -120,9 +126,9 @@ func usage(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("carom sends bulk mail and learns from every answer.\n\nSubcommands (each explains itself with --help):\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-14s %s\n", c.name, c.about)
+		fmt.Fprintf(&b, "  %-21s %s\n", c.name, c.about)
 	}
-	fmt.Fprintf(&b, "  %-14s %s\n", "version", "print the version")
+	fmt.Fprintf(&b, "  %-21s %s\n", "version", "print the version")
 	b.WriteString("\nStart with: carom up --dir ./carom-data\n")
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -156,7 +157,7 @@ func TestAttribution(t *testing.T) {
 
 	// What counts: each kind once for a message and recipient, by the hour of its delivery.
 	var complained, bounced, accepted uint64
-	w.scan(t, "SELECT sum(complained), sum(bounced), sum(accepted) FROM report_cohorts WHERE source = '192.0.2.1' AND tenant = 'shop' AND hour = toStartOfHour(now() - INTERVAL 24 HOUR)",
+	w.scan(t, "SELECT sum(complained), sum(bounced), sum(accepted) FROM report_cohorts WHERE source = '192.0.2.1' AND tenant = 'shop' AND hour = toDateTime("+strconv.FormatInt(day.Unix(), 10)+", 'UTC')",
 		&complained, &bounced, &accepted)
 	if complained != 1 || bounced != 1 || accepted != 3 {
 		t.Errorf("%d complaints and %d bounces of %d accepted; want 1, 1 and 3", complained, bounced, accepted)

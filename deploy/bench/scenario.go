@@ -77,6 +77,11 @@ var scenarios = []scenario{
 		Targets: []Target{{Figure: tripsPipelining, AtMost: 2}, {Figure: tripsChunking, AtMost: 1}},
 		measure: measureDelay,
 	},
+	{
+		Name: "parse", About: "bounces and complaints of 4.5 KB read and classified on one core, beside go-message's bare walk",
+		Targets: []Target{{Figure: reportRatio, AtLeast: 0.6}, {Figure: classifyMicro, AtMost: 5}},
+		measure: measureParse,
+	},
 }
 
 // lab runs scenarios.

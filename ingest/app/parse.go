@@ -124,7 +124,7 @@ func parseFile(name string, in io.Reader) (parsed, error) {
 		in = file
 	}
 	m, err := mime.Read(in, mime.Limits{})
-	if _, tooMuch := errors.AsType[*mime.LimitError](err); tooMuch || errors.Is(err, mime.ErrEmpty) {
+	if errors.Is(err, mime.ErrEmpty) {
 		return parsed{File: name, Kind: string(report.None), Reason: err.Error(), Recipients: []parsedRecipient{}}, nil
 	}
 	if err != nil {
@@ -142,10 +142,11 @@ func parsedOf(name string, r report.Report) parsed {
 		}
 	}
 	if f := r.Feedback; f != nil {
-		for _, to := range f.OriginalRcptTo {
+		result.Format = f.Format
+		for _, to := range f.Recipients() {
 			result.Recipients = append(result.Recipients, parsedRecipient{Recipient: to, FeedbackType: string(f.Type)})
 		}
-		if len(f.OriginalRcptTo) == 0 {
+		if len(result.Recipients) == 0 {
 			result.Recipients = append(result.Recipients, parsedRecipient{FeedbackType: string(f.Type)})
 		}
 	}

@@ -49,6 +49,9 @@ const (
 	NotSpam     FeedbackType = "not-spam"
 	OptOut      FeedbackType = "opt-out"
 	AuthFailure FeedbackType = "auth-failure" // RFC 6591
+
+	// Miscategorized is of the drafts of RFC 5965, and says that a filter was wrong.
+	Miscategorized FeedbackType = "miscategorized"
 )
 
 // Complaint reports whether a person complains by a report of type t: abuse, fraud, virus or

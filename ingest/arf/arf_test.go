@@ -98,7 +98,13 @@ func TestFeedbackType(t *testing.T) {
 		{"Feedback-Type: not-spam", NotSpam, false},
 		{"Feedback-Type: auth-failure", AuthFailure, false},
 		{"Feedback-Type: other", Other, false},
-		{"Feedback-Type: miscategorized", Other, false},
+		{"Feedback-Type: miscategorized", Miscategorized, false},
+		{"Feedback-Type: spam", Abuse, true},
+		{"Feedback-Type: phishing", Fraud, true},
+		{"Feedback-Type: malware", Virus, true},
+		{"Feedback-Type: notspam", NotSpam, false},
+		{"Feedback-Type: unsubscribe", OptOut, true},
+		{"Feedback-Type: something else", Other, false},
 		{"Feedback-Type: auth_failure", AuthFailure, false},
 		{"Feedback-Type: opt-out-list", OptOut, true},
 		{"Feedback-Type: dkim", AuthFailure, false},
@@ -283,7 +289,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if r.Incidents < 1 || r.Type == "" || r.Format == "" || len(r.OriginalRcptTo) > maxValues || len(r.Candidates) > maxValues {
+		if r.Incidents < 1 || r.Type == "" || r.Format == "" || len(r.OriginalRcptTo) > maxValues || len(r.Candidates) > maxCandidates {
 			t.Fatalf("Parse = %+v", r)
 		}
 	})

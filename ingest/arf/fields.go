@@ -125,15 +125,24 @@ func keep(values []string, value string) []string {
 	return append(values, value)
 }
 
-// feedbackType reads a Feedback-Type. "dkim" and "opt-out-list" are of the drafts of RFC 5965.
+// feedbackType reads a Feedback-Type. Beside the registered words it knows those of the drafts of RFC
+// 5965, and what reporters write who don't look into the registry.
 func feedbackType(word string) FeedbackType {
 	word, _, _ = strings.Cut(word, ";")
 	switch t := FeedbackType(strings.ReplaceAll(strings.ToLower(strings.TrimSpace(word)), "_", "-")); t {
-	case Abuse, Fraud, Virus, NotSpam, OptOut, AuthFailure:
+	case Abuse, Fraud, Virus, NotSpam, OptOut, AuthFailure, Miscategorized:
 		return t
-	case "opt-out-list":
+	case "spam", "complaint":
+		return Abuse
+	case "phishing":
+		return Fraud
+	case "malware":
+		return Virus
+	case "notspam", "ham":
+		return NotSpam
+	case "opt-out-list", "optout", "unsubscribe":
 		return OptOut
-	case "dkim":
+	case "dkim", "dmarc", "authfailure":
 		return AuthFailure
 	default:
 		return Other

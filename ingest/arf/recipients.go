@@ -8,6 +8,9 @@ import (
 	"carom/ingest/mime"
 )
 
+// maxCandidates is the number of candidates that are kept: each is tried against the token.
+const maxCandidates = 100
+
 // maxAddresses is the length of a To field that is read, in bytes. One that is longer names many, of
 // which none is likely.
 const maxAddresses = 2048
@@ -41,7 +44,7 @@ func candidates(original mime.Header) []string {
 	var found []string
 	add := func(addresses ...string) {
 		for _, a := range addresses {
-			if isAddress(a) && !slices.Contains(found, a) && len(found) < maxValues {
+			if isAddress(a) && !slices.Contains(found, a) && len(found) < maxCandidates {
 				found = append(found, a)
 			}
 		}

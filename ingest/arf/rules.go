@@ -162,18 +162,26 @@ func (c condition) holds(l *mail) bool {
 		}
 		values = []string{l.text}
 	case "header":
-		values = l.Header.Values(name)
+		values = lowered(l.Header.Values(name))
 	case "original":
-		values = l.original.Values(name)
+		values = lowered(l.original.Values(name))
 	}
 	for _, value := range values {
 		for _, pattern := range c.patterns {
-			if glob(pattern, strings.ToLower(value)) {
+			if glob(pattern, value) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// lowered returns values lower-case.
+func lowered(values []string) []string {
+	for i := range values {
+		values[i] = strings.ToLower(values[i])
+	}
+	return values
 }
 
 // report returns what a rule reads of a message that it fits.
@@ -216,12 +224,26 @@ func (r *rule) copied(text string) mime.Header {
 	return mime.Header{}
 }
 
-// maxPlain is how much of a text rules look at, in bytes.
-const maxPlain = 8 << 10
+// maxPlain is how much of a text rules look at, in bytes: what a report is stands at its beginning.
+const maxPlain = 2 << 10
 
-// plain returns the beginning of a text lower-case and on one line, with one blank between words.
+// plain returns the beginning of a text on one line, with one blank between words, and its ASCII
+// letters lower-case.
 func plain(text string) string {
-	return strings.ToLower(strings.Join(strings.Fields(text[:min(len(text), maxPlain)]), " "))
+	b := make([]byte, 0, min(len(text), maxPlain))
+	for _, c := range []byte(text[:min(len(text), maxPlain)]) {
+		switch {
+		case c <= ' ':
+			if len(b) > 0 && b[len(b)-1] != ' ' {
+				b = append(b, ' ')
+			}
+		case 'A' <= c && c <= 'Z':
+			b = append(b, c+('a'-'A'))
+		default:
+			b = append(b, c)
+		}
+	}
+	return string(b)
 }
 
 // glob reports whether pattern fits all of s; "*" stands for any text.

@@ -139,10 +139,8 @@ func (f *facts) decide(set *ruleSet) Verdict {
 // scratch is the memory of one decision.
 type scratch struct {
 	matcher    matcher
-	seen       []bool  // by anchor
-	met        []uint8 // by pattern: bits of the needs that the text meets
-	touched    []int32 // patterns whose met is not 0
-	found      []int32 // anchors
+	seen       []bool  // by anchor: it is in the text
+	found      []int32 // the anchors that are
 	candidates []int32 // patterns that may match, in the order of their rules
 }
 
@@ -151,27 +149,32 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 // collect finds the patterns that may match text: those of which each need is met.
 func (s *scratch) collect(set *ruleSet, text string) {
 	s.matcher.text = text
-	if len(s.met) != len(set.patterns) || len(s.seen) != len(set.anchors) {
-		s.met, s.seen = make([]uint8, len(set.patterns)), make([]bool, len(set.anchors))
+	if len(s.seen) != len(set.rarest) {
+		s.seen = make([]bool, len(set.rarest))
 	}
 	s.found = set.finder.find(text, s.seen, s.found[:0])
-	s.candidates, s.touched = s.candidates[:0], s.touched[:0]
+	s.candidates = s.candidates[:0]
+	for _, anchor := range s.found {
+		for _, p := range set.rarest[anchor] {
+			if s.meets(set.patterns[p].also) {
+				s.candidates = append(s.candidates, p)
+			}
+		}
+	}
 	for _, anchor := range s.found {
 		s.seen[anchor] = false
-		for _, n := range set.anchors[anchor] {
-			if s.met[n.pattern] == 0 {
-				s.touched = append(s.touched, n.pattern)
-			}
-			s.met[n.pattern] |= n.bit
-		}
-	}
-	for _, p := range s.touched {
-		if s.met[p] == set.patterns[p].all {
-			s.candidates = append(s.candidates, p)
-		}
-		s.met[p] = 0
 	}
 	slices.Sort(s.candidates)
+	s.candidates = slices.Compact(s.candidates)
+}
+
+func (s *scratch) meets(needs [][]int32) bool {
+	for _, anchors := range needs {
+		if !slices.ContainsFunc(anchors, func(a int32) bool { return s.seen[a] }) {
+			return false
+		}
+	}
+	return true
 }
 
 // first returns the first rule that matches, of the weak ones or of the others.

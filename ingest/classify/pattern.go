@@ -23,17 +23,14 @@ type node struct {
 
 // pattern is a compiled match line.
 type pattern struct {
-	text  string
+	text  string // as it is written in the rules
 	nodes []node
-	needs [][]string // of each, one is in every text that matches; at most maxNeeds
+	needs [][]string // of each, one is in every text that matches; the rarest first
 	gaps  bool       // has a "*" or "%"
 }
 
 // minAnchor is the least length of an anchor. Shorter ones would be in every text.
 const minAnchor = 3
-
-// maxNeeds is the number of nodes that are looked for in advance, a bit in a byte each.
-const maxNeeds = 8
 
 func compile(text string) (*pattern, error) {
 	p := &pattern{text: text}
@@ -63,9 +60,16 @@ func compile(text string) (*pattern, error) {
 	if p.nodes[0].gap > 0 || p.nodes[len(p.nodes)-1].gap > 0 {
 		return nil, fmt.Errorf("pattern %q begins or ends with a gap", text)
 	}
+	best := 0
 	for _, n := range p.nodes {
-		if anchors, shortest := anchorsOf(n); shortest >= minAnchor && len(p.needs) < maxNeeds {
-			p.needs = append(p.needs, anchors)
+		anchors, shortest := anchorsOf(n)
+		if shortest < minAnchor {
+			continue
+		}
+		p.needs = append(p.needs, anchors)
+		if shortest > best { // the longer, the rarer
+			last := len(p.needs) - 1
+			p.needs[0], p.needs[last], best = p.needs[last], p.needs[0], shortest
 		}
 	}
 	if len(p.needs) == 0 {

@@ -42,20 +42,14 @@ type ruleSet struct {
 	rules    []*rule
 	patterns []numbered // in the order of the rules
 	finder   *finder
-	anchors  [][]need // by the finder's ids
+	rarest   [][]int32 // by anchor, the finder's ids: the patterns whose rarest need it meets
 }
 
-// numbered is a pattern and whose it is.
+// numbered is a pattern, whose it is, and the anchors of its needs but the rarest.
 type numbered struct {
 	*pattern
 	rule *rule
-	all  uint8 // the bits of all its needs
-}
-
-// need says that an anchor meets one need of a pattern.
-type need struct {
-	pattern int32
-	bit     uint8
+	also [][]int32
 }
 
 // builtin holds the rules that are part of the program; a mistake in them is found by every test.
@@ -107,8 +101,8 @@ func (p *parser) line(l string) error {
 		twice := p.ids[id]
 		p.ids[id] = true
 		p.set.rules = append(p.set.rules, &rule{id: id})
-		if twice {
-			return fmt.Errorf("rule %s stands there twice", id)
+		if id == "" || twice {
+			return fmt.Errorf("rule %q has no id or stands there twice", id)
 		}
 		return nil
 	}
@@ -124,10 +118,15 @@ func (p *parser) line(l string) error {
 	if len(p.set.rules) == 0 {
 		return fmt.Errorf("%q before the first rule", l)
 	}
-	if p.words != nil && strings.HasPrefix(l, "match ") {
-		l = p.words.Replace(l)
+	r := p.set.rules[len(p.set.rules)-1]
+	if p.words == nil || !strings.HasPrefix(l, "match ") {
+		return r.set(l)
 	}
-	return p.set.rules[len(p.set.rules)-1].set(l)
+	if err := r.set(p.words.Replace(l)); err != nil {
+		return err
+	}
+	r.patterns[len(r.patterns)-1].text = strings.TrimSpace(strings.TrimPrefix(l, "match "))
+	return nil
 }
 
 // finish checks the rules and prepares them for use. The error joins all mistakes, each with its
@@ -238,22 +237,33 @@ func (r *rule) finish() error {
 }
 
 func (s *ruleSet) index() error {
-	ids := make(map[string]int)
+	ids := make(map[string]int32)
 	var texts []string
+	idsOf := func(need []string) []int32 {
+		var all []int32
+		for _, anchor := range need {
+			id, ok := ids[anchor]
+			if !ok {
+				id = int32(len(texts)) //nolint:gosec // anchors are few
+				ids[anchor] = id
+				texts = append(texts, anchor)
+				s.rarest = append(s.rarest, nil)
+			}
+			all = append(all, id)
+		}
+		return all
+	}
 	for _, r := range s.rules {
 		for _, p := range r.patterns {
 			n := numbered{pattern: p, rule: r}
-			for i, anchors := range p.needs {
-				n.all |= 1 << i
-				for _, anchor := range anchors {
-					id, ok := ids[anchor]
-					if !ok {
-						id = len(texts)
-						ids[anchor] = id
-						texts = append(texts, anchor)
-						s.anchors = append(s.anchors, nil)
-					}
-					s.anchors[id] = append(s.anchors[id], need{int32(len(s.patterns)), 1 << i}) //nolint:gosec // patterns are few
+			for i, need := range p.needs {
+				anchors := idsOf(need)
+				if i > 0 {
+					n.also = append(n.also, anchors)
+					continue
+				}
+				for _, id := range anchors {
+					s.rarest[id] = append(s.rarest[id], int32(len(s.patterns))) //nolint:gosec // patterns are few
 				}
 			}
 			s.patterns = append(s.patterns, n)

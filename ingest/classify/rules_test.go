@@ -1,6 +1,8 @@
 package classify
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +14,7 @@ func classifyFor(r *rule, reply string) Verdict {
 	return Classify(Input{Reply: smtpstatus.Parse(reply), Provider: r.provider})
 }
 
-// TestEverySample holds each rule to its own samples in rules.txt.
+// TestEverySample holds each rule to its own samples.
 func TestEverySample(t *testing.T) {
 	for _, r := range builtin().rules {
 		t.Run(r.id, func(t *testing.T) {
@@ -58,6 +60,15 @@ func TestParseRulesRefuses(t *testing.T) {
 		{"bad when", good + "when 6\n", "want 4 or 5"},
 		{"no sample", strings.Replace(good, "no b\n", "", 1), "at least one each"},
 		{"same id", good + good, "twice"},
+		{"no id", strings.Replace(good, "[a]", "[]", 1), "no id"},
+		{"upper-case words", "words who User\n" + good, "lower case"},
+		{"words without choices", "words who\n" + good, "lower case"},
+		{"words with a choice", "words who a(b)\n" + good, "lower case"},
+		{"accents", strings.Replace(good, "match abc", "match caf\u00e9", 1), "cafe"},
+		{"bad code", good + "code 250\n", "400 to 599"},
+		{"bad phase", good + "phase nowhere\n", "nowhere"},
+		{"bad status", good + "status 7\n", "subject.detail"},
+		{"bad status range", good + "status 7.1-x\n", "subject.detail"},
 		{"no value", good + "yes\n", "no value"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -118,5 +129,97 @@ func TestFinderFindsWhatContainsFinds(t *testing.T) {
 				t.Errorf("%q in %q = %v, want %v", a, text, got, want)
 			}
 		}
+	}
+}
+
+// FuzzRules feeds the parser of rules whatever, and lets what it accepts judge a text.
+func FuzzRules(f *testing.F) {
+	f.Add("[a]\nmatch abc\ncategory policy\nsource s\nyes abc\nno b\n", "550 abc")
+	f.Add("words who user|box\n[a]\nmatch ({who})*(un|not )known\ncode 550 554\nphase rcpt none\nstatus 7.1-20\nweak\nwhen 5\nscope source\ndimension rate\ncategory virus\nsource s\nyes x\nno y\n", "user not known")
+	f.Add("[a\nmatch (((|%*~#\n[]\nwords {x} (\nstatus 9-\nphase \x00", "(")
+	f.Fuzz(func(t *testing.T, rules, reply string) {
+		set, err := parseRules(rules)
+		if err != nil {
+			return
+		}
+		in := factsOf(Input{Reply: smtpstatus.Parse(reply)})
+		if v := in.decide(set); v.Rule == "" {
+			t.Errorf("no rule decided %q", reply)
+		}
+		for _, p := range set.patterns { // what the search in advance leaves out must not match
+			s := new(scratch)
+			s.collect(set, in.text)
+			m := matcher{text: in.text}
+			if m.matches(p.pattern) && !slices.ContainsFunc(s.candidates, func(c int32) bool { return set.patterns[c].pattern == p.pattern }) {
+				t.Errorf("%q matches %q and was not looked at", p.text, in.text)
+			}
+		}
+	})
+}
+
+// TestEveryMatchIsACandidate holds the search in advance to the samples of all rules.
+func TestEveryMatchIsACandidate(t *testing.T) {
+	set := builtin()
+	s := new(scratch)
+	for _, r := range set.rules {
+		for _, reply := range slices.Concat(r.yes, r.no) {
+			text := fold(reply)
+			s.collect(set, text)
+			candidates := make(map[*pattern]bool)
+			for _, c := range s.candidates {
+				candidates[set.patterns[c].pattern] = true
+			}
+			m := matcher{text: text}
+			for _, p := range set.patterns {
+				if !candidates[p.pattern] && m.matches(p.pattern) {
+					t.Errorf("%q matches %q and was not looked at", p.text, text)
+				}
+			}
+		}
+	}
+}
+
+func TestFold(t *testing.T) {
+	for text, want := range map[string]string{
+		"550  User\tUNKNOWN ":                   "550 user unknown",
+		"Bo\u00eete pleine, \u00c9metteur":      "boite pleine, emetteur",
+		"Empf\u00e4nger \u0141\u00f3d\u017a":    "empfanger lodz",
+		"\u041f\u043e\u043b\u0443\u0447":        "\u043f\u043e\u043b\u0443\u0447",
+		"doesn\u2019t":                          "doesn't",
+		"550-5.1.1 a\n550-5.1.1 b\n550 5.1.1 c": "550-5.1.1 a b c",
+		"550 5.1.1 a 550 5.1.1 b 550 5.2.1 c":   "550 5.1.1 a b 550 5.2.1 c",
+		"550-5.7.1 a 550 5.7.1 b 554 5.7.1 c":   "550-5.7.1 a b 554 5.7.1 c",
+		"\xff\xfe 550":                          "\xff\xfe 550",
+		"550 5.":                                "550 5.",
+	} {
+		if got := fold(text); got != want {
+			t.Errorf("fold(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
+// BenchmarkThousandsOfRules is BenchmarkClassify with ten times the patterns.
+func BenchmarkThousandsOfRules(b *testing.B) {
+	var p parser
+	for i, name := range precedence {
+		text, err := ruleFiles.ReadFile("rules/" + name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if i == len(precedence)-1 { // before the words that anybody may say
+			for n := range 15000 {
+				p.read("generated", fmt.Sprintf("[generated.%d]\nmatch (mailbox|user|message)*code-%05d refused\ncategory policy\nsource s\nyes a\nno b\n", n, n))
+			}
+		}
+		p.read(name, string(text))
+	}
+	set, err := p.finish()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(len(set.patterns)), "patterns")
+	for i := 0; b.Loop(); i++ {
+		f := factsOf(benchmarkReplies[i%len(benchmarkReplies)])
+		f.decide(set)
 	}
 }

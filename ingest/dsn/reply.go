@@ -28,6 +28,10 @@ func isReply(s string, i int) bool {
 	if s[i+1] < '0' || s[i+1] > '7' || s[i+2] < '0' || s[i+2] > '9' {
 		return false
 	}
+	if i > 0 && s[i-1] == '#' && i+4 < len(s) && s[i+3] == ' ' { // "#550 5.1.1": Exchange
+		code, _ := codeAt(s[i+4:])
+		return !code.IsZero()
+	}
 	if i > 0 && strings.IndexByte(" (\"':;>[-", s[i-1]) < 0 {
 		return false
 	}
@@ -41,7 +45,11 @@ func isReply(s string, i int) bool {
 	if strings.IndexByte(" -:,)\"'#.", rest[0]) < 0 || len(rest) > 1 && (rest[0] == '.' || rest[0] == ',' || rest[0] == ':') && rest[1] != ' ' {
 		return false
 	}
-	word := strings.ToLower(strings.TrimLeft(rest, " "))
+	word := rest[:min(len(rest), maxUnit)]
+	word = strings.ToLower(strings.TrimLeft(word, " "))
+	if strings.Trim(word[:min(len(word), 4)], "0123456789") == "" && len(word) >= 4 { // an order's number, or a telephone's
+		return false
+	}
 	for _, unit := range units {
 		if strings.HasPrefix(word, unit) {
 			return false
@@ -49,6 +57,9 @@ func isReply(s string, i int) bool {
 	}
 	return true
 }
+
+// maxUnit is how far behind a number its unit is looked for, in bytes.
+const maxUnit = 16
 
 // units stand behind a number that counts something.
 var units = []string{

@@ -124,7 +124,7 @@ func unfolded(value []byte) string {
 // ParseHeader reads the header at the beginning of data and returns what follows its blank line.
 // Lines that are no fields are dropped; if the first line is none, there is no header and all of
 // data is the body. A header of more than limit bytes (default Limits.HeaderBytes if limit is 0)
-// gives a *LimitError and the fields that there is room for.
+// or 10,000 fields gives a *LimitError and the fields that there is room for.
 func ParseHeader(data []byte, limit int) (header Header, body []byte, err error) {
 	if limit <= 0 {
 		limit = defaultHeaderBytes
@@ -138,7 +138,7 @@ func ParseHeader(data []byte, limit int) (header Header, body []byte, err error)
 			return Header{fields}, next, err
 		}
 		begin, end := len(data)-len(rest), len(data)-len(next)
-		fits := end-begin <= room
+		fits := end-begin <= room && len(fields) < maxFields
 		rest = next
 		if first && isMboxLine(line) {
 			continue
@@ -152,7 +152,9 @@ func ParseHeader(data []byte, limit int) (header Header, body []byte, err error)
 		first = false
 		switch {
 		case !fits: // what follows may be short
-			err = &LimitError{"header bytes", limit}
+			if err == nil {
+				err = &LimitError{"header bytes", limit}
+			}
 			value = -1
 			continue
 		case colon >= 0:
@@ -171,8 +173,13 @@ func ParseHeader(data []byte, limit int) (header Header, body []byte, err error)
 	return Header{fields}, nil, err
 }
 
-// usualFields is how many fields there is room for at first: enough for most parts.
-const usualFields = 16
+const (
+	// usualFields is how many fields there is room for at first: enough for most parts.
+	usualFields = 16
+	// maxFields is the number of fields of a header: a message that goes through many servers has a
+	// hundred.
+	maxFields = 10_000
+)
 
 func isMboxLine(line []byte) bool {
 	return bytes.HasPrefix(line, []byte("From ")) || bytes.HasPrefix(line, []byte(">From "))

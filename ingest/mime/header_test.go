@@ -70,6 +70,13 @@ func TestParseHeaderKeepsWhatThereIsRoomFor(t *testing.T) {
 	}
 }
 
+func TestFieldsOfAHeaderAreBounded(t *testing.T) {
+	h, body, err := ParseHeader([]byte(strings.Repeat("A: 1\n", maxFields+1)+"\nbody"), 0)
+	if _, ok := errors.AsType[*LimitError](err); !ok || h.Len() != maxFields || string(body) != "body" {
+		t.Errorf("%d fields, body %q, %v", h.Len(), body, err)
+	}
+}
+
 func TestFields(t *testing.T) {
 	type line struct {
 		Group int

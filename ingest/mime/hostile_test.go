@@ -116,12 +116,15 @@ func TestManyRecipientsAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	recipients := 0
+	if !m.Part("message/delivery-status").Cut {
+		t.Error("the part is not cut")
+	}
 	for _, f := range Fields(m.Part("message/delivery-status").Body) {
 		if f.Name == "final-recipient" {
 			recipients++
 		}
 	}
-	if limit, ok := errors.AsType[*LimitError](error(m.Cut)); recipients < 30_000 || !ok || limit.What != "body bytes" {
+	if limit, ok := errors.AsType[*LimitError](error(m.Cut)); recipients < 30_000 || !ok || limit.What != "message bytes" {
 		t.Errorf("%d recipients, cut by %v", recipients, m.Cut)
 	}
 }

@@ -8,9 +8,12 @@ import (
 	"golang.org/x/net/html/atom"
 )
 
-// maxTag bounds a tag and a run of text of an HTML page, in bytes. A page with a longer tag ends
-// there, or nearly.
-const maxTag = 256 << 10
+const (
+	// maxPage is how much of an HTML page is read, in bytes. Reports are below 100 KB.
+	maxPage = 1 << 20
+	// maxTag bounds a tag and a run of text, in bytes. A page with a longer tag ends there, or nearly.
+	maxTag = 256 << 10
+)
 
 // lineTags are the elements before and behind which a browser begins a new line.
 var lineTags = []atom.Atom{
@@ -21,7 +24,7 @@ var lineTags = []atom.Atom{
 // textOfHTML returns the text of a page: without tags, comments, styles and scripts, with a line
 // end where a browser begins a new line and one blank where there are several.
 func textOfHTML(page []byte) string {
-	z := html.NewTokenizer(bytes.NewReader(page))
+	z := html.NewTokenizer(bytes.NewReader(page[:min(len(page), maxPage)]))
 	z.SetMaxBuf(maxTag)
 	var text []byte
 	hidden := atom.Atom(0) // the element whose text nobody sees

@@ -28,17 +28,17 @@ import (
 // Limits bounds what Parse and Read accept. A field that is zero or negative stands for its
 // default.
 type Limits struct {
-	MessageBytes int // of the whole message; default 32 MiB
+	MessageBytes int // of the whole message; default 8 MiB
 	HeaderBytes  int // of the header of the message or of one part; default 256 KiB
 	BodyBytes    int // of one decoded body; default 4 MiB
 	Depth        int // of multiparts inside multiparts, below which one is a leaf; default 16
 	Parts        int // leaves of the whole message; default 1000
 }
 
-// The defaults are far above what reports need (a few KB, three parts, one multipart) and keep
-// the worst input well below a second.
+// The defaults are far above what reports need (a few KB, three parts, one multipart; what a report
+// says stands before the message that it returns) and keep the worst input well below a second.
 const (
-	defaultMessageBytes = 32 << 20
+	defaultMessageBytes = 8 << 20
 	defaultHeaderBytes  = 256 << 10
 	defaultBodyBytes    = 4 << 20
 	defaultDepth        = 16
@@ -74,6 +74,9 @@ type LimitError struct {
 	What  string // "message bytes", "header bytes", "body bytes", "depth" or "parts"
 	Limit int
 }
+
+// messageBytes is LimitError.What for a message that is too long.
+const messageBytes = "message bytes"
 
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("message exceeds the limit of %d %s", e.Limit, e.What)
@@ -115,17 +118,20 @@ func Parse(data []byte, limits Limits) (*Message, error) {
 	w := walk{limits: limits.withDefaults(), message: &Message{}}
 	if len(data) > w.limits.MessageBytes {
 		data = data[:w.limits.MessageBytes]
-		w.cut("message bytes", w.limits.MessageBytes)
+		w.cut(messageBytes, w.limits.MessageBytes)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, ErrEmpty
 	}
-	data = withLineFeeds(data)
+	data = bytes.TrimLeft(withLineFeeds(data), "\r\n") // some programs begin with empty lines
 	header, body := w.header(data)
 	m := w.message
 	m.Header = header
 	m.MediaType, m.Params = contentType(header, "text/plain")
 	w.entity(header, m.MediaType, m.Params, body, 0)
+	if m.Cut != nil && m.Cut.What == messageBytes {
+		m.Parts[len(m.Parts)-1].Cut = true
+	}
 	return m, nil
 }
 

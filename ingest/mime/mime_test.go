@@ -96,6 +96,7 @@ func TestParseIsLenient(t *testing.T) {
 	}{
 		{"no header at all", "hello\nworld\n", []leaf{{"text/plain", "hello\nworld\n"}}},
 		{"header only", "Subject: x", []leaf{{"text/plain", ""}}},
+		{"empty lines first", "\r\n\nSubject: x\nContent-Type: text/html\n\nhello", []leaf{{"text/html", "hello"}}},
 		{"mbox line first", "From ann@mail.example Mon Jan  2\nSubject: x\n\nhello", []leaf{{"text/plain", "hello"}}},
 		{"line that is no field", "Subject: x\nno field\nContent-Type: text/html\n\nhello", []leaf{{"text/html", "hello"}}},
 		{"continuation first", " folded\nSubject: x\n\nhello", []leaf{{"text/plain", "hello"}}},
@@ -182,6 +183,9 @@ func TestLimits(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.want, leaves(m)); diff != "" {
 				t.Errorf("leaves (-want +got):\n%s", diff)
+			}
+			if cut := tc.cut == messageBytes || tc.cut == "body bytes"; m.Parts[0].Cut != cut {
+				t.Errorf("the first part is cut: %v, want %v", m.Parts[0].Cut, cut)
 			}
 		})
 	}

@@ -13,8 +13,8 @@
 //
 //	text, subject, from, mailer, field
 //	          a phrase, and where it is looked for: the text, the subject, name and address of From,
-//	          X-Mailer or User-Agent, the name of any field of the header. Lower-case, with single
-//	          blanks; "~" at an end is the edge of a word
+//	          X-Mailer or User-Agent. Lower-case, with single blanks; "~" at an end is the edge of a
+//	          word. field is the name of a field that the header has
 //	says      failed, delayed, delivered: what became of the message;
 //	          notice: one of the three, or the name of a program that says so (the default);
 //	          automatic: an answer on behalf of a person or a list, which is no notice;
@@ -27,7 +27,7 @@
 //	source    who writes it: product and file, provider, RFC
 //	yes, no   what the rule matches and doesn't, at least one each
 //
-// A message that is no notice gives ErrNotNotice. The first 64 KiB of the text and 2000 addresses
+// A message that is no notice gives an *AutomaticError or ErrNotNotice. The first 64 KiB of the text and 2000 addresses
 // count. Nothing here panics, keeps state or touches network, disk or clock; everything is safe for
 // concurrent use.
 package notice

@@ -20,7 +20,6 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		Automatic(m)
 		r, err := Parse(m)
 		if err != nil {
 			return

@@ -13,29 +13,6 @@ import (
 	"carom/schemas/smtpstatus"
 )
 
-// Automatic reports whether m is an answer that a machine gives on behalf of a person or a list, and
-// by which rule or RFC: an absence notice, a challenge, a receipt.
-func Automatic(m *mime.Message) (rule string, ok bool) {
-	if m.Part("message/disposition-notification") != nil || strings.EqualFold(m.Params["report-type"], "disposition-notification") {
-		return "rfc8098", true
-	}
-	r := reader{set: builtin(), said: map[meaning][]find{}}
-	r.header(m)
-	t := newText(textOf(m))
-	r.look(inText, t.low)
-	if finds := r.said[automatic]; len(finds) > 0 {
-		return finds[0].rule.id, true
-	}
-	if auto := phrase.Lower(strings.TrimSpace(m.Header.Get("Auto-Submitted"))); auto != "" && !strings.HasPrefix(auto, "no") {
-		return "rfc3834", true
-	}
-	switch phrase.Lower(strings.TrimSpace(m.Header.Get("Precedence"))) {
-	case "auto_reply", "auto-reply":
-		return "precedence", true
-	}
-	return "", false
-}
-
 // ErrNotNotice is returned for a message that tells of no delivery.
 var ErrNotNotice = errors.New("not a notice about a delivery")
 
@@ -51,8 +28,17 @@ const (
 	productTells = 10
 )
 
-// Parse reads the notice in m. It returns ErrNotNotice, wrapped with what is missing, if m is none.
-// The report has at least one recipient; its address is "" if the notice doesn't name it.
+// AutomaticError says that a message is an answer that a machine gives on behalf of a person or a
+// list: an absence notice, a challenge, a receipt.
+type AutomaticError struct {
+	Rule string // of rules.txt, or the RFC
+}
+
+func (e *AutomaticError) Error() string { return "an automatic reply by " + e.Rule }
+
+// Parse reads the notice in m. For a message that is none it returns an *AutomaticError or
+// ErrNotNotice, wrapped with what is missing. The report has at least one recipient; its address is
+// "" if the notice doesn't name it.
 func Parse(m *mime.Message) (*dsn.Report, error) { return builtin().parse(m, 0) }
 
 // maxNested is how many notices inside notices are opened: a provider that wraps another server's
@@ -60,8 +46,37 @@ func Parse(m *mime.Message) (*dsn.Report, error) { return builtin().parse(m, 0) 
 const maxNested = 1
 
 func (set *ruleSet) parse(m *mime.Message, depth int) (*dsn.Report, error) {
+	if m.Part("message/disposition-notification") != nil || strings.EqualFold(m.Params["report-type"], "disposition-notification") {
+		return nil, &AutomaticError{"rfc8098"}
+	}
 	r := reader{set: set, said: map[meaning][]find{}}
 	r.header(m)
+	report, err := r.parse(m, depth)
+	if err != nil {
+		if rule := r.automatic(m); rule != "" {
+			return nil, &AutomaticError{rule}
+		}
+	}
+	return report, err
+}
+
+// automatic returns by which rule or RFC m is an automatic reply, "" if it is none.
+func (r *reader) automatic(m *mime.Message) string {
+	if finds := r.said[automatic]; len(finds) > 0 {
+		return finds[0].rule.id
+	}
+	if auto := phrase.Lower(strings.TrimSpace(m.Header.Get("Auto-Submitted"))); auto != "" && !strings.HasPrefix(auto, "no") {
+		return "rfc3834"
+	}
+	switch phrase.Lower(strings.TrimSpace(m.Header.Get("Precedence"))) {
+	case "auto_reply", "auto-reply":
+		return "precedence"
+	}
+	return ""
+}
+
+// parse reads the text of m, whose header was read.
+func (r *reader) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	if r.evidence+most < enough {
 		return nil, fmt.Errorf("%w: nothing in the header says so", ErrNotNotice)
 	}
@@ -75,12 +90,15 @@ func (set *ruleSet) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 	}
 	original, ok := m.Original()
 	if !ok {
-		original = whole.headerFrom(cut)
+		original, ok = whole.headerFrom(cut), cut < len(whole.lines)
 	}
 	r.original = original
+	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.formatWeight < productTells && !ok {
+		return nil, fmt.Errorf("%w: neither a mail server's name and words, nor a reply of one, nor a message that comes back", ErrNotNotice)
+	}
 	report := r.report()
 	if depth < maxNested && report.Recipients[0].Final == "" && cut < len(whole.lines) {
-		if inner, err := set.nested(whole.source[whole.lines[cut].at:], depth+1); err == nil {
+		if inner, err := r.set.nested(whole.source[whole.lines[cut].at:], depth+1); err == nil {
 			return inner, nil
 		}
 	}
@@ -116,7 +134,7 @@ func Complete(m *mime.Message, r *dsn.Report) {
 		if !lacking(*rcpt) {
 			continue
 		}
-		if !isAddress(rcpt.Final) && !isAddress(rcpt.Original) {
+		if nobody(*rcpt) {
 			if chosen == nil {
 				chosen = reader.choose(mentions, reader.scores(mentions))
 			}
@@ -130,7 +148,7 @@ func Complete(m *mime.Message, r *dsn.Report) {
 
 // lacking reports whether the fields of a recipient leave out an address or what the server replied.
 func lacking(r dsn.Recipient) bool {
-	if !isAddress(r.Final) && !isAddress(r.Original) {
+	if nobody(r) {
 		return true
 	}
 	if r.Action != dsn.Failed && r.Action != dsn.Delayed {
@@ -140,7 +158,8 @@ func lacking(r dsn.Recipient) bool {
 	return !replied && (r.Diagnostic == "" || r.Status.Subject == 0)
 }
 
-func isAddress(s string) bool { return strings.IndexByte(s, '@') > 0 }
+// nobody reports whether the fields of a recipient have no local part: sendmail writes "@mx.mail.example".
+func nobody(r dsn.Recipient) bool { return strings.LastIndexByte(r.Final, '@') == 0 && r.Original == "" }
 
 // complete takes the reason that the text gives for a recipient, if it tells more than the fields.
 func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
@@ -168,6 +187,16 @@ func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
 	}
 }
 
+// named reports whether the header has words for what a notice is.
+func (r *reader) named() bool {
+	for _, says := range []meaning{failed, delayed, delivered, notice} {
+		if slices.ContainsFunc(r.said[says], func(f find) bool { return f.place != inText }) {
+			return true
+		}
+	}
+	return r.isReport
+}
+
 // find is a phrase that was found.
 type find struct {
 	rule       *rule
@@ -184,6 +213,8 @@ type reader struct {
 	said           map[meaning][]find
 	evidence       int
 	headerEvidence int
+	byServer       bool     // the header shows that no person wrote the mail
+	isReport       bool     // by its media type
 	format         string   // id of the rule that tells most
 	formatWeight   int      // of that rule
 	failedTo       []string // X-Failed-Recipients and its like
@@ -197,24 +228,33 @@ func (r *reader) header(m *mime.Message) {
 	from := decoded(m.Header, "From")
 	r.look(inFrom, phrase.Lower(from))
 	r.look(inMailer, phrase.Lower(m.Header.Get("X-Mailer")+" "+m.Header.Get("User-Agent")))
-	for name := range m.Header.Map() {
-		r.look(inField, phrase.Lower(name)+":")
+	for _, rule := range r.set.fields {
+		for _, p := range rule.phrases {
+			if p.place == inField && m.Header.Has(p.text) {
+				r.note(find{rule: rule, place: inField})
+			}
+		}
 	}
 	returnPath := strings.Trim(m.Header.Get("Return-Path"), "<> ")
 	if m.Header.Has("Return-Path") && returnPath == "" || strings.HasPrefix(phrase.Lower(returnPath), "mailer-daemon") {
 		r.evidence += 2 // RFC 5321 section 4.5.5
+		r.byServer = true
 	}
 	if m.Header.Has("From") && strings.Trim(from, "<> ") == "" {
 		r.evidence += 2
+		r.byServer = true
 	}
 	if m.MediaType == "multipart/report" && strings.EqualFold(m.Params["report-type"], "delivery-status") {
 		r.evidence += 4 // RFC 3464 section 2
+		r.byServer, r.isReport = true, true
 	}
 	auto := phrase.Lower(m.Header.Get("Auto-Submitted"))
 	if strings.HasPrefix(auto, "auto-replied") || strings.HasPrefix(auto, "auto-generated") {
 		r.evidence++ // RFC 3834 section 5: of a delivery status, too
+		r.byServer = true
 	}
-	sentByServer := slices.ContainsFunc(r.said[notice], func(f find) bool { return f.place == inFrom })
+	sentByServer := slices.ContainsFunc(r.said[notice], func(f find) bool { return f.place != inSubject })
+	r.byServer = r.byServer || sentByServer
 	if !sentByServer && (m.Header.Has("In-Reply-To") || strings.HasPrefix(phrase.Lower(r.subject), "re:")) {
 		r.evidence -= 2
 	}
@@ -246,21 +286,25 @@ func (r *reader) look(where place, low string) {
 		return
 	}
 	for match := range f.All(low) {
-		rule := r.set.rules[f.owners[match.ID]]
-		found := find{rule, where, match.Start, match.End}
-		again := slices.ContainsFunc(r.said[rule.says], func(f find) bool { return f.rule == rule })
-		r.said[rule.says] = append(r.said[rule.says], found)
-		if again || rule.says == recipient || rule.says == stranger || rule.says == reply {
-			continue
-		}
-		r.evidence += rule.weight
-		weight := rule.weight
-		if rule.family != "" {
-			weight += productTells
-		}
-		if weight > r.formatWeight {
-			r.format, r.formatWeight = rule.id, weight
-		}
+		r.note(find{r.set.rules[f.owners[match.ID]], where, match.Start, match.End})
+	}
+}
+
+// note keeps what was found and counts what it tells.
+func (r *reader) note(found find) {
+	rule := found.rule
+	again := slices.ContainsFunc(r.said[rule.says], func(f find) bool { return f.rule == rule })
+	r.said[rule.says] = append(r.said[rule.says], found)
+	if again || rule.says == recipient || rule.says == stranger || rule.says == reply {
+		return
+	}
+	r.evidence += rule.weight
+	weight := rule.weight
+	if rule.family != "" {
+		weight += productTells
+	}
+	if weight > r.formatWeight {
+		r.format, r.formatWeight = rule.id, weight
 	}
 }
 

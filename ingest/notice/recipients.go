@@ -89,6 +89,9 @@ func (r *reader) elsewhere(mentions []mention, scores []int) []person {
 		addresses = r.returnedTo()
 	}
 	if len(addresses) == 0 {
+		addresses = only(mentions, scores)
+	}
+	if len(addresses) == 0 {
 		return []person{{"", reason}}
 	}
 	var people []person
@@ -98,6 +101,21 @@ func (r *reader) elsewhere(mentions []mention, scores []int) []person {
 		}
 	}
 	return people
+}
+
+// only returns the one address that nothing speaks against; none if there are several.
+func only(mentions []mention, scores []int) []string {
+	var addresses []string
+	for i, m := range mentions {
+		if scores[i] < 0 || len(addresses) > 0 && strings.EqualFold(addresses[0], m.address) {
+			continue
+		}
+		if len(addresses) > 0 {
+			return nil
+		}
+		addresses = append(addresses, m.address)
+	}
+	return addresses
 }
 
 // anyReason returns the reason that a text gives for nobody in particular.
@@ -146,19 +164,27 @@ func (r *reader) scores(mentions []mention) []int {
 			scores[i] -= 2
 		}
 	}
-	for says, reach := range map[meaning]int{recipient: reach, stranger: strangeReach} {
-		for _, f := range r.said[says] {
-			if f.place != inText {
-				continue
-			}
-			i, _ := slices.BinarySearchFunc(mentions, f.end, func(m mention, end int) int { return m.start - end })
-			if i < len(mentions) && mentions[i].start-f.end <= reach {
-				scores[i] += f.rule.weight
-			}
-		}
-	}
+	r.addLabels(scores, mentions, recipient, reach)
+	r.addLabels(scores, mentions, stranger, strangeReach)
 	return scores
 }
+
+// addLabels adds to the score of each address the weight of the phrase before it that says most.
+func (r *reader) addLabels(scores []int, mentions []mention, says meaning, reach int) {
+	most := map[int]int{}
+	for _, f := range r.said[says] {
+		if f.place != inText {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(mentions, f.end, func(m mention, end int) int { return m.start - end })
+		if i < len(mentions) && mentions[i].start-f.end <= reach && abs(f.rule.weight) > abs(most[i]) {
+			scores[i] += f.rule.weight - most[i]
+			most[i] = f.rule.weight
+		}
+	}
+}
+
+func abs(n int) int { return max(n, -n) }
 
 func holds(addresses []string, address string) bool {
 	return slices.ContainsFunc(addresses, func(a string) bool { return strings.EqualFold(a, address) })

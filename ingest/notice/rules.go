@@ -24,7 +24,7 @@ const (
 	inSubject place = "subject"
 	inFrom    place = "from"   // display name and address
 	inMailer  place = "mailer" // X-Mailer and User-Agent
-	inField   place = "field"  // the lower-case name of a field of the header
+	inField   place = "field"  // the name of a field of the header
 )
 
 // meaning is what a phrase says.
@@ -63,6 +63,7 @@ type placed struct {
 type ruleSet struct {
 	rules   []*rule
 	finders map[place]*finder
+	fields  []*rule // those that look at the names of fields
 }
 
 // finder finds the phrases of one place.
@@ -90,6 +91,9 @@ func newRuleSet(source string, without []string) (*ruleSet, error) {
 	phrases := map[place][]string{}
 	owners := map[place][]int{}
 	for i, r := range rules {
+		if slices.ContainsFunc(r.phrases, func(p placed) bool { return p.place == inField }) {
+			set.fields = append(set.fields, r)
+		}
 		for _, p := range r.phrases {
 			phrases[p.place] = append(phrases[p.place], p.text)
 			owners[p.place] = append(owners[p.place], i)
@@ -143,7 +147,11 @@ func parseRules(source string) (rules []*rule, err error) {
 func (r *rule) set(word, value string) bool {
 	switch word {
 	case "text", "subject", "from", "mailer", "field":
-		r.phrases = append(r.phrases, placed{place(word), value})
+		p := placed{place(word), value}
+		if slices.Contains(r.phrases, p) {
+			return false
+		}
+		r.phrases = append(r.phrases, p)
 	case "says":
 		r.says = meaning(value)
 		_, known := weights[r.says]

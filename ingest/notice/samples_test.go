@@ -1,6 +1,7 @@
 package notice
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -45,8 +46,8 @@ func TestSamples(t *testing.T) {
 			r, err := Parse(m)
 			if err != nil {
 				got := "none"
-				if rule, ok := Automatic(m); ok {
-					got = "automatic " + rule
+				if automatic, ok := errors.AsType[*AutomaticError](err); ok {
+					got = "automatic " + automatic.Rule
 				}
 				if got != want[name] {
 					t.Errorf("%s: %v\nwant %s", got, err, want[name])

@@ -41,12 +41,23 @@ func textOf(m *mime.Message) []byte {
 			marked = appendPart(marked, part.Body)
 		case "text/plain", "text", "multipart/report", "multipart/mixed", "multipart/alternative":
 			plain = appendPart(plain, part.Body)
+		case "application/octet-stream":
+			if isStatus(part.Body) {
+				plain = appendPart(plain, part.Body)
+			}
 		}
 	}
 	if len(bytes.TrimSpace(plain)) == 0 {
 		return withoutTags(marked)
 	}
 	return plain
+}
+
+// isStatus reports whether a part that a gateway calls a file is a delivery status, RFC 3464 section 2.1.
+func isStatus(body []byte) bool {
+	const first = "reporting-mta:"
+	body = bytes.TrimLeft(body, "\r\n")
+	return len(body) > len(first) && strings.EqualFold(string(body[:len(first)]), first)
 }
 
 func appendPart(text, body []byte) []byte {

@@ -10,7 +10,7 @@ import (
 
 // hostile are mails that cost as much as their writer can make them.
 func hostile() map[string]string {
-	many := func(s string, n int) string { return strings.Repeat(s, n) }
+	many := strings.Repeat
 	fields := func(s string) string {
 		return "From: MAILER-DAEMON@mail.example\nContent-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\n\ntext\n--b\nContent-Type: message/delivery-status\n\n" + s + "\n--b--\n"
 	}

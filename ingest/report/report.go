@@ -8,6 +8,8 @@
 package report
 
 import (
+	"errors"
+
 	"carom/ingest/aggregate"
 	"carom/ingest/arf"
 	"carom/ingest/dsn"
@@ -59,8 +61,8 @@ func Parse(m *mime.Message) Report {
 	if err == nil {
 		return Report{Kind: Notification, Notification: r}
 	}
-	if rule, ok := notice.Automatic(m); ok {
-		return Report{Kind: AutoReply, Reason: rule}
+	if automatic, ok := errors.AsType[*notice.AutomaticError](err); ok {
+		return Report{Kind: AutoReply, Reason: automatic.Rule}
 	}
 	return Report{Kind: None, Reason: err.Error()}
 }

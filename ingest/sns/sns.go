@@ -130,7 +130,7 @@ func (n *notification) delivered() *dsn.Report {
 
 func (n *notification) complaint() *arf.Report {
 	c := n.Complaint
-	r := &arf.Report{Type: arf.Other, Word: c.FeedbackType, UserAgent: c.UserAgent, OriginalMailFrom: n.Mail.Source, Incidents: 1, Original: n.original()}
+	r := &arf.Report{Format: "amazon-sns", Type: arf.Other, Word: c.FeedbackType, UserAgent: c.UserAgent, OriginalMailFrom: n.Mail.Source, Incidents: 1, Original: n.original()}
 	switch t := arf.FeedbackType(strings.ToLower(c.FeedbackType)); t {
 	case arf.Abuse, arf.Fraud, arf.Virus, arf.NotSpam, arf.OptOut, arf.AuthFailure:
 		r.Type = t
