@@ -134,9 +134,25 @@ var (
 		one("log-bounces", boolean, func(p *ReportProcessor) *bool { return &p.logBounces }),
 	)
 	feedbackScope = processorScope("feedback-loop-processor",
-		many("trust-dkim-domain", hostName, func(p *ReportProcessor) *[]string { return &p.TrustedDKIM }),
+		many("trust-dkim-domain", reporterDomain, func(p *ReportProcessor) *[]string { return &p.TrustedDKIM }),
 	)
 )
+
+// mailboxDomains sign the mail of everybody who has a mailbox there: a report that one of them has
+// signed may be anybody's.
+var mailboxDomains = []string{
+	"126.com", "163.com", "aol.com", "comcast.net", "gmail.com", "gmx.com", "gmx.de", "gmx.net", "googlemail.com", "hotmail.com", "icloud.com",
+	"live.com", "mail.ru", "me.com", "msn.com", "outlook.com", "proton.me", "protonmail.com", "qq.com", "web.de", "yahoo.com", "yahoo.co.jp",
+	"yandex.com", "yandex.ru", "ymail.com",
+}
+
+func reporterDomain(v *value) (string, error) {
+	domain, err := hostName(v)
+	if err == nil && slices.Contains(mailboxDomains, domain) {
+		err = fmt.Errorf("%s signs what its users write, reports of their own making too; want a domain that signs nothing but reports", domain)
+	}
+	return domain, err
+}
 
 // ReportAction is what a rule about bounces asks for.
 type ReportAction string

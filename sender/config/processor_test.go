@@ -123,6 +123,7 @@ func TestMistakesOfProcessors(t *testing.T) {
 		{bounce, `regex "" action delete`, "empty pattern"},
 		{feedback, `regex "x" action delete`, "belongs in <bounce-processor>"},
 		{feedback, "trust-dkim-domain a b", "unexpected"},
+		{feedback, "trust-dkim-domain Yahoo.com", "signs what its users write"},
 		{bounce, "trust-dkim-domain a.example", "belongs in <feedback-loop-processor>"},
 		{bounce, "<address-list>\naddress-file none.txt\n</address-list>", "none.txt: no such file"},
 		{bounce, "<address-list>\naddress-file bad.txt\n</address-list>", "line 2: bad address"},

@@ -493,3 +493,17 @@ func FuzzProcess(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkProcess reads a bounce with its token and verdict: what a node does for one of them, less
+// the writing.
+func BenchmarkProcess(b *testing.B) {
+	m := sample(b, "bounce", "REFERENCE", token(b, ours, recipient, time.Hour))
+	p := New(keys(b, ours), key, nil)
+	b.SetBytes(int64(len(m.Content)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if f, err := p.Process(b.Context(), m); err != nil || len(f.Suppress) != 1 {
+			b.Fatalf("%v, suppresses %q", err, f.Suppress)
+		}
+	}
+}
