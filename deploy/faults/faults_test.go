@@ -2,9 +2,8 @@
 // scenario each, and wants the same of all: nothing accepted is lost, other queues go on, memory stays
 // bounded.
 //
-// Not here: jumps of the clock, which a process written in Go reads from the kernel without a library
-// that could be put in between, and errors of fsync. Tests of sender's packages have both, with a
-// clock and a file system that are theirs.
+// Faults of the disk and jumps of the clock are the kernel's as the node sees it: a tracer answers for
+// it, or code in the page that the kernel gives each process to read the clock with.
 package faults
 
 import (

@@ -98,7 +98,7 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 // store puts the message into the spool, accounts for it and queues it.
 func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.Recipient) error {
 	envelope := &spool.Envelope{
-		ID: m.ID, From: m.From, Arrived: m.Arrived, Expires: m.Schedule.End(), VMTA: n.chooseVMTA(m.VMTA, recipients), Pool: m.Pool, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret,
+		ID: m.ID, From: m.From, Arrived: m.Arrived.UTC(), Expires: m.Schedule.End(), VMTA: n.chooseVMTA(m.VMTA, recipients), Pool: m.Pool, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret,
 		Tenant: m.Tenant, SMTPUser: m.SMTPUser, ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}
@@ -136,7 +136,7 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		live[i].Index = uint32(i) //nolint:gosec // bounded by the server
 	}
 	n.received(envelope, 0)
-	n.enqueue(envelope.ID, envelope.Arrived, &t, live)
+	n.enqueue(envelope.ID, m.Arrived, &t, live)
 	return nil
 }
 
@@ -167,16 +167,15 @@ func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spoo
 	if len(recipients) == 1 {
 		r := recipients[0]
 		plan := n.agent.Plan(t.domain(r.Index), t.VMTA)
-		item := newItem(id, arrived, t, plan.BounceAfter, r)
+		item := newItem(id, arrived, t, plan, r)
 		item.AddRecipient(r.Index)
 		n.queues.Add(plan.Queue, item)
 		return
 	}
 	type part struct {
-		queue       queue.Name
-		bounceAfter time.Duration
-		attempts    uint32
-		due         time.Time
+		plan     deliver.Plan
+		attempts uint32
+		due      time.Time
 	}
 	items := map[part]*queue.Item{}
 	plans := map[string]deliver.Plan{} // one for each domain, or its recipients would part in a pool
@@ -187,16 +186,16 @@ func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spoo
 			plan = n.agent.Plan(domain, t.VMTA)
 			plans[domain] = plan
 		}
-		p := part{plan.Queue, plan.BounceAfter, r.Attempts, r.Due}
+		p := part{plan, r.Attempts, r.Due}
 		item := items[p]
 		if item == nil {
-			item = newItem(id, arrived, t, plan.BounceAfter, r)
+			item = newItem(id, arrived, t, plan, r)
 			items[p] = item
 		}
 		item.AddRecipient(r.Index)
 	}
 	for p, item := range items {
-		n.queues.Add(p.queue, item)
+		n.queues.Add(p.plan.Queue, item)
 	}
 }
 
@@ -205,15 +204,19 @@ func (n *node) enqueue(id event.ID, arrived time.Time, t *tag, recipients []spoo
 const attrPriority = "priority"
 
 // newItem returns an item without recipients for those that are as r.
-func newItem(id event.ID, arrived time.Time, t *tag, bounceAfter time.Duration, r spool.LiveRecipient) *queue.Item {
+//
+// What the spool says of a time was the wall clock's, which may have been set back since: nothing
+// waits longer than if it had arrived, or been tried, now.
+func newItem(id event.ID, arrived time.Time, t *tag, plan deliver.Plan, r spool.LiveRecipient) *queue.Item {
+	now := time.Now()
 	expires := t.Expires
 	if expires.IsZero() {
-		expires = arrived.Add(bounceAfter)
+		expires = earlier(arrived, now).Add(plan.BounceAfter)
 	}
-	due := r.Due
+	due := earlier(r.Due, now.Add(plan.RetryAfter))
 	if len(t.Windows) > 0 {
 		var ok bool
-		if due, ok = t.Windows.Next(later(due, time.Now())); !ok {
+		if due, ok = t.Windows.Next(later(due, now)); !ok {
 			due = expires // to be finished as expired
 		}
 	}
@@ -221,6 +224,13 @@ func newItem(id event.ID, arrived time.Time, t *tag, bounceAfter time.Duration, 
 		Message: id, Attempts: uint16(min(r.Attempts, math.MaxUint16)), Due: queue.At(due), Arrived: queue.At(arrived), //nolint:gosec // bounded
 		Expires: queue.At(expires), Labels: queue.Label(t.Job, t.Tenant), Priority: t.Priority,
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func later(a, b time.Time) time.Time {

@@ -71,7 +71,7 @@ func (n *node) Queues() []admin.Queue {
 func (n *node) describe(s *queue.Status, now time.Time) admin.Queue {
 	q := admin.Queue{
 		Name: s.Name.String(), Recipients: s.Recipients, Due: s.Due, Sessions: s.Sessions, Mode: s.Mode.String(),
-		DeferredUntil: s.DeferredUntil, Why: s.DeferredWhy, OldestArrival: s.OldestArrival,
+		DeferredUntil: s.DeferredUntil, Why: s.DeferredWhy, OldestArrival: s.OldestArrival.UTC(),
 	}
 	switch {
 	case s.Paused: // there is no next try

@@ -51,7 +51,7 @@ func (n *node) takeReport(ctx context.Context, m *smtpd.Message, local, others [
 		report.ID = event.NewID() // two messages from here on, each with recipients from index 0
 	}
 	mail := reports.Mail{
-		ID: report.ID, Arrived: m.Arrived, ClientIP: m.ClientIP, ClientName: m.ClientName, Content: m.Content, Handling: n.handling[processor],
+		ID: report.ID, Arrived: m.Arrived.UTC(), ClientIP: m.ClientIP, ClientName: m.ClientName, Content: m.Content, Handling: n.handling[processor],
 	}
 	for _, r := range local {
 		mail.Recipients = append(mail.Recipients, r.Address)
@@ -166,7 +166,7 @@ func (n *node) consumed(m *smtpd.Message, local []smtpd.Recipient, what string, 
 
 func reportEvent(kind event.Kind, m *smtpd.Message, index int, r smtpd.Recipient) *event.Event {
 	return &event.Event{
-		Kind: kind, Time: m.Arrived, MessageID: m.ID, RecipientIdx: uint32(index), //nolint:gosec // bounded by the server
+		Kind: kind, Time: m.Arrived.UTC(), MessageID: m.ID, RecipientIdx: uint32(index), //nolint:gosec // bounded by the server
 		MailFrom: m.From, Recipient: r.Address, RecipientDomain: route.Domain(r.Address), Tenant: m.Tenant,
 		Listener: m.Listener, ClientIP: m.ClientIP, ClientMTA: m.ClientName, Size: uint64(len(m.Content)),
 	}

@@ -307,15 +307,17 @@ func (s *session) skipOf(ctx context.Context, a *attempted, recipients int, repl
 	s.hangUp(ctx)
 }
 
-// hangUp ends the connection, after all that was answered over it is durable.
+// hangUp ends the connection, with QUIT when all that was answered over it is durable. When accounting
+// has stopped it never will be, and the peer is left in doubt too.
 func (s *session) hangUp(ctx context.Context) {
 	if s.conn == nil {
 		return
 	}
-	_ = s.settle(context.WithoutCancel(ctx)) // it fails again at the end of Run, which says so
-	quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	s.conn.Quit(quit)
+	if s.settle(context.WithoutCancel(ctx)) == nil { // else it fails again at the end of Run, which says so
+		quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		s.conn.Quit(quit)
+	}
 	s.drop()
 }
 

@@ -788,6 +788,20 @@ func TestStoppedAccounting(t *testing.T) {
 	}
 }
 
+// TestNoQuitUnrecorded: a connection whose last outcome cannot be recorded ends without QUIT, which would
+// tell the peer that it is.
+func TestNoQuitUnrecorded(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p), names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.log.fail = errors.New("disk full")
+	b.put(time.Hour, "ann@a.test")
+	b.start()
+	waitFor(t, func() bool { return len(p.received()) == 1 && len(b.manager.Statuses()) == 0 })
+	if n := p.quits.Load(); n != 0 {
+		t.Errorf("%d QUIT", n)
+	}
+}
+
 // TestNoCancelDuringTransfer: without allow-cancel-during-transfer a stop never cuts a transfer; with
 // it, only after a while.
 func TestNoCancelDuringTransfer(t *testing.T) {

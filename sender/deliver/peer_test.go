@@ -37,6 +37,7 @@ type peer struct {
 	open     int         // of conns
 	most     int         // that were open at once
 	stays421 atomic.Bool // go on after a 421
+	quits    atomic.Int32
 }
 
 func newPeer(t *testing.T, answer func(command string) string) *peer {
@@ -128,6 +129,7 @@ func (p *peer) serve(conn net.Conn) {
 			envelope.Reset()
 			continue
 		case "QUIT":
+			p.quits.Add(1)
 			gone() // before the answer, after which another may come
 			_, _ = fmt.Fprint(conn, "221 2.0.0 bye\r\n")
 			return

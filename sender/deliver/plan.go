@@ -11,6 +11,7 @@ import (
 type Plan struct {
 	Queue       queue.Name
 	BounceAfter time.Duration
+	RetryAfter  time.Duration // retry-recipients-after
 
 	pool string // whose members take turns as Queue.VMTA; empty for none
 }
@@ -48,6 +49,7 @@ func (a *Agent) plan(domain, vmta string) Plan {
 	if s.RerouteToVirtualMTA != "" && !a.circular(p.Queue.Domain, vmta) {
 		p.pool = s.RerouteToVirtualMTA
 	}
+	p.RetryAfter = s.RetryRecipientsAfter
 	return p
 }
 

@@ -286,13 +286,7 @@ func (s *session) takeSlot(ctx context.Context, item *queue.Item) bool {
 // close ends the connection and gives its slot back. First all that was answered over it becomes durable:
 // with the slot the next session may send, and what a crash repeats is one message a connection.
 func (s *session) close(ctx context.Context) {
-	if s.conn != nil {
-		_ = s.settle(context.WithoutCancel(ctx)) // it fails again at the end of Run, which says so
-		quit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		s.conn.Quit(quit)
-		cancel()
-		s.drop()
-	}
+	s.hangUp(ctx)
 	if s.slot {
 		s.Throttle.Disconnect(s.path)
 		s.slot = false

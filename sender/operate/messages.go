@@ -36,7 +36,7 @@ func (o *Operator) Messages(f orders.Filter, limit int) ([]admin.Message, error)
 				ID: envelope.ID.String(), Queue: found.Queue.String(), Recipient: envelope.Recipients[index].Address, MailFrom: envelope.From,
 				Job: envelope.Job, Tenant: envelope.Tenant, EnvID: envelope.EnvID, Size: envelope.Size,
 				Attempts: uint32(found.Item.Attempts), Priority: found.Item.Priority,
-				Arrived: envelope.Arrived, Due: found.Item.Due.Time(), Expires: found.Item.Expires.Time(),
+				Arrived: envelope.Arrived, Due: found.Item.Due.Time().UTC(), Expires: found.Item.Expires.Time().UTC(),
 			})
 		}
 	}

@@ -8,24 +8,37 @@ import (
 	"carom/schemas/event"
 )
 
-// Moment is a time in microseconds since 1970; 0 is none. A time.Time has three times its size, and
-// a node may hold millions.
+// Moment is a time in microseconds since 1970, 0 for none, by a clock that is the wall clock when
+// the process begins and then runs on steadily: somebody who sets the wall clock neither ends a wait nor
+// makes it longer. It means nothing to another process. A time.Time has three times its size, and a
+// node may hold millions.
 type Moment int64
 
-// At returns the moment of t; the zero Time has none.
+// began is where the clock of moments starts.
+var began = time.Now()
+
+// far bounds how far from now a moment is: a Duration holds 292 years.
+const far = 200 * 365 * 24 * time.Hour
+
+// At returns the moment of t; the zero Time has none. A time without a monotonic reading, which is one
+// that was written down or is of the calendar, is as far from now as the wall clock says.
 func At(t time.Time) Moment {
 	if t.IsZero() {
 		return 0
 	}
-	return Moment(max(t.UnixMicro(), 1))
+	now := time.Now()
+	passed := now.Sub(began) + max(-far, min(t.Sub(now), far))
+	return Moment(max(began.UnixMicro()+passed.Microseconds(), 1))
 }
 
-// Time returns m as a time in UTC, the zero Time for none.
+// Time returns m as a time with a monotonic reading, the zero Time for none. Its date is what the wall
+// clock will show then, or would have shown, if nobody sets it.
 func (m Moment) Time() time.Time {
 	if m == 0 {
 		return time.Time{}
 	}
-	return time.UnixMicro(int64(m)).UTC()
+	now := time.Now()
+	return now.Add(time.Duration(m-At(now)) * time.Microsecond)
 }
 
 // DefaultPriority is that of recipients which nothing gives another (PowerMTA's recipient-priority).

@@ -65,7 +65,7 @@ func (s *session) added(m *Message, header fields) []byte {
 		b = append(b, " id "...)
 		b = append(b, m.ID.String()...)
 		b = append(b, ";\r\n\t"...)
-		b = m.Arrived.AppendFormat(b, time.RFC1123Z)
+		b = m.Arrived.UTC().AppendFormat(b, time.RFC1123Z)
 		b = append(b, "\r\n"...)
 	}
 	if s.source.AddDateHeader == config.AddDateOverride {
@@ -73,7 +73,7 @@ func (s *session) added(m *Message, header fields) []byte {
 	}
 	if s.source.AddDateHeader != config.AddDateNo && header.find("Date") == nil {
 		b = append(b, "Date: "...)
-		b = m.Arrived.AppendFormat(b, time.RFC1123Z)
+		b = m.Arrived.UTC().AppendFormat(b, time.RFC1123Z)
 		b = append(b, "\r\n"...)
 	}
 	if s.source.AddMessageIDHeader && header.find("Message-ID") == nil {

@@ -74,8 +74,8 @@ type Recipient struct {
 // Message is a message that is about to be accepted.
 type Message struct {
 	ID         event.ID
-	Arrived    time.Time
-	From       string // reverse-path, "" for the null sender
+	Arrived    time.Time // with a monotonic reading
+	From       string    // reverse-path, "" for the null sender
 	Recipients []Recipient
 
 	VMTA       string
