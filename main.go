@@ -47,6 +47,7 @@ var commands = []command{
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
+	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
@@ -140,6 +141,22 @@ func withVersion(f func(context.Context, []string, service.IO, string) error) fu
 
 func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 	return agent.Command(ctx, args, stdio, version, agentOptions)
+}
+
+func suppress(ctx context.Context, args []string, stdio service.IO) error {
+	return analytics.SuppressCommand(ctx, args, stdio, suppressionKey)
+}
+
+// suppressionKey reads the key of the suppression hash from a node's configuration.
+func suppressionKey(file string) (string, error) {
+	c, _, err := config.Load(file)
+	if err != nil {
+		return "", err
+	}
+	if c.Feed == nil || c.Feed.SuppressionKey.Reveal() == "" {
+		return "", service.Configf("%s has no suppression-key-file in <feed DIR>: the node uses a key that it made itself", file)
+	}
+	return c.Feed.SuppressionKey.Reveal(), nil
 }
 
 // agentOptions reads what the sender's configuration says for the agent, which itself must not
