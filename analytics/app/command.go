@@ -24,9 +24,10 @@ import (
 
 const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle decides the limits of each
 (provider, source) from what receivers answered, suppression collects the
-addresses that must not be mailed again.
+addresses that must not be mailed again, attribution finds the delivery that
+each bounce and complaint was about.
 
-  carom analytics run JOB...   run each job once: throttle, suppression
+  carom analytics run JOB...   run each job once: throttle, suppression, attribution
   carom analytics serve        run them on schedule until stopped
 
 The jobs keep no state of their own. Any number of instances may run, from cron
@@ -54,7 +55,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	var o options
 	o.rawURL, o.login = warehouse.Flags(flags)
 	o.policyFile = flags.String("policy", "", "policy `file` (YAML); without one the loop advises")
-	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle")
+	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle, and of attribution")
 	o.level = flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
 	o.asJSON = flags.Bool("json", false, "write the log, and the results of run, as JSON")
 	listen := flags.String("listen", "", "`address` for /healthz and /metrics, with serve")
@@ -99,20 +100,23 @@ func (o *options) prepare(stdio service.IO) (*policy.Policy, *slog.Logger, error
 func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) []job {
 	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: *o.period, Version: version}
 	suppression := &jobs.Suppression{Conn: conn, Version: version}
-	return []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}}
+	attribution := &jobs.Attribution{Conn: conn, Version: version}
+	return []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}, {"attribution", attribution.Run}}
 }
+
+const wantJobs = "throttle, suppression or attribution"
 
 func runOnce(ctx context.Context, names []string, stdio service.IO, o options, version string) error {
 	if len(names) == 0 {
-		return service.Configf("carom analytics run: name a job: throttle or suppression")
+		return service.Configf("carom analytics run: name a job: %s", wantJobs)
 	}
 	p, log, err := o.prepare(stdio)
 	if err != nil {
 		return err
 	}
 	for _, want := range names {
-		if want != "throttle" && want != "suppression" {
-			return service.Configf("carom analytics run: no job %q: want throttle or suppression", want)
+		if want != "throttle" && want != "suppression" && want != "attribution" {
+			return service.Configf("carom analytics run: no job %q: want %s", want, wantJobs)
 		}
 	}
 	conn, err := warehouse.Open(ctx, *o.rawURL, *o.login)

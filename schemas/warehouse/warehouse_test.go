@@ -203,6 +203,7 @@ WHERE database = currentDatabase() AND comment = ''
 	for _, table := range []string{
 		"events", "gauges", "annotations", "k10s", "k1m", "leases", "limit_state", "limit_log", "overrides",
 		"suppressions", "nodes", "job_runs", "schema_migrations", "completeness",
+		"reports", "attributions", "attributed", "report_cohorts",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {
 			t.Errorf("there is no table %s", table)
