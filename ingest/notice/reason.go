@@ -156,11 +156,10 @@ func limit(s string) string {
 func remoteMTA(reason string) string {
 	low := phrase.Lower(reason)
 	for _, before := range []string{"while talking to ", "connect to ", "host: ", "host "} {
-		at := strings.Index(low, before)
-		if at < 0 {
+		_, name, found := strings.Cut(low, before)
+		if !found {
 			continue
 		}
-		name := low[at+len(before):]
 		end := 0
 		for end < len(name) && isDomainByte(name[end]) {
 			end++
