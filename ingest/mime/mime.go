@@ -132,6 +132,12 @@ func Parse(data []byte, limits Limits) (*Message, error) {
 	if m.Cut != nil && m.Cut.What == messageBytes {
 		m.Parts[len(m.Parts)-1].Cut = true
 	}
+	if content, ok := m.signed(); ok {
+		m.Parts = nil
+		header, body := w.header(content)
+		m.MediaType, m.Params = contentType(header, "text/plain")
+		w.entity(header, m.MediaType, m.Params, body, 1)
+	}
 	return m, nil
 }
 

@@ -44,14 +44,19 @@ func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 	if line, ok := t.replyNaming(all, m.address); ok {
 		return limit(line)
 	}
-	if at, ok := dsn.FindReply(t.low, min(m.end, len(t.low))); ok && at < next {
+	if at, ok := dsn.FindReply(t.low[:next], m.end); ok {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), next)])
 	}
-	if said := t.behind(r.said[reply], next); said != "" {
+	if said := t.behind(r.said[reply], m.start, next); said != "" {
 		return limit(said)
 	}
-	if at, ok := dsn.FindReply(t.low, 0); ok && at < m.start {
-		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), max(next, at))])
+	if len(chosen) <= 1 { // what is said before or anywhere is said of it
+		if said := t.behind(r.said[reply], 0, len(t.raw)); said != "" {
+			return limit(said)
+		}
+		if at, ok := dsn.FindReply(t.low[:m.start], 0); ok {
+			return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), len(t.raw))])
+		}
 	}
 	if !substance(block) && m.line+1 < len(t.lines) && t.lines[m.line+1].start < next { // the next paragraph
 		block = strings.TrimSpace(t.raw[t.lines[m.line+1].start:t.paragraphEnd(m.line+1, next)])
@@ -65,11 +70,11 @@ func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 	return limit(block)
 }
 
-// behind returns what stands behind the first label of a reason that something stands behind: the
-// rest of its paragraph, or else the next one.
-func (t *text) behind(labels []find, next int) string {
+// behind returns what stands behind the first label of a reason, between the positions from and next,
+// that something stands behind: the rest of its paragraph, or else the next one.
+func (t *text) behind(labels []find, from, next int) string {
 	for _, f := range labels {
-		if f.place != inText || f.end >= len(t.raw) {
+		if f.place != inText || f.end >= len(t.raw) || f.start < from || f.end > next {
 			continue
 		}
 		n := t.lineAt(f.start)
@@ -151,11 +156,10 @@ func limit(s string) string {
 func remoteMTA(reason string) string {
 	low := phrase.Lower(reason)
 	for _, before := range []string{"while talking to ", "connect to ", "host: ", "host "} {
-		at := strings.Index(low, before)
-		if at < 0 {
+		_, name, found := strings.Cut(low, before)
+		if !found {
 			continue
 		}
-		name := low[at+len(before):]
 		end := 0
 		for end < len(name) && isDomainByte(name[end]) {
 			end++

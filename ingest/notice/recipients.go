@@ -124,7 +124,7 @@ func (r *reader) anyReason() string {
 	if at, ok := dsn.FindReply(t.low, 0); ok {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), len(t.raw))])
 	}
-	if said := t.behind(r.said[reply], len(t.raw)); said != "" {
+	if said := t.behind(r.said[reply], 0, len(t.raw)); said != "" {
 		return limit(said)
 	}
 	return limit(t.raw)
