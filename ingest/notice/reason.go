@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"carom/ingest/dsn"
+	"carom/ingest/phrase"
 )
 
 // maxReason is the number of bytes of a reason that are kept.
@@ -144,4 +145,25 @@ func limit(s string) string {
 		s = s[:maxReason]
 	}
 	return strings.TrimSpace(s)
+}
+
+// remoteMTA returns the host that a reason names as the one that answered, "" if it names none.
+func remoteMTA(reason string) string {
+	low := phrase.Lower(reason)
+	for _, before := range []string{"while talking to ", "connect to ", "host: ", "host "} {
+		at := strings.Index(low, before)
+		if at < 0 {
+			continue
+		}
+		name := low[at+len(before):]
+		end := 0
+		for end < len(name) && isDomainByte(name[end]) {
+			end++
+		}
+		name = strings.Trim(name[:end], ".-")
+		if strings.Contains(name, ".") && !allDigits(name) {
+			return name
+		}
+	}
+	return ""
 }

@@ -202,7 +202,8 @@ WHERE database = currentDatabase() AND comment = ''
 	}
 	for _, table := range []string{
 		"events", "gauges", "annotations", "k10s", "k1m", "leases", "limit_state", "limit_log", "overrides",
-		"suppressions", "nodes", "job_runs", "schema_migrations", "completeness",
+		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
+		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "schema_migrations", "completeness",
 		"reports", "attributions", "attributed", "report_cohorts",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {
@@ -540,12 +541,50 @@ func TestSuppressed(t *testing.T) {
     ('same moment', '', '2026-01-01 00:00:00', true, 'manual', 0),
     ('same moment', '', '2026-01-01 00:00:00', false, 'complaint', 0),
     ('expired', '', '2026-01-01 00:00:00', false, 'manual', '2026-01-02 00:00:00'),
+    ('longer before', '', '2026-01-01 00:00:00', false, 'complaint', 0),
+    ('longer before', '', '2026-01-02 00:00:00', false, 'mailbox-full', '2026-01-03 00:00:00'),
     ('not yet', '', '2026-01-01 00:00:00', false, 'manual', '2199-01-01 00:00:00')`); err != nil {
 		t.Fatal(err)
 	}
 	got := one[[]string](t, conn, "SELECT groupArray(recipient_key || '/' || tenant || '/' || category) FROM (SELECT * FROM suppressed ORDER BY recipient_key)")
-	want := []string{"and again/t/complaint", "forever//bad-mailbox", "not yet//manual", "same moment//complaint"}
+	want := []string{"and again/t/complaint", "forever//bad-mailbox", "longer before//complaint", "not yet//manual", "same moment//complaint"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("suppressed (-want +got):\n%s", diff)
+	}
+}
+
+// What waits for a second bounce is not suppressed, and what is settled later does not wait.
+func TestPendingSuppressions(t *testing.T) {
+	conn := migrated(t)
+	if err := conn.Exec(t.Context(), `INSERT INTO suppressions (recipient_key, time, tombstone, pending, provider, expires_at) VALUES
+    ('waits', '2026-01-01 00:00:00', false, true, 'a', 0),
+    ('waits', '2026-01-01 10:00:00', false, true, 'b', 0),
+    ('confirmed', '2026-01-01 00:00:00', false, true, 'a', 0),
+    ('confirmed', '2026-01-02 10:00:00', false, false, 'a', 0),
+    ('taken back', '2026-01-01 00:00:00', false, true, 'a', 0),
+    ('taken back', '2026-01-03 00:00:00', true, false, 'a', 0),
+    ('suppressed before', '2026-01-01 00:00:00', false, false, 'a', 0),
+    ('suppressed before', '2026-01-02 00:00:00', false, true, 'a', 0),
+    ('waits again', '2026-01-01 00:00:00', false, false, 'a', 0),
+    ('waits again', '2026-01-02 00:00:00', true, false, 'a', 0),
+    ('waits again', '2026-01-03 00:00:00', false, true, 'a', 0),
+    ('after its end', '2026-01-01 00:00:00', false, false, 'a', '2026-01-02 00:00:00'),
+    ('after its end', '2026-01-03 00:00:00', false, true, 'a', 0)`); err != nil {
+		t.Fatal(err)
+	}
+	got := one[[]string](t, conn, `SELECT groupArray(recipient_key || '/' || provider || '/' || toString(since) || '/' || toString(bounces))
+FROM (SELECT * FROM suppressions_pending ORDER BY recipient_key)`)
+	want := []string{
+		"after its end/a/2026-01-03 00:00:00.000000/1", "waits/b/2026-01-01 00:00:00.000000/2", "waits again/a/2026-01-03 00:00:00.000000/1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pending (-want +got):\n%s", diff)
+	}
+	got = one[[]string](t, conn, "SELECT arraySort(groupArray(recipient_key)) FROM suppressed")
+	if diff := cmp.Diff([]string{"confirmed", "suppressed before"}, got); diff != "" {
+		t.Errorf("suppressed (-want +got):\n%s", diff)
+	}
+	if n := one[uint64](t, conn, "SELECT uniqExact(recipient_key) FROM suppression_changes"); n != 6 {
+		t.Errorf("suppression_changes has %d keys, want 6", n)
 	}
 }

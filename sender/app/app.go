@@ -148,7 +148,7 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	if c.Feed != nil {
-		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
+		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
 		n.watcher.Poll()
 	}
 	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {

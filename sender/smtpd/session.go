@@ -215,10 +215,16 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 			return address, &RefusalError{450, [3]int{4, 7, 1}, "relaying denied"}
 		}
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
-	case s.server.intake.Suppressed(s.tenantAtRcpt(), address):
+	case s.rejectsSuppressed() && s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
 	return address, nil
+}
+
+// rejectsSuppressed reports whether suppressed recipients are refused here; else delivery bounces
+// them.
+func (s *session) rejectsSuppressed() bool {
+	return s.source.SuppressedRecipients == config.SuppressedReject
 }
 
 // errTooManyRcpts is RFC 5321 section 4.5.3.1.10's.
@@ -549,8 +555,8 @@ func checkNames(m *Message) *RefusalError {
 // allSuppressed reports whether nobody is left for the tenant that the header named. Where some
 // are, delivery finishes the suppressed ones: there is one answer to DATA for all of them.
 func (s *session) allSuppressed(m *Message) bool {
-	if s.source.TenantHeader == "" {
-		return false // asked at RCPT
+	if s.source.TenantHeader == "" || !s.rejectsSuppressed() {
+		return false // asked at RCPT, or nowhere
 	}
 	for _, r := range m.Recipients {
 		if s.server.intake.Local(r.Address) || !s.server.intake.Suppressed(m.Tenant, r.Address) {
