@@ -396,8 +396,9 @@ func TestTrustedReporter(t *testing.T) {
 			t.Errorf("mail to the named recipient: %v", err)
 		}
 	})
-	var got []string
-	for _, e := range p.events(event.Complaint) {
+	complaints := p.events(event.Complaint)
+	got := make([]string, 0, len(complaints))
+	for _, e := range complaints {
 		got = append(got, e.Recipient+" "+e.MatchMethod)
 	}
 	if diff := cmp.Diff([]string{"ann@big.test dkim-reporter", "eve@big.test none"}, got); diff != "" {
