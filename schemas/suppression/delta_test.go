@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -108,7 +109,9 @@ func TestDeltaWithManyChanges(t *testing.T) {
 		changes[i] = changeOf(i, "", i%3 > 0)
 	}
 	d.add(t, changes...)
-	d.want(t, 1, changes...)
+	if got, err := d.tail.Read(d.name, 1); err != nil || !slices.Equal(got, changes) {
+		t.Errorf("%d changes, %v; want the %d that were written", len(got), err, len(changes))
+	}
 }
 
 // What stands before the damage is read, what follows is not, and a new file is read again.

@@ -553,6 +553,37 @@ func TestSuppressed(t *testing.T) {
 	}
 }
 
+// The evidence of the breaker counts what a provider said of addresses, and a repeated batch once.
+func TestProviderMinutes(t *testing.T) {
+	conn := migrated(t)
+	at := time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC)
+	var events []event.Event
+	add := func(kind event.Kind, class taxonomy.Class, d taxonomy.Dimension, c taxonomy.Category) {
+		events = append(events, event.Event{
+			Node: node, Incarnation: incarnation, Seq: uint64(len(events)) + 1, Time: at, Kind: kind, Class: class, Dimension: d, Category: c, Provider: "google", Recipients: 1,
+		})
+	}
+	for range 3 {
+		add(event.Delivered, taxonomy.None, taxonomy.OK, taxonomy.Delivered)
+	}
+	add(event.Bounced, taxonomy.Hard, taxonomy.User, taxonomy.BadMailbox)
+	add(event.Bounced, taxonomy.Hard, taxonomy.User, taxonomy.BadMailbox)
+	add(event.Bounced, taxonomy.Soft, taxonomy.User, taxonomy.MailboxFull)
+	add(event.Bounced, taxonomy.Hard, taxonomy.User, taxonomy.Suppressed)
+	add(event.Bounced, taxonomy.Soft, taxonomy.Block, taxonomy.SpamBlock)
+	add(event.Deferred, taxonomy.Soft, taxonomy.Rate, taxonomy.RateLimited)
+	for range 2 {
+		if err := warehouse.Events.Insert(t.Context(), conn, "batch", events); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := one[[]string](t, conn, `SELECT groupArray(concat(provider, ' ', toString(ts), ' ', toString(d), ' ', toString(u)))
+FROM (SELECT provider, ts, sum(delivered) AS d, sum(unknown) AS u FROM provider_minutes GROUP BY provider, ts)`)
+	if diff := cmp.Diff([]string{"google 2026-11-23 12:00:00 3 2"}, got); diff != "" {
+		t.Errorf("provider_minutes (-want +got):\n%s", diff)
+	}
+}
+
 // What waits for a second bounce is not suppressed, and what is settled later does not wait.
 func TestPendingSuppressions(t *testing.T) {
 	conn := migrated(t)
