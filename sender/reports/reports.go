@@ -261,10 +261,12 @@ func (p *Processor) notification(m Mail, said *dsn.Report) Finding {
 		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
 		e.SetReply(answer)
 		if kind == event.RemoteBounce {
-			account.SetVerdict(e, classify.Classify(classify.Input{Reply: answer, Enhanced: r.Status}))
+			account.SetVerdict(e, report.Verdict(r))
 			f.rule(e, r, m.Handling.Rules)
-			if e.Class == taxonomy.Hard && (e.Dimension == taxonomy.User || e.Dimension == "") {
-				f.suppress(matches[i].Address) // a block or refused content says nothing of the address
+			if e.Class == taxonomy.Hard && !transient(answer) && (e.Dimension == taxonomy.User || e.Dimension == "") {
+				// A block or refused content says nothing of the address, and after a transient answer some
+				// gateways give up at once.
+				f.suppress(matches[i].Address)
 			}
 		}
 		f.Events = append(f.Events, e)
@@ -337,6 +339,11 @@ func reply(r *dsn.Recipient) smtpstatus.Reply {
 		parsed.Enhanced = r.Status
 	}
 	return parsed
+}
+
+// transient reports whether the receiver asked to try again.
+func transient(answer smtpstatus.Reply) bool {
+	return answer.Transient() || answer.Code == 0 && answer.Enhanced.Class == 4
 }
 
 func (p *Processor) feedback(ctx context.Context, m Mail, said *arf.Report) Finding {

@@ -220,7 +220,12 @@ func TestNotification(t *testing.T) {
 		{
 			"temporary reply, permanent status",
 			[]string{diagnostic, "Diagnostic-Code: smtp; 450 4.1.1 no such user, for now\r\n"},
-			event.RemoteBounce, taxonomy.BadMailbox, taxonomy.Soft, "failed", false,
+			event.RemoteBounce, taxonomy.BadMailbox, taxonomy.Hard, "failed", false,
+		},
+		{
+			"temporary status, nothing else",
+			[]string{"Status: 5.1.1", "Status: 4.1.1", diagnostic, ""},
+			event.RemoteBounce, taxonomy.BadMailbox, taxonomy.Hard, "failed", false,
 		},
 		{"delayed", []string{"Action: failed", "Action: delayed", "Status: 5.1.1", "Status: 4.4.1", diagnostic, ""}, event.RemoteStatus, "", "", "delayed", false},
 		{"delayed, whatever the status", []string{"Action: failed", "Action: delayed"}, event.RemoteStatus, "", "", "delayed", false},
