@@ -25,10 +25,11 @@ import (
 
 const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle decides the limits of each
 (provider, source) from what receivers answered, suppression collects the
-addresses that must not be mailed again, webhook tells your own systems of
+addresses that must not be mailed again, attribution finds the delivery that
+each bounce and complaint was about, webhook tells your own systems of
 complaints, where the policy names one.
 
-  carom analytics run JOB...   run each job once: throttle, suppression, webhook
+  carom analytics run JOB...   run each job once: throttle, suppression, attribution, webhook
   carom analytics serve        run them on schedule until stopped
 
 The jobs keep no state of their own. Any number of instances may run, from cron
@@ -56,7 +57,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	var o options
 	o.rawURL, o.login = warehouse.Flags(flags)
 	o.policyFile = flags.String("policy", "", "policy `file` (YAML); without one the loop advises")
-	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle")
+	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle, and of attribution")
 	o.level = flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
 	o.asJSON = flags.Bool("json", false, "write the log, and the results of run, as JSON")
 	listen := flags.String("listen", "", "`address` for /healthz and /metrics, with serve")
@@ -101,7 +102,8 @@ func (o *options) prepare(stdio service.IO) (*policy.Policy, *slog.Logger, error
 func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) ([]job, error) {
 	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: *o.period, Version: version}
 	suppression := &jobs.Suppression{Conn: conn, Policy: p.Suppression, Log: log.With("component", "suppression"), Version: version}
-	all := []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}}
+	attribution := &jobs.Attribution{Conn: conn, Version: version}
+	all := []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}, {"attribution", attribution.Run}}
 	if w := p.Webhook; w != nil {
 		client, err := webhook.New(w.URL, w.SecretFile, w.CAFile, version)
 		if err != nil {
@@ -113,9 +115,11 @@ func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, ver
 	return all, nil
 }
 
+const wantJobs = "throttle, suppression, attribution or webhook"
+
 func runOnce(ctx context.Context, names []string, stdio service.IO, o options, version string) error {
 	if len(names) == 0 {
-		return service.Configf("carom analytics run: name a job: throttle, suppression or webhook")
+		return service.Configf("carom analytics run: name a job: %s", wantJobs)
 	}
 	p, log, err := o.prepare(stdio)
 	if err != nil {
@@ -125,8 +129,8 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 		switch {
 		case want == "webhook" && p.Webhook == nil:
 			return service.Configf("carom analytics run: the policy has no complaint-webhook")
-		case !slices.Contains([]string{"throttle", "suppression", "webhook"}, want):
-			return service.Configf("carom analytics run: no job %q: want throttle, suppression or webhook", want)
+		case !slices.Contains([]string{"throttle", "suppression", "attribution", "webhook"}, want):
+			return service.Configf("carom analytics run: no job %q: want %s", want, wantJobs)
 		}
 	}
 	conn, err := warehouse.Open(ctx, *o.rawURL, *o.login)

@@ -132,8 +132,11 @@ func (o *options) schedule(conn driver.Conn, p *policy.Policy, log *slog.Logger,
 	out := make([]scheduled, 0, len(all))
 	for _, j := range all {
 		one := scheduled{job: j, period: every}
-		if j.name == "throttle" {
+		switch j.name {
+		case "throttle":
 			one.period, one.offset = *o.period, min(afterBucket, *o.period/4)
+		case "attribution":
+			one.period, one.offset = *o.period, *o.period/2 // away from throttle
 		}
 		out = append(out, one)
 	}

@@ -50,15 +50,17 @@ func (s *Suppression) Run(ctx context.Context) (Result, error) {
 }
 
 // The events that the job reads, as conditions on events. isHard is a bounce that kills the
-// address.
+// address. A report that gave up after a transient answer is not sure enough for that: some
+// gateways never try again. It counts among the soft ones.
 const (
 	inSlice = `arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND arrived <= fromUnixTimestamp64Micro({until:Int64}, 'UTC')
     AND recipient_key != ''`
-	isHard = `(class = 'hard' AND dimension IN ('', 'user') AND category != 'suppressed'
-    AND (kind = 'bounced' OR kind = 'remote-bounce' AND match_confidence >= 1))`
+	isTransient = `(code BETWEEN 400 AND 499 OR code = 0 AND startsWith(enhanced, '4.'))`
+	isHard      = `(class = 'hard' AND dimension IN ('', 'user') AND category != 'suppressed'
+    AND (kind = 'bounced' OR kind = 'remote-bounce' AND match_confidence >= 1 AND NOT ` + isTransient + `))`
 	isComplaint = `(kind = 'complaint' AND match_confidence >= 1)`
 	// A message that is deferred because of its mailbox counts once, as one that bounces does.
-	isSoft = `(class IN ('soft', 'undetermined') AND dimension = 'user'
+	isSoft = `((class IN ('soft', 'undetermined') OR class = 'hard' AND ` + isTransient + `) AND dimension = 'user'
     AND (kind IN ('bounced', 'deferred') OR kind = 'remote-bounce' AND match_confidence >= 1))`
 )
 

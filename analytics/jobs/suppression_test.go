@@ -165,6 +165,10 @@ func TestSoftBounces(t *testing.T) {
 		change(&e)
 		return e
 	}
+	// A report of a gateway that gave up after a 450: its class is hard, and it counts as a soft one.
+	gaveUp := func(e *event.Event) {
+		e.Class, e.Code, e.Enhanced, e.MatchConfidence, e.OriginalMessageID = taxonomy.Hard, 450, "4.1.1", 1, e.MessageID
+	}
 	var events []event.Event
 	for ago := range 5 {
 		events = append(
@@ -174,6 +178,7 @@ func TestSoftBounces(t *testing.T) {
 			with(soft(5, event.Bounced, ago), func(e *event.Event) { e.Dimension = taxonomy.Content }),
 			with(soft(6, event.RemoteBounce, ago), func(e *event.Event) { e.MatchConfidence = 0.5 }),
 			soft(7, event.Bounced, ago), // delivered in between
+			with(soft(9, event.RemoteBounce, ago), gaveUp),
 		)
 		if ago < 4 {
 			events = append(events, soft(3, event.Bounced, ago)) // one day short
@@ -211,6 +216,7 @@ func TestSoftBounces(t *testing.T) {
 	want := []row{
 		{address(1), "mailbox-full", reason, events[0].MessageID, 30},
 		{address(2), "mailbox-full", reason, events[1].MessageID, 30},
+		{address(9), "mailbox-full", reason, events[6].MessageID, 30},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("suppressed for soft bounces (-want +got):\n%s", diff)

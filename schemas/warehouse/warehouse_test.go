@@ -204,6 +204,7 @@ WHERE database = currentDatabase() AND comment = ''
 		"events", "gauges", "annotations", "k10s", "k1m", "leases", "limit_state", "limit_log", "overrides",
 		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
 		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "schema_migrations", "completeness",
+		"reports", "attributions", "attributed", "report_cohorts",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {
 			t.Errorf("there is no table %s", table)

@@ -402,6 +402,7 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 		return errSuppressed
 	}
 	s.removeFields(header)
+	m.MessageID = s.messageID(m, header)
 	m.Content = s.assemble(m, in, header, rest)
 	return nil
 }
@@ -470,6 +471,22 @@ func (s *session) readOptions(m *Message, header fields) *RefusalError {
 		}
 	}
 	return nil
+}
+
+// maxMessageID bounds the Message-ID that is noted, in octets: it goes into an event for each
+// recipient. Usual ones have less than 100.
+const maxMessageID = 255
+
+// messageID returns the Message-ID that the message goes out with.
+func (s *session) messageID(m *Message, header fields) string {
+	f := header.find("Message-ID")
+	switch {
+	case f == nil && s.source.AddMessageIDHeader:
+		return "<" + m.ID.String() + "@" + s.server.host + ">"
+	case f == nil || len(f.raw) > maxMessageID:
+		return ""
+	}
+	return f.value()
 }
 
 // chooseVMTA chooses the virtual MTA: X-Virtual-MTA, which asks for one, goes before the pattern
