@@ -104,6 +104,9 @@ func ParseFields(body []byte) (r *Report, ok bool) {
 			p.group = group
 			p.close()
 		}
+		if p.report.Truncated {
+			break
+		}
 		p.field(field)
 	}
 	p.close()
