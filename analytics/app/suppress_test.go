@@ -164,6 +164,31 @@ func TestSuppressAddAndRemove(t *testing.T) {
 	}
 }
 
+func TestSuppressManyAddresses(t *testing.T) {
+	l := newList(t)
+	var text strings.Builder
+	const n = 4500 // more than one question
+	for i := range n {
+		fmt.Fprintf(&text, "ann%d@example.com\n", i)
+	}
+	file := filepath.Join(t.TempDir(), "list.txt")
+	writeFile(t, file, text.String())
+	count := func() (n uint64) {
+		if err := l.conn.QueryRow(t.Context(), "SELECT count() FROM suppressed").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	l.do(t, "add", "--file", file)
+	if got := count(); got != n {
+		t.Errorf("%d are suppressed, want %d", got, n)
+	}
+	l.do(t, "remove", "--file", file)
+	if got := count(); got != 0 {
+		t.Errorf("%d are suppressed after remove, want none", got)
+	}
+}
+
 func TestSuppressShowAndList(t *testing.T) {
 	l := newList(t)
 	id := event.NewID()

@@ -12,8 +12,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// keysAtOnce is how many rows one insert takes, and how many keys one query asks for.
-const keysAtOnce = 10_000
+// rowsAtOnce is how many rows one insert takes; keysAtOnce is how many keys one query asks for, which
+// travel in its URL.
+const rowsAtOnce, keysAtOnce = 50_000, 2_000
 
 // noMessage is the message id of what no message led to.
 var noMessage uuid.UUID
@@ -49,7 +50,7 @@ func keyList(keys []string) string { return "['" + strings.Join(keys, "','") + "
 func writeStatements(ctx context.Context, conn driver.Conn, at time.Time, actor, reason string, rows []statement) error {
 	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"async_insert": 0}))
 	for len(rows) > 0 {
-		block := rows[:min(len(rows), keysAtOnce)]
+		block := rows[:min(len(rows), rowsAtOnce)]
 		rows = rows[len(block):]
 		batch, err := conn.PrepareBatch(ctx, `INSERT INTO suppressions
 (recipient_key, tenant, time, tombstone, pending, category, origin, provider, actor, reason, message_id, recipient_index, expires_at)`)

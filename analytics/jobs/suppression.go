@@ -104,7 +104,8 @@ WHERE `+inSlice).Scan(&final, &soft, &strangers); err != nil {
 	if err := s.Conn.QueryRow(with(ctx, parameters), `
 SELECT uniqExactIf((recipient_key, tenant, time), NOT pending AND NOT tombstone), uniqExactIf((recipient_key, tenant, time), pending)
 FROM suppressions
-WHERE actor = {job:String} AND arrived >= fromUnixTimestamp64Micro({started:Int64}, 'UTC')`).Scan(&added, &pending); err != nil {
+WHERE actor = {job:String} AND arrived >= fromUnixTimestamp64Micro({started:Int64}, 'UTC')
+    AND recipient_key IN (SELECT recipient_key FROM suppression_changes WHERE arrived >= fromUnixTimestamp64Micro({started:Int64}, 'UTC'))`).Scan(&added, &pending); err != nil {
 		return fmt.Errorf("count suppressions: %w", err)
 	}
 	result.Changes, result.Pending = int(added), int(pending) //nolint:gosec // rows of one run
@@ -163,7 +164,8 @@ LEFT JOIN
     GROUP BY recipient_key
 ) AS w ON e.recipient_key = w.recipient_key
 WHERE (e.recipient_key, e.scope, e.at) NOT IN (
-    SELECT recipient_key, tenant, time FROM suppressions WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC'))`)
+    SELECT recipient_key, tenant, time FROM suppressions
+    WHERE recipient_key IN (SELECT recipient_key FROM events WHERE `+inSlice+` AND (`+isHard+` OR `+isComplaint+`)))`)
 	if err != nil {
 		return fmt.Errorf("add suppressions: %w", err)
 	}
