@@ -23,9 +23,6 @@ const (
 	enoughHeader = 2
 	// most is what the text can give.
 	most = 6
-	// productTells is how much more a product's own phrase tells of who wrote a notice than one that all
-	// products use.
-	productTells = 10
 )
 
 // AutomaticError says that a message is an answer that a machine gives on behalf of a person or a
@@ -93,7 +90,7 @@ func (r *reader) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 		original, ok = whole.headerFrom(cut), cut < len(whole.lines)
 	}
 	r.original = original
-	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.formatWeight < productTells && !ok {
+	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.format == "" && !ok {
 		return nil, fmt.Errorf("%w: neither a mail server's name and words, nor a reply of one, nor a message that comes back", ErrNotNotice)
 	}
 	report := r.report()
@@ -217,7 +214,7 @@ type reader struct {
 	headerEvidence int
 	byServer       bool     // the header shows that no person wrote the mail
 	isReport       bool     // by its media type
-	format         string   // id of the rule that tells most
+	format         string   // id of the product's rule that tells most, "" if no product's does
 	formatWeight   int      // of that rule
 	failedTo       []string // X-Failed-Recipients and its like
 	sender         []string // whom the notice was sent to: the sender of the message
@@ -301,12 +298,8 @@ func (r *reader) note(found find) {
 		return
 	}
 	r.evidence += rule.weight
-	weight := rule.weight
-	if rule.family != "" {
-		weight += productTells
-	}
-	if weight > r.formatWeight {
-		r.format, r.formatWeight = rule.id, weight
+	if rule.family != "" && rule.weight > r.formatWeight {
+		r.format, r.formatWeight = rule.id, rule.weight
 	}
 }
 
@@ -332,11 +325,11 @@ func (r *reader) read() {
 func (r *reader) report() *dsn.Report {
 	if fields := r.text.statusFields(); fields != nil {
 		if report, ok := dsn.ParseFields(fields); ok {
-			report.Original, report.Format = r.original, cmp.Or(r.format, "fields-in-text")
+			report.Original, report.Format = r.original, cmp.Or(r.format, "text")
 			return report
 		}
 	}
-	report := &dsn.Report{Original: r.original, Format: cmp.Or(r.format, "generic")}
+	report := &dsn.Report{Original: r.original, Format: cmp.Or(r.format, "text")}
 	action := r.action()
 	for _, p := range r.recipients() {
 		rcpt := dsn.Recipient{Final: p.address, Action: action, Diagnostic: p.reason}
