@@ -50,6 +50,8 @@ var commands = []command{
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
+	{"check directives", "list every directive, and what carom does with it", config.DirectivesCommand},
+	{"show settings", "show what counts for a queue, and where it was written", config.SettingsCommand},
 	{"classify unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},

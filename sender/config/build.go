@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 )
 
 // sectionRule says where a section may stand and whether its tag has an argument.
@@ -85,19 +84,27 @@ type builder struct {
 
 func newBuilder(l *loader, nodes []*node) *builder {
 	return &builder{
-		loader: l,
-		config: &Config{
-			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90, RunAsRoot: true,
-			ServerTLS:    defaultServerTLS(),
-			AddressLists: map[string]*AddressList{},
-			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
-			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
-			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{}, intakeLists: map[string]*IntakeList{}, sourceGroups: map[string]*SourceGroup{},
-			hash: l.hash(),
-		},
+		loader:       l,
+		config:       newConfig(l),
 		macros:       readMacros(l, nodes),
 		bounceDomain: map[string]bool{},
 	}
+}
+
+// defaultConfig returns PowerMTA's documented defaults of the directives outside sections.
+func defaultConfig() Config {
+	return Config{TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90, RunAsRoot: true, ServerTLS: defaultServerTLS()}
+}
+
+func newConfig(l *loader) *Config {
+	c := defaultConfig()
+	c.hash = l.hash()
+	c.AddressLists = map[string]*AddressList{}
+	c.keyLists, c.keyFiles = map[string]*keyList{}, l.signers
+	c.vmtas, c.pools, c.users = map[string]*VMTA{}, map[string]*Pool{}, map[string]*User{}
+	c.sourceNames, c.sourceGroups = map[string]*sourceSection{}, map[string]*SourceGroup{}
+	c.patternLists, c.intakeLists = map[string]*PatternList{}, map[string]*IntakeList{}
+	return &c
 }
 
 // global builds what stands outside sections, and from there everything.
@@ -117,7 +124,7 @@ func (b *builder) global(nodes []*node) {
 		case globalSource.has(n):
 			globalSource.read(b, one, func(a assignment[Source]) { c.sourceBase = append(c.sourceBase, a) }, nil)
 		default:
-			globals.read(b, one, func(a assignment[Config]) { a.apply(c) }, nil)
+			globals.read(b, one, func(a assignment[Config]) { a.apply(c); note(&c.set, a.row.Name, a.pos) }, nil)
 		}
 	}
 }
@@ -200,17 +207,23 @@ func (b *builder) known(n *node) {
 	case "event-log":
 		single(b, n, eventLogScope, func(v *value) (EventLog, error) {
 			dir, err := filePath(v)
-			return EventLog{Pos: n.Pos, Dir: dir, SegmentSize: 64 << 20}, err
+			e := defaultEventLog()
+			e.Pos, e.Dir = n.Pos, dir
+			return e, err
 		}, &c.EventLog)
 	case "feed":
 		single(b, n, feedScope, func(v *value) (Feed, error) {
 			dir, err := filePath(v)
-			return Feed{Pos: n.Pos, Dir: dir, PollInterval: time.Second}, err
+			f := defaultFeed()
+			f.Pos, f.Dir = n.Pos, dir
+			return f, err
 		}, &c.Feed)
 	case "event-stream":
 		single(b, n, eventStreamScope, func(v *value) (EventStream, error) {
 			u, err := streamURL(v)
-			return EventStream{Pos: n.Pos, URL: u, User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}, err
+			s := defaultEventStream()
+			s.Pos, s.URL = n.Pos, u
+			return s, err
 		}, &c.EventStream)
 	case "source-group":
 		b.sourceGroup(n)

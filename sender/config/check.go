@@ -2,7 +2,6 @@ package config
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"carom/schemas/service"
@@ -29,19 +28,16 @@ type finding struct {
 func CheckCommand(_ context.Context, args []string, stdio service.IO) error {
 	flags := service.NewFlags("check config", checkAbout, stdio)
 	asJSON := flags.Bool("json", false, "write the findings as one JSON object")
-	if err := flags.Parse(args); err != nil {
+	plain, err := parseMixed(flags, args)
+	switch {
+	case err != nil:
 		return err
-	}
-	if flags.NArg() == 0 {
+	case len(plain) == 0:
 		return service.Configf("%s: which file? (see %s --help)", flags.Name(), flags.Name())
+	case len(plain) > 1:
+		return service.Configf("%s: unexpected %q after %q (see %s --help)", flags.Name(), plain[1], plain[0], flags.Name())
 	}
-	file := flags.Arg(0)
-	if err := flags.Parse(flags.Args()[1:]); err != nil { // flags may follow the file
-		return err
-	}
-	if err := flags.NoArgs(); err != nil {
-		return err
-	}
+	file := plain[0]
 	c, warnings, loadErr := Load(file)
 	if err := writeFindings(stdio, file, c, warnings, Errors(loadErr), *asJSON); err != nil {
 		return fmt.Errorf("write findings: %w", err)
@@ -70,10 +66,7 @@ func writeFindings(stdio service.IO, file string, c *Config, warnings []Warning,
 		for _, w := range warnings {
 			out.Warnings = append(out.Warnings, finding{w.Pos, w.Message})
 		}
-		encoder := json.NewEncoder(stdio.Out)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(out)
+		return writeJSON(stdio.Out, out)
 	}
 	for _, w := range warnings {
 		if _, err := fmt.Fprintf(stdio.Out, "%s: warning: %s\n", w.Pos, w.Message); err != nil {

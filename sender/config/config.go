@@ -74,6 +74,8 @@ type Config struct {
 	AddressLists          map[string]*AddressList // by name in lower case
 
 	hash uint64
+	// set holds where the directives outside sections were written, by name.
+	set map[string]Pos
 
 	fallback vmtaReference
 

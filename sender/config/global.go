@@ -25,7 +25,7 @@ var globals = newScope(globalScope, append(
 	one("smtp-await-slot", boolean, func(c *Config) *bool { return &c.SMTPAwaitSlot }),
 	one("max-memory-usage-percent", percent, func(c *Config) *int { return &c.MaxMemoryUsagePercent }),
 	one("memory-pool-buffer-size", sizeAtLeast(leastMemoryPool), func(c *Config) *Size { return &c.MemoryPoolBufferSize }),
-	one("spool-max-recipients", spoolMaxRecipients, func(c *Config) *int { return &c.SpoolMaxRecipients }),
+	orZero("auto", one("spool-max-recipients", spoolMaxRecipients, func(c *Config) *int { return &c.SpoolMaxRecipients })),
 	one("relay-debug", boolean, func(c *Config) *bool { return &c.RelayDebug }),
 	one("domain-suffix", hostName, func(c *Config) *string { return &c.DomainSuffix }),
 	one("invalid-virtual-mta-fallback", referenceToVMTA, func(c *Config) *vmtaReference { return &c.fallback }),
@@ -36,7 +36,7 @@ var globals = newScope(globalScope, append(
 	many("spool", spoolDirectory, func(c *Config) *[]Spool { return &c.Spools }),
 	alias[Config]("disk-queue", "spool"),
 	one("spool-min-free-space", megabytes, func(c *Config) *Size { return &c.spoolMinFreeSpace }),
-)...)
+)...).withDefaults(defaultConfig)
 
 // Directives of other scopes that are allowed outside sections, where they count as weaker than
 // any section, and those that work on the whole tree.
@@ -45,6 +45,8 @@ var (
 	globalSource = registerAt(globalScope, sourceScope, "always-allow-relaying", "allow-relay")
 	vmtaDomain   = registerAt("virtual-mta", domainScope, "bounce-domain")
 	_            = registerNames(globalScope, "include", "domain-macro", "relay-domain")
+	_            = registerNames("source", "include") + registerNames("domain", "include") + registerNames("virtual-mta", "include") +
+		registerNames("virtual-mta-pool", "include") + registerNames("smtp-pattern-list", "include")
 )
 
 // registerAt adds directives of s to another scope and returns s with only these.

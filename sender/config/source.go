@@ -132,7 +132,7 @@ var sourceScope = newScope("source",
 	one("remove-header", headerNames, func(s *Source) *[]string { return &s.RemoveHeader }),
 	one("remove-received-headers", boolean, func(s *Source) *bool { return &s.RemoveReceivedHeaders }),
 	one("auto-qualify-domain", boolean, func(s *Source) *bool { return &s.AutoQualifyDomain }),
-	one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize }),
+	orZero("unlimited", one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize })),
 	one("max-rcpt-per-message", limit, func(s *Source) *int { return &s.MaxRcptPerMessage }),
 	one("too-many-rcpts-fails-message", boolean, func(s *Source) *bool { return &s.TooManyRcptsFailsMessage }),
 	one("disconnect-on-transient-error", boolean, func(s *Source) *bool { return &s.DisconnectOnTransientError }),
@@ -142,7 +142,7 @@ var sourceScope = newScope("source",
 	one("add-date-header", addDateHeader, func(s *Source) *AddDateHeader { return &s.AddDateHeader }),
 	one("add-message-id-header", boolean, func(s *Source) *bool { return &s.AddMessageIDHeader }),
 	one("hide-message-source", boolean, func(s *Source) *bool { return &s.HideMessageSource }),
-)
+).withDefaults(DefaultSource)
 
 var addDateHeader = scalar("want no, yes or override", func(s string) (AddDateHeader, error) {
 	switch strings.ToLower(s) {

@@ -67,7 +67,7 @@ var vmtaScope = newScope("virtual-mta",
 	many("smtp-source-ip", sourceIP, func(m *VMTA) *[]SourceHost { return &m.SourceHosts }),
 	one("host-name", hostName, func(m *VMTA) *string { return &m.HostName }),
 	many("domain-key", domainKey, func(m *VMTA) *[]DomainKey { return &m.DomainKeys }),
-	one("max-smtp-out", limit, func(m *VMTA) *int { return &m.MaxSMTPOut }),
+	orZero("unlimited", one("max-smtp-out", limit, func(m *VMTA) *int { return &m.MaxSMTPOut })),
 	one("max-smtp-msg-rate", rate, func(m *VMTA) *Rate { return &m.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(m *VMTA) *DataRate { return &m.MaxSMTPDataVolumeRate }),
 	many("cold-virtual-mta", identifier, func(m *VMTA) *[]string { return &m.ColdVMTAs }),
@@ -75,7 +75,7 @@ var vmtaScope = newScope("virtual-mta",
 	one("source-public-ip", address, func(m *VMTA) *netip.Addr { return &m.SourcePublicIP }),
 	one("warmup-start", date, func(m *VMTA) *time.Time { return &m.WarmupStart }),
 	one("established-since", date, func(m *VMTA) *time.Time { return &m.EstablishedSince }),
-)
+).withDefaults(func() VMTA { return VMTA{} })
 
 const wantSourceHost = "want ADDRESS HOSTNAME, for example 192.0.2.1 mail1.example.com"
 
@@ -132,11 +132,11 @@ func (p *Pool) Origin(directive string) Pos { return p.set[directive] }
 var poolScope = newScope("virtual-mta-pool",
 	poolMember,
 	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
-	one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut }),
+	orZero("unlimited", one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut })),
 	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(p *Pool) *DataRate { return &p.MaxSMTPDataVolumeRate }),
 	many("cold-virtual-mta", identifier, func(p *Pool) *[]string { return &p.ColdVMTAs }),
-)
+).withDefaults(func() Pool { return Pool{} })
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.
 func (c *Config) VMTA(name string) (*VMTA, bool) {
