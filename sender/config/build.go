@@ -118,6 +118,9 @@ func (b *builder) global(nodes []*node) {
 		case n.Name == "relay-domain":
 			for _, p := range b.patterns(n) {
 				c.RelayDomains = append(c.RelayDomains, p.DomainPattern)
+				if p.kind == matchAny {
+					c.relayAny = n.Pos
+				}
 			}
 		case globalDomain.has(n):
 			globalDomain.read(b, one, b.toDomain(&c.domainBase), nil)

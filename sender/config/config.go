@@ -55,6 +55,8 @@ type Config struct {
 	MXConnectionLimits []MXConnectionLimit
 	IPConnectionLimits []IPConnectionLimit
 
+	HTTPAccess []HTTPAccess
+
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern
 	BounceDomains  []string // every bounce-domain that any section names, once
@@ -78,6 +80,7 @@ type Config struct {
 	set map[string]Pos
 
 	fallback vmtaReference
+	relayAny Pos // of relay-domain *
 
 	spoolMinFreeSpace Size
 

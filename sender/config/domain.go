@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -74,6 +75,25 @@ func (t *domainTable) sort() {
 		slices.SortStableFunc(p.domainSub, expandedFirst)
 		slices.SortStableFunc(p.sub, expandedFirst)
 		slices.SortStableFunc(p.exact, expandedFirst)
+	}
+}
+
+// all calls f with every assignment of the scope.
+func (t *domainTable) all(f func(assignment[Settings])) {
+	each := func(sections []domainSection) {
+		for _, s := range sections {
+			for _, a := range s.assignments {
+				f(a)
+			}
+		}
+	}
+	each(t.any)
+	each(t.literals)
+	for _, domain := range slices.Sorted(maps.Keys(t.byDomain)) {
+		p := t.byDomain[domain]
+		each(p.domainSub)
+		each(p.sub)
+		each(p.exact)
 	}
 }
 

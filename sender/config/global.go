@@ -14,6 +14,7 @@ var globals = newScope(globalScope, append(
 	many("host-name", hostName, func(c *Config) *[]string { return &c.HostNames }),
 	planned(many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters })),
 	many("smtp-listener", listener, func(c *Config) *[]Listener { return &c.Listeners }),
+	planned(many("http-access", httpAccess, func(c *Config) *[]HTTPAccess { return &c.HTTPAccess })),
 	many("name-server", nameServer, func(c *Config) *[]netip.AddrPort { return &c.NameServers }),
 	one("total-max-smtp-out", limit, func(c *Config) *int { return &c.TotalMaxSMTPOut }),
 	alias[Config]("max-smtp-out", "total-max-smtp-out"),

@@ -128,6 +128,11 @@ func (n Count) String() string {
 	return fmt.Sprint(int(n))
 }
 
+func isCount(s string) bool {
+	_, err := parseCount(s)
+	return err == nil
+}
+
 func parseCount(s string) (Count, error) {
 	n, err := parseNumber(s)
 	switch {
@@ -157,7 +162,7 @@ func sourceLimit[V fmt.Stringer](parse func(string) (V, error), want string) par
 			return l, err
 		}
 		if l.Prefix, err = parseCIDR(words[0].text); err != nil {
-			return l, words[0].errorf("%v; %s", err, want)
+			return l, words[0].errorf("%v; %s", err, reversed(words, isCIDR, want))
 		}
 		if l.Value, err = parse(words[1].text); err != nil {
 			return l, words[1].errorf("%v", err)

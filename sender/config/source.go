@@ -190,13 +190,20 @@ func sourceArgument(s string) (prefix netip.Prefix, isRange bool) {
 // does not come over the network addr is the zero Addr.
 func (c *Config) Source(addr netip.Addr, named ...string) Source {
 	s := DefaultSource()
+	c.eachSource(addr, named, func(name string) { s.Name = name }, func(a assignment[Source]) { a.apply(&s) })
+	return s
+}
+
+// eachSource calls f with every assignment that counts for mail from addr, the strongest last, and
+// section with the argument of each section before its own.
+func (c *Config) eachSource(addr netip.Addr, named []string, section func(name string), f func(assignment[Source])) {
 	for _, a := range c.sourceBase {
-		a.apply(&s)
+		f(a)
 	}
-	apply := func(section *sourceSection) {
-		s.Name = section.name
-		for _, a := range section.assignments {
-			a.apply(&s)
+	apply := func(s *sourceSection) {
+		section(s.name)
+		for _, a := range s.assignments {
+			f(a)
 		}
 	}
 	for _, section := range c.sourceRanges {
@@ -209,5 +216,4 @@ func (c *Config) Source(addr netip.Addr, named ...string) Source {
 			apply(section)
 		}
 	}
-	return s
 }
