@@ -42,6 +42,7 @@ var commands = []command{
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
 	{"sender", "take mail over SMTP and deliver it", sender.Command},
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
+	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},

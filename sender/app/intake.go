@@ -29,12 +29,12 @@ var _ smtpd.Intake = (*node)(nil)
 
 // Local is part of smtpd.Intake.
 func (n *node) Local(address string) bool {
-	return n.config.BounceProcessor.Match(address) || n.config.FeedbackLoopProcessor.Match(address) || n.isBounceDomain(address)
+	return n.config.Load().BounceProcessor.Match(address) || n.config.Load().FeedbackLoopProcessor.Match(address) || n.isBounceDomain(address)
 }
 
 func (n *node) isBounceDomain(address string) bool {
 	domain := route.Domain(address)
-	for _, d := range n.config.BounceDomains {
+	for _, d := range n.config.Load().BounceDomains {
 		if strings.EqualFold(d, domain) {
 			return true
 		}
@@ -47,7 +47,7 @@ func (n *node) Suppressed(tenant, address string) bool { return n.suppress.Suppr
 
 // SelectVMTA is part of smtpd.Intake.
 func (n *node) SelectVMTA(source *config.Source, asked string, local netip.Addr) (vmta, pool string, r *smtpd.RefusalError) {
-	choice, err := n.turns.SelectVMTA(n.config, source, asked, local)
+	choice, err := n.turns.SelectVMTA(n.config.Load(), source, asked, local)
 	if err != nil {
 		return "", "", &smtpd.RefusalError{Code: 550, Enhanced: [3]int{5, 5, 0}, Text: err.Error()}
 	}
@@ -59,7 +59,7 @@ func (n *node) Room(octets int64) *smtpd.RefusalError {
 	if err := n.spool.Room(octets); err != nil {
 		return errStorage
 	}
-	if most := n.config.SpoolMaxRecipients; most > 0 && n.spool.Stats().Recipients >= most {
+	if most := n.config.Load().SpoolMaxRecipients; most > 0 && n.spool.Stats().Recipients >= most {
 		return errStorage
 	}
 	return nil
@@ -297,11 +297,11 @@ func (n *node) consume(ctx context.Context, m *smtpd.Message, local []smtpd.Reci
 // so, and smtp-hosts say where to. By MX it would come back to this node.
 func (n *node) deliversUnmatched(local []smtpd.Recipient) bool {
 	for _, r := range local {
-		processor := n.config.BounceProcessor
+		processor := n.config.Load().BounceProcessor
 		if !processor.Match(r.Address) {
-			processor = n.config.FeedbackLoopProcessor
+			processor = n.config.Load().FeedbackLoopProcessor
 		}
-		hosts := n.config.Domain(route.Domain(r.Address), config.DefaultVMTA).SMTPHosts
+		hosts := n.config.Load().Domain(route.Domain(r.Address), config.DefaultVMTA).SMTPHosts
 		if processor == nil || !processor.DeliverUnmatched || len(hosts) == 0 {
 			return false
 		}

@@ -115,7 +115,7 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 
 // room returns why no message can be taken now, or nil.
 func (s *session) room(octets int64) *RefusalError {
-	c := s.server.config
+	c := s.server.config.Load()
 	if most := c.MaxMemoryUsagePercent; most < 100 && s.server.memory.percent() > most || !s.server.buffers.hasRoom(octets) {
 		return errExhausted
 	}
@@ -124,7 +124,7 @@ func (s *session) room(octets int64) *RefusalError {
 
 // qualify completes an address whose domain is one label by domain-suffix.
 func (s *session) qualify(address string) string {
-	suffix := s.server.config.DomainSuffix
+	suffix := s.server.config.Load().DomainSuffix
 	if suffix == "" || !s.source.AutoQualifyDomain {
 		return address
 	}
@@ -210,8 +210,8 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 		return address, errTooManyRcpts
 	case s.server.intake.Local(address):
 		return address, nil
-	case !s.source.AlwaysAllowRelaying && !s.server.config.Relays(address):
-		if s.server.config.RelayDebug {
+	case !s.source.AlwaysAllowRelaying && !s.server.config.Load().Relays(address):
+		if s.server.config.Load().RelayDebug {
 			return address, &RefusalError{450, [3]int{4, 7, 1}, "relaying denied"}
 		}
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
@@ -478,7 +478,7 @@ func (s *session) chooseVMTA(m *Message, header fields, asked string) (refusal *
 				}
 			}
 		}
-		if d, ok := s.server.config.Decide(s.source.PatternList, m.From, recipients, header.raw); ok {
+		if d, ok := s.server.config.Load().Decide(s.source.PatternList, m.From, recipients, header.raw); ok {
 			if d.Priority >= 0 {
 				m.Priority = uint8(d.Priority) //nolint:gosec // at most 100
 			}
