@@ -74,7 +74,7 @@ func write(b *strings.Builder, v reflect.Value) {
 			}
 		}
 	}
-	switch v.Kind() { //nolint:exhaustive // the others write themselves
+	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() {
 			b.WriteString("nil")
