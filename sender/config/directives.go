@@ -27,6 +27,13 @@ The statuses are
 Example:
   carom check directives --scope domain --status planned`
 
+// The defaults of accounting files without those that log-bounces changes.
+var _ = acctScope.withDefaults(func() AcctFile {
+	a := defaultAcctFile()
+	a.Records = []RecordType{Delivered, Bounced}
+	return a
+})
+
 // DirectivesCommand is carom check directives: args are what follows these words.
 func DirectivesCommand(_ context.Context, args []string, stdio service.IO) error {
 	flags := service.NewFlags("check directives", directivesAbout, stdio)
