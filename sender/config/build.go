@@ -55,7 +55,7 @@ var sectionRules = map[string]sectionRule{
 	"virtual-mta":             {in: outside, argument: withArgument},
 	"virtual-mta-pool":        {in: outside, argument: withArgument},
 
-	"aliases":                    {in: outside, inert: notYet},
+	"aliases":                    {in: outside},
 	"bounce-category-patterns":   {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
@@ -228,6 +228,10 @@ func (b *builder) known(n *node) {
 			s.Pos, s.URL = n.Pos, u
 			return s, err
 		}, &c.EventStream)
+	case "aliases":
+		var l aliasList
+		aliasScope.fill(b, n, &l)
+		c.aliases = append(c.aliases, l.aliases...)
 	case "source-group":
 		b.sourceGroup(n)
 	case "pattern-list":
@@ -413,7 +417,14 @@ func (b *builder) finish() {
 		c.HostNames = []string{systemName()}
 	}
 	if len(c.Listeners) == 0 {
-		c.Listeners = []Listener{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 32), Port: 25}}
+		addr, port := netip.IPv4Unspecified(), uint16(25)
+		if a := c.oldListener.addr; a.IsValid() {
+			addr = a
+		}
+		if p := c.oldListener.port; p != 0 {
+			port = p
+		}
+		c.Listeners = []Listener{{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Port: port}}
 	}
 	if _, ok := c.vmtas[DefaultVMTA]; !ok {
 		m := &VMTA{Name: DefaultVMTA}
@@ -423,6 +434,7 @@ func (b *builder) finish() {
 	b.finishListeners()
 	c.completeSpools()
 	b.addColdVMTAs()
+	b.finishAliases()
 	b.finishProcessors()
 	c.finishAcctFiles()
 	b.validate()

@@ -12,7 +12,12 @@ import (
 var globals = newScope(globalScope, append(
 	serverTLSRows("smtp-server-", func(c *Config, change func(*ServerTLS)) { change(&c.ServerTLS) }),
 	many("host-name", hostName, func(c *Config) *[]string { return &c.HostNames }),
-	planned(many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters })),
+	many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters }),
+	many("alias", parseAlias, func(c *Config) *[]mailAlias { return &c.aliases }),
+	one("host-id", number(0, maxCount), func(c *Config) *int { return &c.HostID }),
+	one("include-headers-from", clearable(headerLines), func(c *Config) *HeaderLines { return &c.includeHeaders }),
+	one("smtp-ip", address, func(c *Config) *netip.Addr { return &c.oldListener.addr }),
+	one("smtp-port", port, func(c *Config) *uint16 { return &c.oldListener.port }),
 	many("smtp-listener", listener, func(c *Config) *[]Listener { return &c.Listeners }),
 	planned(many("http-access", httpAccess, func(c *Config) *[]HTTPAccess { return &c.HTTPAccess })),
 	many("name-server", nameServer, func(c *Config) *[]netip.AddrPort { return &c.NameServers }),

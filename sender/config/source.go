@@ -81,6 +81,9 @@ type Source struct {
 	DisconnectOnTransientError bool // in place of a reply 4xx
 	SourceGroup                string
 
+	SuppressionLists []string // names of <address-list>s whose addresses are refused
+	BCC              string   // gets a copy of every message; empty: nobody
+
 	AddReceivedHeader  bool
 	AddDateHeader      AddDateHeader
 	AddMessageIDHeader bool
@@ -150,6 +153,8 @@ var sourceScope = newScope("source",
 	one("too-many-rcpts-fails-message", boolean, func(s *Source) *bool { return &s.TooManyRcptsFailsMessage }),
 	one("disconnect-on-transient-error", boolean, func(s *Source) *bool { return &s.DisconnectOnTransientError }),
 	one("source-group", clearable(identifier), func(s *Source) *string { return &s.SourceGroup }),
+	one("suppression-lists", names, func(s *Source) *[]string { return &s.SuppressionLists }),
+	one("bcc", clearable(mailbox), func(s *Source) *string { return &s.BCC }),
 	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
 	one("add-received-header", boolean, func(s *Source) *bool { return &s.AddReceivedHeader }),
 	one("add-date-header", addDateHeader, func(s *Source) *AddDateHeader { return &s.AddDateHeader }),

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -215,6 +216,9 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 			return address, &RefusalError{450, [3]int{4, 7, 1}, "relaying denied"}
 		}
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
+	case s.server.config.Load().SuppressionList(s.source, address) != "":
+		list := s.server.config.Load().SuppressionList(s.source, address)
+		return address, &RefusalError{550, [3]int{5, 7, 1}, fmt.Sprintf("recipient is in suppression list %q: <%s>", list, address)}
 	case s.rejectsSuppressed() && s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
@@ -401,6 +405,9 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 	case s.allSuppressed(m):
 		return errSuppressed
 	}
+	if bcc := source.BCC; bcc != "" && !slices.ContainsFunc(m.Recipients, func(r Recipient) bool { return strings.EqualFold(r.Address, bcc) }) {
+		m.Recipients = append(m.Recipients, Recipient{Address: bcc, Notify: "NEVER"})
+	}
 	s.removeFields(header)
 	m.MessageID = s.messageID(m, header)
 	m.Content = s.assemble(m, in, header, rest)
@@ -482,7 +489,7 @@ func (s *session) messageID(m *Message, header fields) string {
 	f := header.find("Message-ID")
 	switch {
 	case f == nil && s.source.AddMessageIDHeader:
-		return "<" + m.ID.String() + "@" + s.server.host + ">"
+		return string(s.appendMessageID(nil, m))
 	case f == nil || len(f.raw) > maxMessageID:
 		return ""
 	}
