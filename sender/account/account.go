@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"carom/schemas/event"
@@ -109,7 +110,7 @@ type Recorder struct {
 	log        Log
 	spool      Spool
 	sinks      []*sink
-	configHash uint64
+	configHash atomic.Uint64
 	logger     *slog.Logger
 
 	wake    chan struct{} // something waits
@@ -133,15 +134,19 @@ type sink struct {
 // NewRecorder returns a recorder; Run starts it. Events carry configHash.
 func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *slog.Logger) *Recorder {
 	r := &Recorder{
-		log: log, spool: spool, configHash: configHash, logger: logger,
+		log: log, spool: spool, logger: logger,
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
+	r.configHash.Store(configHash)
 	r.room.L = &r.mu
 	for _, s := range sinks {
 		r.sinks = append(r.sinks, &sink{Sink: s})
 	}
 	return r
 }
+
+// SetConfigHash sets the hash that events carry from now on.
+func (r *Recorder) SetConfigHash(hash uint64) { r.configHash.Store(hash) }
 
 // scratch holds buffers in which events are encoded.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
@@ -157,7 +162,7 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 	if e.Recipients == 0 {
 		e.Recipients = 1
 	}
-	e.ConfigHash = r.configHash
+	e.ConfigHash = r.configHash.Load()
 	buffer := scratch.Get().(*[]byte)        //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	*buffer = event.Encode((*buffer)[:0], e) // here, where there are many to do it
 	t := r.add(e, *buffer)

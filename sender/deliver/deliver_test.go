@@ -505,7 +505,7 @@ func TestRangesStandForLocalAddresses(t *testing.T) {
 
 func TestSourcesTakeTurns(t *testing.T) {
 	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
-	w := b.agent.vmtas["v"]
+	w := b.agent.view.Load().vmtas["v"]
 	targets := []target{{"six", netip.MustParseAddrPort("[::1]:25")}, {"four", netip.MustParseAddrPort("127.0.0.9:25")}}
 	none := func(netip.Addr) bool { return false }
 	a, reached, _ := w.source(targets, none)

@@ -268,10 +268,10 @@ func (s *session) rolledUp(item *queue.Item, domain string, f found) bool {
 	case s.rollsUp():
 		s.joins(domain, name.Domain, f.until)
 		return false
-	case s.way.rollup != nil, s.way.settings.DisableMXRollup, f.lowest == nil, len(s.way.settings.SMTPHosts) > 0, !s.Config.HasRollups():
+	case s.way.rollup != nil, s.way.settings.DisableMXRollup, f.lowest == nil, len(s.way.settings.SMTPHosts) > 0, !s.way.view.config.HasRollups():
 		return false
 	}
-	r, ok := s.Config.Rollup(f.lowest)
+	r, ok := s.way.view.config.Rollup(f.lowest)
 	if !ok {
 		s.joins(domain, "", f.until)
 		return false
