@@ -209,7 +209,7 @@ func (n *node) logSigning() {
 func acctOptions(a config.AcctFile, skip func(*event.Event) bool) account.FileOptions {
 	o := account.FileOptions{
 		Path: a.Path, MaxBytes: int64(a.MaxSize), MoveTo: a.MoveTo, Interval: a.MoveInterval, DeleteAfter: a.DeleteAfter,
-		UserString: a.UserString, UnixTimes: !a.ISOTimes, Skip: skip,
+		RecordOptions: account.RecordOptions{UserString: a.UserString, UnixTimes: !a.ISOTimes, Skip: skip},
 	}
 	for _, record := range a.Records {
 		o.Records = append(o.Records, string(record))

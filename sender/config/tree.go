@@ -94,6 +94,10 @@ func (t *treeReader) line(text string, number int) {
 		t.tags(body, pos)
 		return
 	}
+	if body[0] == '/' && t.current().Name == "bounce-category-patterns" {
+		t.add(&node{Pos: pos, Name: "pattern", Value: body, ValuePos: pos}) // its lines have no name
+		return
+	}
 	n := &node{Pos: pos, Name: body, ValuePos: pos}
 	if i := strings.IndexAny(body, blanks); i >= 0 {
 		n.Name = body[:i]
