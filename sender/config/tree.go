@@ -94,8 +94,9 @@ func (t *treeReader) line(text string, number int) {
 		t.tags(body, pos)
 		return
 	}
-	if body[0] == '/' && t.current().Name == "bounce-category-patterns" {
-		t.add(&node{Pos: pos, Name: "pattern", Value: body, ValuePos: pos}) // its lines have no name
+	if c := t.current(); body[0] == '/' && (c == &t.root || c.Name == "bounce-category-patterns") {
+		// Lines of bounce categories have no name, and they may come from a file of their own.
+		t.add(&node{Pos: pos, Name: "pattern", Value: body, ValuePos: pos})
 		return
 	}
 	n := &node{Pos: pos, Name: body, ValuePos: pos}
