@@ -24,6 +24,9 @@ var update = flag.Bool("update", false, "rewrite the expectations in testdata")
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 123_456_000, time.UTC)
 
+// noonClock is a clock that stands.
+func noonClock() time.Time { return noon }
+
 var zone = time.FixedZone("", 3600)
 
 func delivered() event.Event {

@@ -26,6 +26,9 @@ type RecordOptions struct {
 	Skip func(e *event.Event) bool
 	// Privacy hides the recipients; nil: they are shown.
 	Privacy *Privacy
+	// Rejects makes the records those of a reject log, with the letters c, for a refused connection,
+	// and r, for a refused message or recipient.
+	Rejects bool
 }
 
 // HeaderField puts the value of a header into a field, where the message has the header. Of several
@@ -37,6 +40,7 @@ type HeaderField struct{ Type, Header, Field string }
 type Layout struct {
 	options RecordOptions
 	names   []string
+	table   []column    // what there is to choose from
 	records [256][]cell // by event.Kind; nil for kinds without a record
 	zone    *time.Location
 	logged  stamped // the two times of a record
@@ -55,14 +59,36 @@ func Letters() []string { return slices.Clone(letters) }
 
 var letters = []string{"d", "b", "t", "tq", "r", "rb", "rs", "f"}
 
+// refusedConnection is the place of Layout.records for what is no event of a message.
+const refusedConnection event.Kind = 0
+
+// letter returns the record type of a kind, "" for none.
+func (l *Layout) letter(k event.Kind) string {
+	switch {
+	case !l.options.Rejects:
+		return k.PowerMTA()
+	case k == refusedConnection:
+		return "c"
+	case k == event.Rejected:
+		return "r"
+	}
+	return ""
+}
+
+// kinds returns all kinds that may have a record.
+func kinds() []event.Kind { return append(event.Kinds(), refusedConnection) }
+
 // NewLayout returns a layout. It fails for a record type or a field that does not exist.
 func NewLayout(o RecordOptions) (*Layout, error) {
+	l, all := &Layout{options: o, zone: time.Local, table: columns}, letters
+	if o.Rejects {
+		l.table, all = rejectColumns, []string{"c", "r"}
+	}
 	for _, letter := range o.Records {
-		if !slices.Contains(letters, letter) {
-			return nil, fmt.Errorf("unknown record type %q; want %s", letter, strings.Join(letters, ", "))
+		if !slices.Contains(all, letter) {
+			return nil, fmt.Errorf("unknown record type %q; want %s", letter, strings.Join(all, ", "))
 		}
 	}
-	l := &Layout{options: o, zone: time.Local}
 	fields, err := l.choose()
 	if err != nil {
 		return nil, err
@@ -101,7 +127,7 @@ func (l *Layout) choose() (map[string][]column, error) {
 				add(c.name)
 				continue
 			}
-			for _, d := range columns {
+			for _, d := range l.table {
 				if starred[d.name] {
 					add(d.name)
 				}
@@ -128,7 +154,7 @@ func (l *Layout) fields(letter string) ([]column, error) {
 	for _, name := range list {
 		switch {
 		case name == "*":
-			for _, c := range columns {
+			for _, c := range l.table {
 				if c.holds(letter) && (c.name != userString || l.options.UserString != "") {
 					c.starred = true
 					add(c)
@@ -142,7 +168,7 @@ func (l *Layout) fields(letter string) ([]column, error) {
 		case strings.HasPrefix(name, "!"):
 			less = append(less, name[1:])
 		default:
-			c, ok := columnOf(name)
+			c, ok := l.columnOf(name)
 			if !ok {
 				return nil, fmt.Errorf("unknown field %q", name)
 			}
@@ -156,15 +182,16 @@ func (l *Layout) fields(letter string) ([]column, error) {
 
 // compile works out what each kind of event writes into the columns.
 func (l *Layout) compile(fields map[string][]column) {
-	for _, kind := range event.Kinds() {
-		list, ok := fields[kind.PowerMTA()]
+	for _, kind := range kinds() {
+		letter := l.letter(kind)
+		list, ok := fields[letter]
 		if !ok {
 			continue
 		}
 		cells := make([]cell, len(l.names))
-		cells[0] = func(row []byte, e *event.Event, _ *Layout) []byte { return append(row, e.Kind.PowerMTA()...) }
+		cells[0] = text(func(*event.Event) string { return letter })
 		for _, c := range list {
-			if c.cell == nil || !c.has(kind.PowerMTA()) {
+			if c.cell == nil || !c.has(letter) {
 				continue
 			}
 			cells[slices.Index(l.names, c.name)] = c.cell
@@ -176,7 +203,7 @@ func (l *Layout) compile(fields map[string][]column) {
 // mapHeaders puts headers before the fields that they are mapped to.
 func (l *Layout) mapHeaders() error {
 	for _, m := range slices.Backward(l.options.Headers) { // the first one ends up outermost
-		c, ok := columnOf(m.Field)
+		c, ok := l.columnOf(m.Field)
 		if !ok {
 			return fmt.Errorf("map-header-to-field: unknown field %q", m.Field)
 		}
@@ -222,7 +249,7 @@ func (l *Layout) AppendHeader(row []byte) []byte {
 
 // Append appends the record of e and reports whether it has one here.
 func (l *Layout) Append(row []byte, e *event.Event) ([]byte, bool) {
-	cells := l.records[e.Kind]
+	cells := l.records[l.place(e)]
 	switch o := &l.options; {
 	case cells == nil, o.Skip != nil && o.Skip(e):
 		return row, false
@@ -243,6 +270,14 @@ func (l *Layout) Append(row []byte, e *event.Event) ([]byte, bool) {
 		}
 	}
 	return append(row, '\r', '\n'), true
+}
+
+// place returns where records has the cells of an event.
+func (l *Layout) place(e *event.Event) event.Kind {
+	if l.options.Rejects && e.MessageID == (event.ID{}) {
+		return refusedConnection
+	}
+	return e.Kind
 }
 
 // filtered reports whether queue-filter is for the kind.

@@ -84,6 +84,22 @@ var columns = []column{
 	{name: "timeImprinted"},    // of PowerMTA 3 and 4.0: the column is empty
 }
 
+// rejectColumns lists the fields of a reject log.
+var rejectColumns = []column{
+	{name: "timeLogged", types: "c r", cell: func(row []byte, e *event.Event, l *Layout) []byte { return l.stamp(row, e.Time, &l.logged) }},
+	{name: "orig", types: "r", cell: text(func(e *event.Event) string { return e.MailFrom })},
+	{name: "rcpt", types: "r", cell: text(func(e *event.Event) string { return e.Recipient })},
+	{name: "dsnStatus", types: "c r", cell: status},
+	{name: "dsnDiag", types: "c r", cell: diagnostic},
+	{name: "srcType", types: "c r", cell: text(func(*event.Event) string { return "smtp" })},
+	{name: "srcMta", types: "c r", cell: func(row []byte, e *event.Event, _ *Layout) []byte { return hostWithIP(row, e.ClientMTA, e.ClientIP) }},
+	{name: "rcvSourceIp", types: "c r", cell: func(row []byte, e *event.Event, _ *Layout) []byte { return address(row, e.ClientIP) }},
+	{name: "rcvDestinationIp", types: "c r", cell: listenerIP},
+	{name: "rcvSmtpUser", types: "r", cell: text(func(e *event.Event) string { return e.SMTPUser })},
+	{name: "jobId", types: "r", cell: text(func(e *event.Event) string { return e.Job })},
+	{name: userString, types: "c r", cell: func(row []byte, _ *event.Event, l *Layout) []byte { return append(row, l.options.UserString...) }},
+}
+
 // complaintHeaders are the headers of the reported message that a complaint's record has by default.
 var complaintHeaders = []string{"From", "Return-Path", "X-job", "Subject"}
 
@@ -98,7 +114,7 @@ func FieldNames() []string {
 }
 
 // columnOf returns the column of a name, in whatever case it is written.
-func columnOf(name string) (column, bool) {
+func (l *Layout) columnOf(name string) (column, bool) {
 	lower := strings.ToLower(name)
 	switch {
 	case strings.HasPrefix(lower, "header_") && len(name) > len("header_"), strings.HasPrefix(lower, "arf_") && len(name) > len("arf_"):
@@ -106,7 +122,7 @@ func columnOf(name string) (column, bool) {
 	case lower == "type":
 		return column{name: "type"}, true
 	}
-	for _, c := range columns {
+	for _, c := range l.table {
 		if strings.EqualFold(c.name, name) {
 			return c, true
 		}
