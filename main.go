@@ -44,13 +44,14 @@ var commands = []command{
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
+	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
-	{"classify unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
@@ -126,9 +127,9 @@ func usage(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("carom sends bulk mail and learns from every answer.\n\nSubcommands (each explains itself with --help):\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-21s %s\n", c.name, c.about)
+		fmt.Fprintf(&b, "  %-19s %s\n", c.name, c.about)
 	}
-	fmt.Fprintf(&b, "  %-21s %s\n", "version", "print the version")
+	fmt.Fprintf(&b, "  %-19s %s\n", "version", "print the version")
 	b.WriteString("\nStart with: carom up --dir ./carom-data\n")
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -140,6 +141,22 @@ func withVersion(f func(context.Context, []string, service.IO, string) error) fu
 
 func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 	return agent.Command(ctx, args, stdio, version, agentOptions)
+}
+
+func suppress(ctx context.Context, args []string, stdio service.IO) error {
+	return analytics.SuppressCommand(ctx, args, stdio, suppressionKey)
+}
+
+// suppressionKey reads the key of the suppression hash from a node's configuration.
+func suppressionKey(file string) (string, error) {
+	c, _, err := config.Load(file)
+	if err != nil {
+		return "", err
+	}
+	if c.Feed == nil || c.Feed.SuppressionKey.Reveal() == "" {
+		return "", service.Configf("%s has no suppression-key-file in <feed DIR>: the node uses a key that it made itself", file)
+	}
+	return c.Feed.SuppressionKey.Reveal(), nil
 }
 
 // agentOptions reads what the sender's configuration says for the agent, which itself must not

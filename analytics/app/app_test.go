@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,6 +146,46 @@ func TestRunThenExplain(t *testing.T) {
 	}
 }
 
+// The policy's webhook is told of a complaint; without its secret nothing starts.
+func TestRunWebhook(t *testing.T) {
+	rawURL := chtest.Start(t).URL() + "/carom"
+	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	complaint := event.Event{
+		Node: "n1", Seq: 1, Time: time.Now(), Kind: event.Complaint, Recipient: "ann@x.test", RecipientKey: "k", MatchConfidence: 1, Recipients: 1,
+	}
+	if err := warehouse.Events.Insert(t.Context(), conn, "complaint", []event.Event{complaint}); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		told <- fmt.Sprint(string(body), err)
+	}))
+	defer server.Close()
+	secret := filepath.Join(t.TempDir(), "secret")
+	file := writePolicy(t, fmt.Sprintf("complaint-webhook: {url: %q, secret-file: %q}\n", server.URL, secret))
+	if _, err := analytics(t, "run", "webhook", "--url", rawURL, "--policy", file); service.ExitStatus(err) != 2 || !strings.Contains(err.Error(), secret) {
+		t.Errorf("without its secret: %v", err)
+	}
+	if err := os.WriteFile(secret, []byte("0123456789abcdef"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := analytics(t, "run", "webhook", "--url", rawURL, "--policy", file)
+	if err != nil || !strings.Contains(out, "webhook: run ") || !strings.Contains(out, "1 changes") {
+		t.Errorf("run webhook: %q, %v", out, err)
+	}
+	if body := <-told; !strings.Contains(body, `"recipient":"ann@x.test"`) {
+		t.Errorf("told %s", body)
+	}
+}
+
 // Whatever a provider, a source or a receiver's reply holds, it is found and shown in one line.
 func TestExplainOfOddKeys(t *testing.T) {
 	rawURL := warehouseWith(t)
@@ -194,6 +236,7 @@ func TestMistakesOfTheOperator(t *testing.T) {
 		{"a bad policy", func(t *testing.T) (string, error) {
 			return analytics(t, "serve", "--policy", writePolicy(t, "mode: active\ncolour: red\n"))
 		}, "line 2"},
+		{"a webhook that no policy names", func(t *testing.T) (string, error) { return analytics(t, "run", "webhook") }, "no complaint-webhook"},
 		{"an argument too many", func(t *testing.T) (string, error) { return analytics(t, "serve", "throttle") }, "throttle"},
 		{"a short period", func(t *testing.T) (string, error) { return analytics(t, "serve", "--period", "1ms") }, "period"},
 		{"no key", func(t *testing.T) (string, error) { return showLimits(t, "explain") }, "provider/source"},

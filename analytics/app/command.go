@@ -18,15 +18,18 @@ import (
 
 	"carom/analytics/jobs"
 	"carom/analytics/policy"
+	"carom/analytics/webhook"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
 
 const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle decides the limits of each
 (provider, source) from what receivers answered, suppression collects the
-addresses that must not be mailed again.
+addresses that must not be mailed again, attribution finds the delivery that
+each bounce and complaint was about, webhook tells your own systems of
+complaints, where the policy names one.
 
-  carom analytics run JOB...   run each job once: throttle, suppression
+  carom analytics run JOB...   run each job once: throttle, suppression, attribution, webhook
   carom analytics serve        run them on schedule until stopped
 
 The jobs keep no state of their own. Any number of instances may run, from cron
@@ -54,11 +57,11 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	var o options
 	o.rawURL, o.login = warehouse.Flags(flags)
 	o.policyFile = flags.String("policy", "", "policy `file` (YAML); without one the loop advises")
-	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle")
+	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle, and of attribution")
 	o.level = flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
 	o.asJSON = flags.Bool("json", false, "write the log, and the results of run, as JSON")
 	listen := flags.String("listen", "", "`address` for /healthz and /metrics, with serve")
-	every := flags.Duration("suppression-period", 3*time.Second, "`time` between two runs of suppression, with serve")
+	every := flags.Duration("suppression-period", 2*time.Second, "`time` between two runs of suppression, and of webhook, with serve")
 	names, err := parseMixed(flags, args)
 	if err != nil {
 		return err
@@ -96,23 +99,38 @@ func (o *options) prepare(stdio service.IO) (*policy.Policy, *slog.Logger, error
 }
 
 // jobs returns every job.
-func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) []job {
+func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) ([]job, error) {
 	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: *o.period, Version: version}
-	suppression := &jobs.Suppression{Conn: conn, Version: version}
-	return []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}}
+	suppression := &jobs.Suppression{Conn: conn, Policy: p.Suppression, Log: log.With("component", "suppression"), Version: version}
+	attribution := &jobs.Attribution{Conn: conn, Version: version}
+	all := []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}, {"attribution", attribution.Run}}
+	if w := p.Webhook; w != nil {
+		client, err := webhook.New(w.URL, w.SecretFile, w.CAFile, version)
+		if err != nil {
+			return nil, service.Configf("complaint-webhook: %w", err)
+		}
+		told := &jobs.Webhook{Conn: conn, Client: client, Endpoint: webhook.Endpoint(w.URL), Log: log.With("component", "webhook"), Version: version}
+		all = append(all, job{"webhook", told.Run})
+	}
+	return all, nil
 }
+
+const wantJobs = "throttle, suppression, attribution or webhook"
 
 func runOnce(ctx context.Context, names []string, stdio service.IO, o options, version string) error {
 	if len(names) == 0 {
-		return service.Configf("carom analytics run: name a job: throttle or suppression")
+		return service.Configf("carom analytics run: name a job: %s", wantJobs)
 	}
 	p, log, err := o.prepare(stdio)
 	if err != nil {
 		return err
 	}
 	for _, want := range names {
-		if want != "throttle" && want != "suppression" {
-			return service.Configf("carom analytics run: no job %q: want throttle or suppression", want)
+		switch {
+		case want == "webhook" && p.Webhook == nil:
+			return service.Configf("carom analytics run: the policy has no complaint-webhook")
+		case !slices.Contains([]string{"throttle", "suppression", "attribution", "webhook"}, want):
+			return service.Configf("carom analytics run: no job %q: want %s", want, wantJobs)
 		}
 	}
 	conn, err := warehouse.Open(ctx, *o.rawURL, *o.login)
@@ -123,7 +141,10 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 	if err := warehouse.Check(ctx, conn); err != nil {
 		return err
 	}
-	all := o.jobs(conn, p, log, version)
+	all, err := o.jobs(conn, p, log, version)
+	if err != nil {
+		return err
+	}
 	for _, want := range names {
 		j := all[slices.IndexFunc(all, func(j job) bool { return j.name == want })]
 		result, err := j.run(ctx)
@@ -142,6 +163,9 @@ func report(stdio service.IO, r jobs.Result, asJSON bool) error {
 		return json.NewEncoder(stdio.Out).Encode(r)
 	}
 	text := fmt.Sprintf("%s: run %d, %d keys, %d changes, %d advised, %s\n", r.Job, r.Generation, r.Keys, r.Changes, r.Advised, r.Took.Round(time.Millisecond))
+	if r.Pending+r.WaveMinutes > 0 {
+		text = fmt.Sprintf("%s: run %d, %d changes, %d pending, accidents found in %d minutes, %s\n", r.Job, r.Generation, r.Changes, r.Pending, r.WaveMinutes, r.Took.Round(time.Millisecond))
+	}
 	if r.Skipped {
 		text = r.Job + ": skipped, another run has the turn\n"
 	}

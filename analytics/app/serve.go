@@ -33,6 +33,8 @@ type server struct {
 	seconds *prometheus.HistogramVec
 	runs    *prometheus.CounterVec
 	changes *prometheus.CounterVec
+	pending prometheus.Counter
+	waves   prometheus.Counter
 
 	mu     sync.Mutex
 	health map[string]*health // by job; the keys do not change once the jobs run
@@ -64,7 +66,13 @@ func newServer(log *slog.Logger, registry prometheus.Registerer) *server {
 			Name: "carom_analytics_changes_total", Help: "Changes that runs made, by job.",
 		}, []string{"job"}),
 	}
-	registry.MustRegister(s.seconds, s.runs, s.changes)
+	s.pending = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "carom_analytics_pending_suppressions_total", Help: "Addresses that wait for a second bounce because their provider had an accident.",
+	})
+	s.waves = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "carom_analytics_provider_accidents_total", Help: "Provider accidents, each of their minutes counted: far more recipients refused as unknown than usual. Alert when it grows.",
+	})
+	registry.MustRegister(s.seconds, s.runs, s.changes, s.pending, s.waves)
 	return s
 }
 
@@ -81,7 +89,10 @@ func serve(ctx context.Context, stdio service.IO, o options, every time.Duration
 	registry := prometheus.NewRegistry()
 	s := newServer(log.With("component", "analytics"), registry)
 
-	schedule := o.schedule(conn, p, log, every, version)
+	schedule, err := o.schedule(conn, p, log, every, version)
+	if err != nil {
+		return err
+	}
 	for _, j := range schedule { // before anything looks at it
 		s.health[j.name] = &health{deadline: unhealthyAfter * j.period, good: time.Now()}
 	}
@@ -113,17 +124,23 @@ type scheduled struct {
 }
 
 // schedule returns every job with its times.
-func (o *options) schedule(conn driver.Conn, p *policy.Policy, log *slog.Logger, every time.Duration, version string) []scheduled {
-	all := o.jobs(conn, p, log, version)
+func (o *options) schedule(conn driver.Conn, p *policy.Policy, log *slog.Logger, every time.Duration, version string) ([]scheduled, error) {
+	all, err := o.jobs(conn, p, log, version)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]scheduled, 0, len(all))
 	for _, j := range all {
 		one := scheduled{job: j, period: every}
-		if j.name == "throttle" {
+		switch j.name {
+		case "throttle":
 			one.period, one.offset = *o.period, min(afterBucket, *o.period/4)
+		case "attribution":
+			one.period, one.offset = *o.period, *o.period/2 // away from throttle
 		}
 		out = append(out, one)
 	}
-	return out
+	return out, nil
 }
 
 // repeat runs j at each multiple of period plus offset until ctx ends. A run that takes longer
@@ -159,6 +176,8 @@ func (s *server) once(ctx context.Context, j job) {
 	}
 	s.runs.WithLabelValues(j.name, label).Inc()
 	s.changes.WithLabelValues(j.name).Add(float64(result.Changes))
+	s.pending.Add(float64(result.Pending))
+	s.waves.Add(float64(result.WaveMinutes))
 
 	s.mu.Lock()
 	h := s.health[j.name]

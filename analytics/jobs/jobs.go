@@ -1,5 +1,6 @@
-// Package jobs holds the jobs over the warehouse: throttle, which runs the control loop once, and
-// suppression, which adds addresses that must not be mailed.
+// Package jobs holds the jobs over the warehouse: throttle, which runs the control loop once,
+// suppression, which adds addresses that must not be mailed, and webhook, which tells the
+// operator's own systems of complaints.
 //
 // A job holds no state between runs: any instance may be killed, doubled or started by an outside
 // scheduler. One run of a job has the turn at a time (see claim), and what it writes carries its
@@ -46,7 +47,11 @@ type Result struct {
 	Keys       int           `json:"keys"`
 	Changes    int           `json:"changes"`
 	Advised    int           `json:"advised"`
-	Took       time.Duration `json:"took_ns"`
+	// Of suppression: addresses that wait for a second bounce, and minutes that providers' accidents
+	// were found in.
+	Pending     int           `json:"pending,omitempty"`
+	WaveMinutes int           `json:"wave_minutes,omitempty"`
+	Took        time.Duration `json:"took_ns"`
 }
 
 // run is a run that has the turn.

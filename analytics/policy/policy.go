@@ -1,9 +1,9 @@
-// Package policy reads the policy file of the control loop: how far the loop may go at each
-// provider, and its thresholds.
+// Package policy reads the policy file of the analytics jobs: how far the control loop may go at
+// each provider and its thresholds, when bounces suppress, and who is told of complaints.
 //
 // The file is YAML and strict: an unknown word, a value of another type or a threshold that makes
 // no sense is an error with its line, and a reader keeps the policy that it has. What the file
-// does not say has the default of package control. A Policy does not change and is safe for
+// does not say has the default of its package. A Policy does not change and is safe for
 // concurrent use.
 package policy
 
@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"net/netip"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -21,6 +23,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"carom/analytics/control"
+	"carom/analytics/suppression"
 	"carom/schemas/limits"
 )
 
@@ -32,6 +35,10 @@ type Policy struct {
 	Mode       limits.Mode
 	Providers  map[string]Provider
 	Thresholds control.Policy
+	// Suppression says when bounces suppress.
+	Suppression suppression.Policy
+	// Webhook is told of complaints; nil for nobody.
+	Webhook *Webhook
 	// Hash identifies the text; limit_log keeps it with each decision.
 	Hash uint64
 }
@@ -41,9 +48,19 @@ type Provider struct {
 	Mode limits.Mode `yaml:"mode"`
 }
 
+// Webhook is an address of the operator's that is told of each complaint.
+type Webhook struct {
+	URL string `yaml:"url"`
+	// SecretFile holds the key that signs what is sent.
+	SecretFile string `yaml:"secret-file"`
+	// CAFile holds the certificates that the server's is checked against, in PEM; the system's
+	// if it is empty.
+	CAFile string `yaml:"ca-file"`
+}
+
 // Default returns the policy without a file: the loop advises and changes nothing.
 func Default() *Policy {
-	return &Policy{Mode: limits.Advise, Thresholds: control.Default(), Hash: hash(nil)}
+	return &Policy{Mode: limits.Advise, Thresholds: control.Default(), Suppression: suppression.Default(), Hash: hash(nil)}
 }
 
 // ModeOf returns how far the loop may go at a provider.
@@ -83,10 +100,12 @@ func Parse(data []byte) (*Policy, error) {
 	p := Default()
 	p.Hash = hash(data)
 	file := struct {
-		Mode       limits.Mode         `yaml:"mode"`
-		Providers  map[string]Provider `yaml:"providers"`
-		Thresholds *control.Policy     `yaml:"thresholds"`
-	}{Mode: p.Mode, Thresholds: &p.Thresholds}
+		Mode        limits.Mode         `yaml:"mode"`
+		Providers   map[string]Provider `yaml:"providers"`
+		Thresholds  *control.Policy     `yaml:"thresholds"`
+		Suppression *suppression.Policy `yaml:"suppression"`
+		Webhook     *Webhook            `yaml:"complaint-webhook"`
+	}{Mode: p.Mode, Thresholds: &p.Thresholds, Suppression: &p.Suppression}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
@@ -98,7 +117,10 @@ func Parse(data []byte) (*Policy, error) {
 	if file.Thresholds == nil {
 		return nil, errors.New("thresholds: is empty; leave it out for the defaults")
 	}
-	p.Mode, p.Providers = file.Mode, file.Providers
+	if file.Suppression == nil {
+		return nil, errors.New("suppression: is empty; leave it out for the defaults")
+	}
+	p.Mode, p.Providers, p.Webhook = file.Mode, file.Providers, file.Webhook
 	return p, p.validate(data)
 }
 
@@ -123,7 +145,34 @@ func (p *Policy) validate(data []byte) error {
 	if err := p.Thresholds.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("thresholds: %w", err))
 	}
+	if err := p.Suppression.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("suppression: %w", err))
+	}
+	if p.Webhook != nil {
+		if err := p.Webhook.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("complaint-webhook: %w", err))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// validate refuses addresses that would carry recipients over a network in the clear.
+func (w *Webhook) validate() error {
+	u, err := url.Parse(w.URL)
+	if err != nil || u.Host == "" {
+		return fmt.Errorf("url %q is no address, want https://host/path", w.URL)
+	}
+	ip, _ := netip.ParseAddr(u.Hostname()) // the zero address for a name
+	local := u.Hostname() == "localhost" || ip.IsLoopback()
+	switch {
+	case u.User != nil:
+		return errors.New("url holds a login; the signature proves who sends")
+	case u.Scheme != "https" && (u.Scheme != "http" || !local):
+		return fmt.Errorf("url begins with %s://, want https:// (http:// only to this machine)", u.Scheme)
+	case w.SecretFile == "":
+		return errors.New("secret-file is missing: the receiver could not tell who sends")
+	}
+	return nil
 }
 
 // lineOf returns the number of the line on which a mode is given as word.
@@ -152,7 +201,7 @@ func explain(err error) error {
 	lines := make([]string, len(e.Errors))
 	for i, line := range e.Errors {
 		line = unknownField.ReplaceAllString(line, `unknown word "$1"`)
-		lines[i] = wrongType.ReplaceAllString(line, "$1 does not belong here; want mode, providers and thresholds, each with values of its own kind")
+		lines[i] = wrongType.ReplaceAllString(line, "$1 does not belong here; want mode, providers, thresholds, suppression and complaint-webhook, each with values of its own kind")
 	}
 	return errors.New(strings.Join(lines, "; "))
 }

@@ -9,6 +9,7 @@ import (
 
 	"carom/analytics/control"
 	"carom/analytics/policy"
+	"carom/analytics/suppression"
 	"carom/schemas/limits"
 )
 
@@ -48,11 +49,39 @@ thresholds:
 	if p.Thresholds != want {
 		t.Errorf("thresholds are %+v, want %+v", p.Thresholds, want)
 	}
+	if p.Suppression != suppression.Default() || p.Webhook != nil {
+		t.Errorf("suppression is %+v, webhook %+v; want the default and none", p.Suppression, p.Webhook)
+	}
 	if p.Hash == policy.Default().Hash {
 		t.Error("another text has the same hash")
 	}
 	if p, err := policy.Parse(nil); err != nil || p.Mode != limits.Advise {
 		t.Errorf("an empty file gives %+v, %v", p, err)
+	}
+}
+
+func TestParseSuppression(t *testing.T) {
+	p, err := policy.Parse([]byte(`suppression:
+  soft-bounces: {days: 3, expire-days: 10}
+  breaker:
+    factor: 8
+complaint-webhook:
+  url: https://lists.example.com/complaints
+  secret-file: /etc/carom/webhook.secret
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := suppression.Default()
+	want.SoftBounces.Days, want.SoftBounces.Expires, want.Breaker.Factor = 3, 10, 8
+	if p.Suppression != want {
+		t.Errorf("suppression is %+v, want %+v", p.Suppression, want)
+	}
+	if w := p.Webhook; w == nil || *w != (policy.Webhook{URL: "https://lists.example.com/complaints", SecretFile: "/etc/carom/webhook.secret"}) {
+		t.Errorf("webhook is %+v", w)
+	}
+	if _, err := policy.Parse([]byte("complaint-webhook: {url: 'http://127.0.0.1:8080/x', secret-file: f}\n")); err != nil {
+		t.Errorf("HTTP to this machine: %v", err)
 	}
 }
 
@@ -67,6 +96,13 @@ func TestParseRefuses(t *testing.T) {
 		{"no number", "thresholds:\n  decrease: {below-accepted: .nan}\n", "decrease.below-accepted is NaN"},
 		{"no time", "thresholds:\n  step: 0s\n", "step is 0s"},
 		{"empty thresholds", "thresholds:\n", "thresholds"},
+		{"a soft bounce on no day", "suppression:\n  soft-bounces: {days: -1}\n", "suppression: soft-bounces: days is -1"},
+		{"an unknown word of suppression", "suppression:\n  breaker: {speed: 1}\n", `line 2: unknown word "speed"`},
+		{"empty suppression", "suppression:\n", "suppression: is empty"},
+		{"a webhook in the clear", "complaint-webhook: {url: 'http://lists.example.com/', secret-file: f}\n", "want https://"},
+		{"a webhook to nowhere", "complaint-webhook: {url: lists, secret-file: f}\n", "is no address"},
+		{"a webhook with a login", "complaint-webhook: {url: 'https://a:b@lists.example.com/', secret-file: f}\n", "holds a login"},
+		{"a webhook without a secret", "complaint-webhook: {url: 'https://lists.example.com/'}\n", "secret-file is missing"},
 		{"broken YAML", "mode: [active\n", "line 1"},
 		{"two documents", "mode: active\n---\nmode: off\n", "second document"},
 	} {

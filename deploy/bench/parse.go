@@ -27,7 +27,7 @@ const (
 // reportKinds is how many reports there are of each kind, all different.
 const reportKinds = 64
 
-// parseTurn is how long one side works before it is the other's turn: short, so that both meet the
+// parseTurn is how long one side works before it is the other's turn: short, so that all meet the
 // same machine.
 const parseTurn = 50 * time.Millisecond
 
@@ -40,10 +40,10 @@ func measureParse(ctx context.Context, l *lab, m *Measured) error {
 	replies := parsedReplies()
 	period := time.Duration(l.Seconds * float64(time.Second))
 	if l.Short {
-		period = 2 * parseTurn
+		period = 3 * parseTurn
 	}
 	for run := range l.Runs {
-		var read, walked counter
+		var read, walked, classified counter
 		for began := time.Now(); time.Since(began) < period; {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -54,14 +54,13 @@ func measureParse(ctx context.Context, l *lab, m *Measured) error {
 			if err := walked.turn(func() error { return eachReport(reports, walkReport) }, len(reports)); err != nil {
 				return err
 			}
+			if err := classified.turn(func() error { return classifyReplies(replies) }, len(replies)); err != nil {
+				return err
+			}
 		}
 		m.add(reportRate, "/s", read.rate())
 		m.add(walkRate, "/s", walked.rate())
 		m.add(reportRatio, "", ratio(read.rate(), walked.rate()))
-		var classified counter
-		if err := classified.turn(func() error { return classifyReplies(replies) }, len(replies)); err != nil {
-			return err
-		}
 		m.add(classifyMicro, "µs", 1e6/classified.rate())
 		l.say("parse, run %d: %.0f reports a CPU second, go-message's walk %.0f", run+1, read.rate(), walked.rate())
 	}

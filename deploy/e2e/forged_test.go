@@ -33,9 +33,10 @@ const (
 	gone       = "gone@big.test"       // whose mailbox really went away
 )
 
-// TestForgedReports sends reports with no token, a wrong one and one of another recipient: all are
-// taken and written down, and move nothing. Reports with the token of their message suppress at
-// once.
+// TestForgedReports sends reports with no token, a wrong one and one of another recipient, one that
+// claims a signature of a trusted reporter, and one to a VERP address that anybody can write: all
+// are taken and written down, and move nothing. Reports with the token of their message suppress at
+// once, and count once however often they are sent.
 func TestForgedReports(t *testing.T) {
 	y := startSystem(t, quietScenario, unlimited)
 	sent := y.sendTo(t, victim, complainer, gone)
@@ -49,6 +50,9 @@ func TestForgedReports(t *testing.T) {
 		{"complaint without a token", complaint(victim, ""), complaintsTo},
 		{"complaint with a wrong token", complaint(victim, wrong), complaintsTo},
 		{"complaint with the token of another's message", complaint(victim, sent[complainer].Ref), complaintsTo},
+		{"complaint with a token of another key", complaint(victim, forge(t, victim)), complaintsTo},
+		{"complaint that claims a signature of a trusted reporter", claimSignature(complaint(victim, "")), complaintsTo},
+		{"bounce to a VERP address", bounce(victim, ""), "news-" + strings.Replace(victim, "@", "=", 1) + "@" + bounceDomain},
 		{"bounce without a token", bounce(victim, ""), "postmaster@" + bounceDomain},
 		{"bounce with a wrong token", bounce(victim, wrong), wrong + "@" + bounceDomain},
 		{"bounce with the token of another's message", bounce(victim, sent[gone].Ref), sent[gone].MailFrom},
@@ -63,6 +67,18 @@ func TestForgedReports(t *testing.T) {
 
 	if got := y.confidences(t); len(got) != len(forged) || got[0] > 0 || got[len(got)-1] == 1 {
 		t.Errorf("events of %d forged reports have the confidences %v; want one each, some 0, none 1", len(forged), got)
+	}
+	await(t, 60*time.Second, "an attribution of each forged report", func(ctx context.Context) error {
+		var n uint64
+		err := y.conn.QueryRow(ctx, "SELECT uniqExact(node, incarnation, seq) FROM attributions").Scan(&n)
+		if err == nil && n < uint64(len(forged)) {
+			err = fmt.Errorf("%d of %d", n, len(forged))
+		}
+		return err
+	})
+	// Whoever has a token of his own can complain about the message that it came with, and no other.
+	if diff := cmp.Diff([]string{complainer, gone}, y.counted(t)); diff != "" {
+		t.Errorf("reports count about the messages to (-want +got):\n%s", diff)
 	}
 	for _, table := range []string{"suppressed", "limit_log"} {
 		if n := y.count(t, "SELECT count() FROM "+table); n != 0 {
@@ -88,6 +104,26 @@ func TestForgedReports(t *testing.T) {
 		y.wantReply(t, r.address, "550 5.7.1")
 	}
 	y.wantReply(t, victim, "250")
+	for range 2 { // the same again: it is taken, and counts no more
+		if reply := handOver(t, y.smtp, "<>", complaintsTo, string(complaint(complainer, sent[complainer].Ref))); !strings.HasPrefix(reply, "250") {
+			t.Fatalf("a complaint that is repeated: got %q, want 250", reply)
+		}
+	}
+	await(t, 40*time.Second, "four attributions to the message that is complained about", func(ctx context.Context) error {
+		var rows, complained uint64
+		err := y.conn.QueryRow(ctx, `SELECT (SELECT uniqExact(node, incarnation, seq) FROM attributions WHERE kind = 'complaint' AND proven),
+    (SELECT sum(complained) FROM report_cohorts)`).Scan(&rows, &complained)
+		if err == nil && rows < 4 {
+			err = fmt.Errorf("%d", rows)
+		}
+		if rows >= 4 && complained != 1 {
+			t.Errorf("%d complaints of %d reports count, want 1", complained, rows)
+		}
+		return err
+	})
+	if diff := cmp.Diff([]string{complainer, gone}, y.counted(t)); diff != "" {
+		t.Errorf("reports count about the messages to (-want +got):\n%s", diff)
+	}
 	await(t, 20*time.Second, "both suppressions in ClickHouse", func(ctx context.Context) error {
 		var got []string
 		err := y.conn.QueryRow(ctx, `SELECT arraySort(groupUniqArray(recipient)) FROM events
@@ -139,7 +175,7 @@ func (y *system) awaitRuns(t *testing.T) {
 	await(t, 25*time.Second, "a run of each job", func(ctx context.Context) error {
 		var n uint64
 		err := y.conn.QueryRow(ctx, `SELECT uniqExact(job) FROM job_runs FINAL WHERE status = 'ok' AND started_at > fromUnixTimestamp64Micro(?)`, began).Scan(&n)
-		if err == nil && n < 2 {
+		if err == nil && n < 3 {
 			err = errors.New("not yet")
 		}
 		return err
@@ -156,6 +192,40 @@ func (y *system) confidences(t *testing.T) []float32 {
 		t.Fatal(err)
 	}
 	return list
+}
+
+// counted returns to whom the messages were that some report counts against, in order.
+func (y *system) counted(t *testing.T) []string {
+	t.Helper()
+	var list []string
+	err := y.conn.QueryRow(t.Context(), `SELECT arraySort(groupUniqArray(recipient)) FROM events
+WHERE kind = 'delivered' AND (message_id, recipient_index) IN (SELECT message_id, recipient_index FROM attributed)`).Scan(&list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// forge returns a token as only the node makes them, but with a key of another.
+func forge(t *testing.T, address string) string {
+	t.Helper()
+	keys, err := correlate.NewKeys(correlate.Key{ID: 1, Secret: []byte("the secret of somebody else")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := keys.Sign(event.NewID(), 0, address, time.Now().AddDate(0, 0, 30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// claimSignature returns the report as if it came from a trusted reporter, with a signature of his
+// that nobody made.
+func claimSignature(report []byte) []byte {
+	report = bytes.Replace(report, []byte("From: feedback@mx.big.test"), []byte("From: feedback@"+reporterDomain), 1)
+	return append([]byte("DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d="+reporterDomain+"; s=s;\r\n"+
+		" h=From:To:Subject; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\n"), report...)
 }
 
 // corrupt returns a token that says the same with another signature.

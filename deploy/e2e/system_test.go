@@ -72,7 +72,9 @@ const (
 	fromDomain   = "sender.test"
 	bounceDomain = "bounces.sender.test"
 	complaintsTo = "fbl@sender.test"
-	job          = "e2e"
+	// reporterDomain signs feedback reports that need no token. It has no key that could be found.
+	reporterDomain = "fbl.reporter.test"
+	job            = "e2e"
 
 	// sessionsPerDomain is max-smtp-out: the attempts that a domain has in flight at most.
 	sessionsPerDomain = 6
@@ -117,6 +119,7 @@ default-smtp-port {{.SMTPPort}}
     <address-list>
         address ` + complaintsTo + `
     </address-list>
+    trust-dkim-domain ` + reporterDomain + `
 </feedback-loop-processor>
 reference-key 1,keys/reference.key
 <spool spool>

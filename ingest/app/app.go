@@ -26,9 +26,10 @@ import (
 // How often the agent looks, and shows that it lives.
 const (
 	limitsPeriod       = time.Second
-	suppressionsPeriod = 2 * time.Second
+	suppressionsPeriod = time.Second
 	alivePeriod        = 10 * time.Second
 	callTimeout        = 30 * time.Second // of one look
+	listTimeout        = 30 * time.Minute // of one look at the suppression list, which may read 10^8 entries
 	repeatWarning      = time.Minute      // of an error that lasts
 )
 
@@ -99,13 +100,14 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		shipped: shipper.Status, generation: f.generation.Load,
 	}
 	tasks := []struct {
-		what   string
-		period time.Duration
-		run    func(context.Context) error
+		what            string
+		period, timeout time.Duration
+		run             func(context.Context) error
 	}{
-		{"limits", limitsPeriod, f.limits},
-		{"suppressions", suppressionsPeriod, f.suppressions},
-		{"sign of life", alivePeriod, alive.write},
+		{"limits", limitsPeriod, callTimeout, f.limits},
+		{"suppression list", suppressionsPeriod, listTimeout, f.snapshot},
+		{"suppressions", suppressionsPeriod, callTimeout, f.suppressions},
+		{"sign of life", alivePeriod, callTimeout, alive.write},
 	}
 	if o.Once {
 		if err := shipper.Run(ctx); err != nil {
@@ -123,7 +125,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	g.Go(func() error { return shipper.Run(gctx) })
 	for _, t := range tasks {
 		g.Go(func() error {
-			every(gctx, t.period, c, log.With("task", t.what), t.run)
+			every(gctx, t.period, t.timeout, c, log.With("task", t.what), t.run)
 			return nil
 		})
 	}
@@ -132,14 +134,14 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	return err
 }
 
-// every calls task now and then each period until ctx ends. It logs an error that lasts once a
+// every calls task now and then each period until ctx ends, for at most timeout a call. It logs an error that lasts once a
 // minute, and its end; that ClickHouse does not answer is said by c.
-func every(ctx context.Context, period time.Duration, c *contact, log *slog.Logger, task func(context.Context) error) {
+func every(ctx context.Context, period, timeout time.Duration, c *contact, log *slog.Logger, task func(context.Context) error) {
 	var warned time.Time
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	for {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
+		call, cancel := context.WithTimeout(ctx, timeout)
 		err := task(call)
 		cancel()
 		switch {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ import (
 )
 
 // agent returns the options of an agent with folders of its own and a warehouse with the schema.
-func agent(t *testing.T) (Options, driver.Conn) {
+func agent(t testing.TB) (Options, driver.Conn) {
 	t.Helper()
 	dir := t.TempDir()
 	o := Options{
@@ -42,12 +43,12 @@ func agent(t *testing.T) (Options, driver.Conn) {
 	return o, conn
 }
 
-func logger(t *testing.T) *slog.Logger {
+func logger(t testing.TB) *slog.Logger {
 	t.Helper()
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
 
-func exec(t *testing.T, conn driver.Conn, query string, args ...any) {
+func exec(t testing.TB, conn driver.Conn, query string, args ...any) {
 	t.Helper()
 	if err := conn.Exec(t.Context(), query, args...); err != nil {
 		t.Fatalf("%s: %v", query, err)
@@ -123,55 +124,133 @@ func TestLimitsBecomeAFile(t *testing.T) {
 
 func key(n int) string { return fmt.Sprintf("%032x", n) }
 
-func TestSuppressionsBecomeASnapshot(t *testing.T) {
+// inForce reads the suppression files as a node does, and returns those of the probes that are
+// suppressed, as tenant/number.
+func inForce(t *testing.T, dir string, numbers ...int) string {
+	t.Helper()
+	s, err := suppression.Load(filepath.Join(dir, suppression.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tail suppression.Tail
+	changes, err := tail.Read(filepath.Join(dir, suppression.DeltaName), s.Generation())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, n := range numbers {
+		for _, tenant := range []string{"", "acme"} {
+			suppressed := s.Holds(tenant, key(n))
+			for _, c := range changes {
+				if c.Tenant == tenant && c.Key == key(n) {
+					suppressed = c.Suppressed
+				}
+			}
+			if suppressed {
+				got = append(got, fmt.Sprintf("%s/%d", tenant, n))
+			}
+		}
+	}
+	return strings.Join(got, " ")
+}
+
+func deltaSize(t *testing.T, dir string) int64 {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(dir, suppression.DeltaName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+func TestSuppressionsReachTheFeed(t *testing.T) {
 	o, conn := agent(t)
-	name := filepath.Join(o.Feed, suppression.FileName)
-	load := func() *suppression.Snapshot {
+	run(t, o)
+	if got := inForce(t, o.Feed, 1); got != "" {
+		t.Errorf("an empty warehouse gives %s", got)
+	}
+	f := newFeed(o, conn, logger(t))
+	look := func() error { return errors.Join(f.snapshot(t.Context()), f.suppressions(t.Context())) }
+	want := func(when, want string) {
 		t.Helper()
-		s, err := suppression.Load(name)
-		if err != nil {
+		if err := look(); err != nil {
 			t.Fatal(err)
 		}
-		return s
+		if got := inForce(t, o.Feed, 1, 2, 3, 4, 5); got != want {
+			t.Errorf("%s: in force are %q, want %q", when, got, want)
+		}
 	}
-	run(t, o)
-	if s := load(); s.Len() != 0 {
-		t.Errorf("an empty warehouse gives %d entries", s.Len())
+	want("nothing yet", "")
+	exec(t, conn, `INSERT INTO suppressions (recipient_key, tenant, time, tombstone, category) VALUES
+    (?, '', now64(6) - 3, false, 'bad-mailbox'), (?, 'acme', now64(6) - 3, false, 'complaint'), ('no key', '', now64(6), false, 'manual')`, key(1), key(2))
+	want("two", "/1 acme/2")
+	exec(t, conn, "INSERT INTO suppressions (recipient_key, time, pending) VALUES (?, now64(6) - 2, true)", key(4))
+	exec(t, conn, "INSERT INTO suppressions (recipient_key, tenant, time, tombstone) VALUES (?, '', now64(6) - 1, true)", key(1))
+	want("a tombstone, and one that waits", "acme/2")
+
+	// What was told is told once.
+	size := deltaSize(t, o.Feed)
+	want("nothing new", "acme/2")
+	if again := deltaSize(t, o.Feed); again != size {
+		t.Errorf("the delta grew from %d to %d bytes without news", size, again)
 	}
 
-	f := newFeed(o, conn, logger(t))
-	look := func() uint64 {
-		t.Helper()
-		if err := f.suppressions(t.Context()); err != nil {
+	// Another agent starts with the same list in a snapshot, which says who is let go.
+	snapshot := f.list.snapshot
+	f = newFeed(o, conn, logger(t))
+	want("after a restart", "acme/2")
+	s, err := suppression.Load(filepath.Join(o.Feed, suppression.FileName))
+	if err != nil || s.Generation() <= snapshot || s.Len() != 1 {
+		t.Fatalf("a snapshot of generation %d after %d with %d entries, %v", s.Generation(), snapshot, s.Len(), err)
+	}
+	for _, n := range []int{1, 4} {
+		if at, ok := s.Released(key(n)); !ok || time.Since(at) > time.Minute {
+			t.Errorf("released %d: %v, %v", n, at, ok)
+		}
+	}
+
+	// An entry that ends by itself between two looks.
+	exec(t, conn, "INSERT INTO suppressions (recipient_key, time, expires_at) VALUES (?, now64(6), now64(6) + toIntervalMillisecond(500))", key(3))
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the expired entry is gone", func() bool {
+		f.list.ended = f.list.ended.Add(-expiryPeriod) // as if it had been a while
+		if err := look(); err != nil {
 			t.Fatal(err)
 		}
-		return load().Generation()
+		return inForce(t, o.Feed, 3) == ""
+	})
+
+	// Too many changes make a new snapshot, and so does a delta that cannot be written.
+	before := f.list.snapshot
+	f.list.changes = minDelta + 1
+	want("after many changes", "acme/2")
+	if f.list.snapshot <= before || f.list.changes >= minDelta {
+		t.Errorf("after many changes: snapshot %d after %d, %d changes", f.list.snapshot, before, f.list.changes)
 	}
-	first := look()
-	if again := look(); again != first {
-		t.Errorf("nothing changed, but generation %d became %d", first, again)
+	if err := os.Remove(filepath.Join(o.Feed, suppression.DeltaName)); err != nil {
+		t.Fatal(err)
 	}
-	exec(t, conn, `INSERT INTO suppressions (recipient_key, tenant, time, tombstone, category) VALUES
-    (?, '', now64(6), false, 'bad-mailbox'), (?, 'acme', now64(6), false, 'complaint'), ('no key', '', now64(6), false, 'manual')`, key(1), key(2))
-	second := look()
-	s := load()
-	if second <= first || s.Len() != 2 || !s.Contains("other", key(1)) || !s.Contains("acme", key(2)) || s.Contains("other", key(2)) {
-		t.Errorf("generation %d after %d, %d entries", second, first, s.Len())
+	exec(t, conn, "INSERT INTO suppressions (recipient_key, time) VALUES (?, now64(6))", key(5))
+	if err := look(); err == nil {
+		t.Error("changes without a delta were written")
 	}
-	exec(t, conn, "INSERT INTO suppressions (recipient_key, tenant, time, tombstone) VALUES (?, '', now64(6) + 1, true)", key(1))
-	if third := look(); third <= second || load().Contains("", key(1)) {
-		t.Error("a tombstone does not take the suppression back")
-	}
-	// An entry that ends by itself between two looks.
-	exec(t, conn, "INSERT INTO suppressions (recipient_key, time, tombstone, expires_at) VALUES (?, now64(6), false, now64(6) + toIntervalMillisecond(500))", key(3))
-	look()
-	within(t, "the expired entry is gone", func() bool { look(); return !load().Contains("", key(3)) })
+	want("after the delta was lost", "acme/2 /5")
 
 	// Another, empty warehouse must not mail everybody again.
 	exec(t, conn, "TRUNCATE TABLE suppressions")
-	if err := newFeed(o, conn, logger(t)).suppressions(t.Context()); err == nil || !load().Contains("acme", key(2)) {
-		t.Errorf("an empty warehouse: %v, and the snapshot has %d entries", err, load().Len())
+	same := f
+	for name, one := range map[string]*feed{"the same agent": same, "another agent": newFeed(o, conn, logger(t))} {
+		if f = one; look() == nil || inForce(t, o.Feed, 2) != "acme/2" {
+			t.Errorf("an empty warehouse, %s: in force are %q, and no error", name, inForce(t, o.Feed, 2))
+		}
 	}
+	f = same
+	if err := os.Remove(filepath.Join(o.Feed, suppression.FileName)); err != nil {
+		t.Fatal(err)
+	}
+	want("the operator removed the file", "")
 }
 
 // within polls until done, for at most a minute.
@@ -245,7 +324,8 @@ func TestFilesStayWhileClickHouseIsDown(t *testing.T) {
 	if err := limits.Save(filepath.Join(dir, limits.FileName), document); err != nil {
 		t.Fatal(err)
 	}
-	if err := suppression.Save(filepath.Join(dir, suppression.FileName), 1, time.Now(), []suppression.Entry{{Key: key(1)}}); err != nil {
+	list := &suppression.List{}
+	if err := errors.Join(list.Suppress("", key(1)), suppression.Save(filepath.Join(dir, suppression.FileName), 1, time.Now(), list)); err != nil {
 		t.Fatal(err)
 	}
 	failed := make(chan string, 100)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,11 +16,10 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/schemas/limits"
-	"carom/schemas/suppression"
 )
 
-// feed keeps the files in the feed folder up to date. Its two tasks share nothing but the
-// connection and may run side by side.
+// feed keeps the files in the feed folder up to date: limits here, suppressions in suppressions.go.
+// Its tasks may run side by side.
 type feed struct {
 	conn driver.Conn
 	log  *slog.Logger
@@ -28,16 +28,8 @@ type feed struct {
 
 	generation atomic.Uint64 // of limits.json; 0 before the first look
 
-	// State of the suppressions when the snapshot was written.
-	state   suppressionState
-	written bool // by this process
-}
-
-// suppressionState tells whether suppressions changed, without reading them.
-type suppressionState struct {
-	rows    uint64
-	arrived time.Time // of the youngest row
-	at      time.Time // when this was read, by the warehouse's clock
+	mu   sync.Mutex
+	list listState
 }
 
 func newFeed(o Options, conn driver.Conn, log *slog.Logger) *feed {
@@ -111,63 +103,4 @@ LIMIT 1 BY provider, source`)
 	f.generation.Store(document.Generation)
 	f.log.Debug("limits written", "generation", document.Generation, "leases", len(document.Leases))
 	return nil
-}
-
-// suppressions writes the snapshot if suppressions were added, taken back or have expired since
-// the last one.
-func (f *feed) suppressions(ctx context.Context) error {
-	var now suppressionState
-	var expired uint64
-	ctx = clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{"since": fmt.Sprint(f.state.at.UnixMicro())}))
-	if err := f.conn.QueryRow(ctx, `WITH now64(6, 'UTC') AS now
-SELECT count(), max(arrived), now, countIf(expires_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND expires_at <= now)
-FROM suppressions`).Scan(&now.rows, &now.arrived, &now.at, &expired); err != nil {
-		return fmt.Errorf("look for new suppressions: %w", err)
-	}
-	if f.written && now.rows == f.state.rows && now.arrived.Equal(f.state.arrived) && expired == 0 {
-		return nil
-	}
-	name := filepath.Join(f.dir, suppression.FileName)
-	present, err := suppression.Load(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		f.log.Warn("suppression snapshot is unreadable, a new one replaces it", "error", err)
-	}
-	generation := uint64(now.at.UnixMicro()) //nolint:gosec // after 1970
-	if present != nil {
-		if now.rows == 0 && present.Len() > 0 {
-			return errors.New("the warehouse has no suppressions at all, the snapshot of this node has some: it is kept " +
-				"(remove the file if this is meant)")
-		}
-		generation = max(generation, present.Generation()+1)
-	}
-	entries, err := f.readSuppressions(ctx)
-	if err != nil {
-		return err
-	}
-	if err := suppression.Save(name, generation, now.at, entries); err != nil {
-		return err
-	}
-	f.state, f.written = now, true
-	f.log.Debug("suppressions written", "generation", generation, "entries", len(entries))
-	return nil
-}
-
-func (f *feed) readSuppressions(ctx context.Context) ([]suppression.Entry, error) {
-	rows, err := f.conn.Query(ctx, "SELECT tenant, recipient_key FROM suppressed WHERE match(recipient_key, '^[0-9a-fA-F]{32}$')")
-	if err != nil {
-		return nil, fmt.Errorf("read suppressions: %w", err)
-	}
-	defer func() { _ = rows.Close() }() // Err tells what went wrong
-	var entries []suppression.Entry
-	for rows.Next() {
-		var e suppression.Entry
-		if err := rows.Scan(&e.Tenant, &e.Key); err != nil {
-			return nil, fmt.Errorf("read suppressions: %w", err)
-		}
-		entries = append(entries, e)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read suppressions: %w", err)
-	}
-	return entries, nil
 }

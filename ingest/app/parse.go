@@ -14,12 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"carom/ingest/classify"
 	"carom/ingest/dsn"
 	"carom/ingest/mime"
 	"carom/ingest/report"
 	"carom/schemas/service"
-	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
 )
 
@@ -161,7 +159,7 @@ func parsedBounce(r *dsn.Recipient) parsedRecipient {
 		p.Category, p.Hard = string(taxonomy.Delivered), string(taxonomy.Delivered.Class())
 		return p
 	}
-	v := classify.Classify(classify.Input{Reply: smtpstatus.Parse(r.Diagnostic), Enhanced: r.Status})
+	v := report.Verdict(r)
 	p.Category, p.Hard, p.Rule = string(v.Category), string(v.Class), v.Rule
 	return p
 }

@@ -22,7 +22,7 @@ import (
 	"carom/schemas/warehouse"
 )
 
-const aboutUnclassified = `carom classify unclassified lists what receivers said and no rule understood, the most frequent first:
+const aboutUnclassified = `carom ingest unclassified lists what receivers said and no rule understood, the most frequent first:
 what a new rule would gain most from. It reads the events in ClickHouse and changes nothing.
 
 Each line is a template, a reply with its numbers, ids and addresses replaced, of one provider; with
@@ -31,8 +31,8 @@ was last seen, what today's rules make of it (those in force then made nothing o
 in full.
 
 Examples:
-  carom classify unclassified --since 168h --limit 50
-  carom classify unclassified --provider google --json`
+  carom ingest unclassified --since 168h --limit 50
+  carom ingest unclassified --provider google --json`
 
 // unclassifiedQuery lists the templates; deploy/docs/classify.md shows it for use by hand.
 const unclassifiedQuery = `
@@ -59,9 +59,9 @@ type unclassified struct {
 	Example  string    `json:"example"`
 }
 
-// UnclassifiedCommand runs carom classify unclassified.
+// UnclassifiedCommand runs carom ingest unclassified.
 func UnclassifiedCommand(ctx context.Context, args []string, stdio service.IO) error {
-	flags := service.NewFlags("classify unclassified", aboutUnclassified, stdio)
+	flags := service.NewFlags("ingest unclassified", aboutUnclassified, stdio)
 	rawURL, login := warehouse.Flags(flags)
 	since := flags.Duration("since", 24*time.Hour, "how far back to look, a `duration`")
 	limit := flags.Uint("limit", 20, "`number` of lines at most")
@@ -75,9 +75,9 @@ func UnclassifiedCommand(ctx context.Context, args []string, stdio service.IO) e
 	}
 	switch {
 	case *since < time.Second || *since/time.Second > math.MaxUint32:
-		return service.Configf("carom classify unclassified: --since is %v, want a second or more", *since)
+		return service.Configf("carom ingest unclassified: --since is %v, want a second or more", *since)
 	case *limit == 0 || *limit > math.MaxUint32:
-		return service.Configf("carom classify unclassified: --limit is %d, want 1 or more", *limit)
+		return service.Configf("carom ingest unclassified: --limit is %d, want 1 or more", *limit)
 	}
 	conn, err := warehouse.Open(ctx, *rawURL, *login)
 	if err != nil {

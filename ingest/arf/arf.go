@@ -26,8 +26,13 @@ import (
 // ErrNotARF is returned for a message that is no feedback report.
 var ErrNotARF = errors.New("not a feedback report")
 
-// maxValues is the number of values that are kept of a field that may stand several times.
-const maxValues = 1000
+const (
+	// maxValues is the number of values that are kept of a field that may stand several times.
+	maxValues = 1000
+	// maxParts is the number of parts that are looked into for what has no part of its own type: a
+	// report has three.
+	maxParts = 16
+)
 
 // The formats that are no rule of rules.txt; Report.Format.
 const (
@@ -162,7 +167,7 @@ func original(m *mime.Message) mime.Header {
 	if header, ok := m.Original(); ok && header.Len() > 0 {
 		return header
 	}
-	for i := 1; i < len(m.Parts); i++ { // the first is for people
+	for i := 1; i < min(len(m.Parts), maxParts); i++ { // the first is for people
 		part := &m.Parts[i]
 		if !strings.HasPrefix(part.MediaType, "text/") && part.MediaType != "application/octet-stream" {
 			continue

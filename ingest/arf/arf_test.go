@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -237,6 +238,8 @@ func TestCFBL(t *testing.T) {
 func TestRecipients(t *testing.T) {
 	for _, tc := range []struct{ name, machine, original, want string }{
 		{"given", "Original-Rcpt-To: <ann@mail.example>\nOriginal-Rcpt-To: bob@mail.example", "To: eve@mail.example", "ann@mail.example bob@mail.example"},
+		{"several in one field", "Original-Rcpt-To: <ann@mail.example>, bob@mail.example", "To: eve@mail.example", "ann@mail.example bob@mail.example"},
+		{"by another name", "Original-Recipient: rfc822; ann@mail.example", "To: eve@mail.example", "ann@mail.example"},
 		{"removal", "Removal-Recipient: ann@mail.example", "To: eve@mail.example", "ann@mail.example"},
 		{"blanked out in the report", "Original-Rcpt-To: redacted", "To: \"Ann, A.\" <ann@mail.example>", "ann@mail.example"},
 		{"AOL's half address", "Redacted-Address: redacted@", "To: ann@mail.example", "ann@mail.example"},
@@ -268,6 +271,39 @@ func TestHostileReport(t *testing.T) {
 	r, err = parseText(t, strings.Replace(report("Feedback-Type: abuse"), "X-Carom-Ref: b-abc", original, 1))
 	if err != nil || !slices.Equal(r.Candidates, []string{"a@b.example"}) {
 		t.Errorf("candidates %d, %v", len(r.Candidates), err)
+	}
+}
+
+// TestHostileMemory holds messages that are made to grow to bounded memory.
+func TestHostileMemory(t *testing.T) {
+	const multipart = "Content-Type: multipart/report; report-type=feedback-report; boundary=b\n\n"
+	const object = `{"xarf_version": "4.0.0", "type": "spam", "smtp_to": "ann@mail.example", "evidence": `
+	for name, message := range map[string]string{
+		"evidence":         "Content-Type: application/json\n\n" + object + "[" + strings.Repeat("{},", 600_000) + "{}]}",
+		"deep evidence":    "Content-Type: application/json\n\n" + object + strings.Repeat("[", 1<<20),
+		"large evidence":   "Content-Type: application/json\n\n" + object + `[{"payload": "` + strings.Repeat("A", 1<<20) + `"}]}`,
+		"many objects":     multipart + strings.Repeat("--b\nContent-Type: application/json\n\n{\"a\":["+strings.Repeat("1,", 1000)+"1]}\n", 1000),
+		"many texts":       multipart + strings.Repeat("--b\n\nFrom: a\nTo: b\n"+strings.Repeat("X: y\n", 500)+"\n", 1000),
+		"fields":           "Subject: x\n\n" + strings.Repeat("Version: 1\nUser-Agent: x\n", 100_000),
+		"YAML":             "X-XARF: yes\n\n---\n" + strings.Repeat("Report-Type: spam\nSource: x\n", 100_000),
+		"copy":             "From: a@reports.spamcop.net\n\nSpamCop V5\n" + strings.Repeat("[ Offending message ]\n", 100_000),
+		"fields to repeat": report("Feedback-Type: abuse\n" + strings.Repeat("SPF-DNS: "+strings.Repeat("x", 900)+"\n", 4_000)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := mime.Parse([]byte(message), mime.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			r, err := Parse(m)
+			runtime.ReadMemStats(&after)
+			if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+				t.Errorf("allocated %d MiB: %v", used>>20, err)
+			} else {
+				t.Logf("allocated %d KiB: %v, %v", used>>10, r != nil, err)
+			}
+		})
 	}
 }
 

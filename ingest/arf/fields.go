@@ -75,8 +75,8 @@ func (r *Report) field(f mime.Field) bool {
 		if n, err := strconv.ParseUint(f.Value, 10, 31); err == nil && n > 0 {
 			r.Incidents = int(n)
 		}
-	case "original-rcpt-to":
-		r.OriginalRcptTo = keep(r.OriginalRcptTo, address(f.Value))
+	case "original-rcpt-to", "original-recipient": // the second is RFC 3464's
+		r.OriginalRcptTo = keepAddresses(r.OriginalRcptTo, f.Value)
 	case "reported-domain":
 		r.ReportedDomains = keep(r.ReportedDomains, strings.ToLower(f.Value))
 	case "reported-uri":
@@ -84,7 +84,7 @@ func (r *Report) field(f mime.Field) bool {
 	case "authentication-results":
 		r.AuthResults = keep(r.AuthResults, f.Value)
 	case "removal-recipient":
-		r.RemovalRecipients = keep(r.RemovalRecipients, address(f.Value))
+		r.RemovalRecipients = keepAddresses(r.RemovalRecipients, f.Value)
 	default:
 		return false
 	}
@@ -125,6 +125,18 @@ func keep(values []string, value string) []string {
 	return append(values, value)
 }
 
+// keepAddresses keeps the address in value, or several with commas between them, which section 3.3
+// does not allow.
+func keepAddresses(values []string, value string) []string {
+	if !strings.Contains(value, ",") {
+		return keep(values, address(value))
+	}
+	for _, a := range addresses(withoutType(value)) {
+		values = keep(values, a)
+	}
+	return values
+}
+
 // feedbackType reads a Feedback-Type. Beside the registered words it knows those of the drafts of RFC
 // 5965, and what reporters write who don't look into the registry.
 func feedbackType(word string) FeedbackType {
@@ -157,7 +169,7 @@ var looseNames = []string{"feedback-type", "user-agent", "version", "original-ma
 // or one behind the first if the message says that it is a feedback report.
 func loose(m *mime.Message) *Report {
 	isReport := strings.EqualFold(m.Params["report-type"], "feedback-report")
-	for i := range m.Parts {
+	for i := range min(len(m.Parts), maxParts) {
 		part := &m.Parts[i]
 		if !strings.HasPrefix(part.MediaType, "text/plain") && part.MediaType != "application/octet-stream" {
 			continue

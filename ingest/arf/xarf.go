@@ -17,7 +17,7 @@ const maxXARF = 2 << 20
 // xarf reads an xARF report in m, or returns nil if there is none.
 func xarf(m *mime.Message) *Report {
 	marked := m.Header.Has("X-XARF") || m.Header.Has("X-ARF")
-	for i := range m.Parts {
+	for i := range min(len(m.Parts), maxParts) {
 		part := &m.Parts[i]
 		if len(part.Body) > maxXARF || !marked && i == 0 && len(m.Parts) > 1 {
 			continue
@@ -94,21 +94,43 @@ type xarfObject struct {
 		SourceIP            string
 		SMTPMailFromAddress string `json:"SmtpMailFromAddress"`
 		SMTPRcptToAddress   string `json:"SmtpRcptToAddress"`
-		Samples             []xarfSample
+		Samples             xarfSamples
 	}
 	Reporter struct {
 		Domain string `json:"domain"`
 	} `json:"reporter"`
-	Category  string       `json:"category"`
-	Class     string       `json:"class"` // of the drafts
-	Type      string       `json:"type"`
-	Timestamp string       `json:"timestamp"`
-	Source    string       `json:"source_identifier"`
-	From      string       `json:"smtp_from"`
-	To        string       `json:"smtp_to"`
-	MessageID string       `json:"message_id"`
-	Subject   string       `json:"subject"`
-	Evidence  []xarfSample `json:"evidence"`
+	Category  string      `json:"category"`
+	Class     string      `json:"class"` // of the drafts
+	Type      string      `json:"type"`
+	Timestamp string      `json:"timestamp"`
+	Source    string      `json:"source_identifier"`
+	From      string      `json:"smtp_from"`
+	To        string      `json:"smtp_to"`
+	MessageID string      `json:"message_id"`
+	Subject   string      `json:"subject"`
+	Evidence  xarfSamples `json:"evidence"`
+}
+
+// maxSamples is the number of pieces of evidence that are read; the reported message is the first.
+const maxSamples = 8
+
+// xarfSamples are the first maxSamples pieces of evidence.
+type xarfSamples []xarfSample
+
+// UnmarshalJSON is part of json.Unmarshaler. What is no list of samples is none.
+func (s *xarfSamples) UnmarshalJSON(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	if _, err := d.Token(); err != nil {
+		return nil //nolint:nilerr // the rest of the report counts
+	}
+	for d.More() && len(*s) < maxSamples {
+		var sample xarfSample
+		if err := d.Decode(&sample); err != nil {
+			return nil //nolint:nilerr // the same
+		}
+		*s = append(*s, sample)
+	}
+	return nil
 }
 
 // xarfSample is a piece of evidence.
@@ -176,7 +198,7 @@ func xarfType(category, kind, service string) FeedbackType {
 
 // xarfOriginal returns the header of the reported message in the evidence, or one of what the report
 // says of it.
-func xarfOriginal(samples []xarfSample, messageID, subject string) mime.Header {
+func xarfOriginal(samples xarfSamples, messageID, subject string) mime.Header {
 	for _, s := range samples {
 		if contentType := strings.ToLower(s.ContentType + s.ContentTypeV4); !strings.HasPrefix(contentType, "message/rfc822") && !strings.HasPrefix(contentType, "text/") {
 			continue

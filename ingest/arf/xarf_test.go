@@ -95,6 +95,12 @@ func TestNoXARF(t *testing.T) {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
+	for _, evidence := range []string{"5", `"x"`, "[5]", "[", `[{"payload": 5}]`, "{}", "null"} {
+		message := `Content-Type: application/json` + "\n\n" + `{"xarf_version": "4.0.0", "type": "spam", "smtp_to": "ann@mail.example", "evidence": ` + evidence + "}"
+		if r, err := parseText(t, message); (err == nil) != (evidence != "[") || err == nil && !slices.Equal(r.Recipients(), []string{"ann@mail.example"}) {
+			t.Errorf("evidence %s: %+v, %v", evidence, r, err)
+		}
+	}
 	wrongType := `{"xarf_version": "4.0.0", "type": "spam", "source_identifier": 5, "smtp_to": "ann@mail.example"}`
 	if r, err := parseText(t, "Content-Type: application/json\n\n"+wrongType); err != nil || !slices.Equal(r.Recipients(), []string{"ann@mail.example"}) {
 		t.Errorf("wrong type of a member: %+v, %v", r, err)

@@ -79,7 +79,8 @@ func Classify(in Input) Verdict {
 
 // facts are what the steps look at.
 type facts struct {
-	text     string              // lower-case, each run of blanks as one
+	text     string              // as fold leaves it
+	masked   string              // and mask
 	code     int                 // reply code, 0 if there is none
 	enhanced smtpstatus.Enhanced // zero if there is none
 	severity int                 // 4 or 5; 0 if nothing tells
@@ -102,6 +103,7 @@ func factsOf(in Input) facts {
 	if f.enhanced.IsZero() || !tells(f.enhanced) && tells(in.Enhanced) {
 		f.enhanced = cmp.Or(in.Enhanced, f.enhanced)
 	}
+	f.masked = mask(f.text)
 	f.severity = f.code / 100
 	if f.code == 0 {
 		f.severity = int(f.enhanced.Class)
@@ -120,7 +122,7 @@ func (f *facts) phase() event.Phase {
 func (f *facts) decide(set *ruleSet) Verdict {
 	s, _ := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	s.collect(set, f.text)
+	s.collect(set, f.masked)
 	if r := s.first(set, f, false); r != nil {
 		return r.verdict()
 	}

@@ -20,7 +20,7 @@ It takes each argument as one reply; or each line of the files that --file names
 or, without both, each line of its input. A reply of several lines stands on one, as in a log.
 
 With --explain it lists every rule that matches, in the order in which they count, and says of each
-why it did or did not decide. What a receiver said and no rule understood: carom classify unclassified.
+why it did or did not decide. What a receiver said and no rule understood: carom ingest unclassified.
 
 Examples:
   carom classify --phase rcpt "550 5.1.1 <ann@mail.example>: Recipient address rejected: User unknown"

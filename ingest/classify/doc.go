@@ -31,7 +31,8 @@
 // A line "words name a|b|c" before a rule names a family of words: "{name}" in later patterns stands
 // for its choices.
 //
-// Patterns stand for text as fold leaves it: lower case, without accents, each run of blanks one.
+// Patterns stand for text as fold and mask leave it: lower case, without accents, each run of blanks
+// one, and without the names in mail addresses and before bracketed IP addresses.
 // "*" is up to 120 bytes of anything, "%" up to 30, "#" a digit, "~" the edge of a word, "(a|b|)" a
 // choice. All else is itself.
 //

@@ -33,7 +33,7 @@ func matches(in Input) []match {
 		all = append(all, match{Rule: rule, Category: string(category), Pattern: pattern, Why: why})
 	}
 	texts := func(weak bool) {
-		m := matcher{text: f.text}
+		m := matcher{text: f.masked}
 		for _, r := range builtin().rules {
 			if r.weak != weak {
 				continue

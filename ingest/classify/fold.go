@@ -80,6 +80,46 @@ const (
 		"lllnnnnnnnnnoooooooorrrrrrssssssssttttttuuuuuuuuuuuuwwyyyzzzzzzs"
 )
 
+// mask leaves out what only names somebody, so that no rule takes it for a word of the reply: of
+// mail addresses all but the "@" ("<spam@mail.example>"), and names of hosts before their address in
+// brackets ("spam.mail.example[192.0.2.1]").
+func mask(text string) string {
+	if !strings.ContainsAny(text, "@[") {
+		return text
+	}
+	var b strings.Builder
+	b.Grow(len(text))
+	from := 0 // what is written ends here
+	for i := range len(text) {
+		switch {
+		case text[i] == '@':
+			start, end := i, i+1
+			for start > from && !endsName(text[start-1]) {
+				start--
+			}
+			for end < len(text) && !endsName(text[end]) {
+				end++
+			}
+			b.WriteString(text[from:max(from, start)])
+			b.WriteByte('@')
+			from = max(from, end)
+		case text[i] == '[' && i+1 < len(text) && text[i+1] >= '0' && text[i+1] <= '9':
+			start := i
+			for start > from && !endsName(text[start-1]) {
+				start--
+			}
+			b.WriteString(text[from:max(from, start)])
+			from = max(from, i)
+		default:
+		}
+	}
+	b.WriteString(text[from:])
+	return b.String()
+}
+
+// endsName reports whether c is in no mail address and no host name, as replies write them.
+func endsName(c byte) bool { return c <= ' ' || strings.IndexByte("<>()[],;:\"'", c) >= 0 }
+
 func isBlank(c byte) bool { return c <= ' ' }
 
 // isRepeatedCode reports whether word is a reply code, a dash and an enhanced status code.

@@ -240,7 +240,7 @@ func (s *ruleSet) index() error {
 	ids := make(map[string]int32)
 	var texts []string
 	idsOf := func(need []string) []int32 {
-		var all []int32
+		all := make([]int32, 0, len(need))
 		for _, anchor := range need {
 			id, ok := ids[anchor]
 			if !ok {

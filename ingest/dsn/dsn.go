@@ -50,7 +50,7 @@ type Report struct {
 	Recipients         []Recipient
 	Truncated          bool        // the report has more recipients than were read
 	Original           mime.Header // of the returned message; empty if there was none
-	Format             string      // who wrote it: "rfc3464" (or 6533), or the rule of ingest/notice that read its text
+	Format             string      // "rfc3464" (or 6533), "text", or the rule of ingest/notice for the product that wrote it
 }
 
 // Recipient is what a notification says about one recipient.
@@ -103,6 +103,9 @@ func ParseFields(body []byte) (r *Report, ok bool) {
 		if group != p.group {
 			p.group = group
 			p.close()
+		}
+		if p.report.Truncated {
+			break
 		}
 		p.field(field)
 	}

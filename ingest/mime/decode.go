@@ -23,8 +23,7 @@ func decode(encoding, mediaType, charsetName string, body []byte, limit int) (de
 	if !strings.HasPrefix(mediaType, "text/") {
 		return body, cut
 	}
-	// In UTF-8 a text may be up to three times as long.
-	text, again := cutAt(toUTF8(charsetName, body), limit)
+	text, again := cutAt(toUTF8(charsetName, body, limit), limit)
 	return text, cut || again
 }
 
@@ -171,31 +170,37 @@ func hexDigit(c byte) byte {
 
 const noHex = 0xff
 
-// toUTF8 returns text in UTF-8. Of a charset that nobody knows, and of one that the text is not
+// toUTF8 returns text in UTF-8, where it may be three times as long; of a text in another charset at
+// least limit bytes, if there are as many. Of a charset that nobody knows, and of one that the text is not
 // in, it makes the best: UTF-8 as it is, and anything else as Windows-1252, the superset of
 // ISO 8859-1 that mail without a charset is in most often.
-func toUTF8(name string, text []byte) []byte {
+func toUTF8(name string, text []byte, limit int) []byte {
 	switch name = strings.ToLower(strings.Trim(name, " '\"")); name {
 	case "", "us-ascii", "ascii", "utf-8", "utf8":
 	default:
-		if converted, err := convert(name, text); err == nil {
+		if converted, err := convert(name, text, limit); err == nil {
 			return converted
 		}
 	}
 	if utf8.Valid(text) {
 		return text
 	}
-	if converted, err := convert("windows-1252", text); err == nil {
+	if converted, err := convert("windows-1252", text, limit); err == nil {
 		return converted
 	}
 	return bytes.ToValidUTF8(text, []byte("\uFFFD"))
 }
 
-// convert converts text from a charset to UTF-8. The error says that the charset is unknown.
-func convert(name string, text []byte) ([]byte, error) {
+// convert converts text from a charset to UTF-8, up to a little more than limit bytes. The error says
+// that the charset is unknown.
+func convert(name string, text []byte, limit int) ([]byte, error) {
 	r, err := charset.Reader(name, bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(r)
+	var b bytes.Buffer
+	b.Grow(min(len(text)+len(text)/8, limit) + bytes.MinRead)
+	// An error says that the text ends within a character; what stands before is used.
+	_, _ = b.ReadFrom(io.LimitReader(r, int64(limit)+utf8.UTFMax))
+	return b.Bytes(), nil
 }

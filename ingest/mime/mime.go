@@ -132,6 +132,12 @@ func Parse(data []byte, limits Limits) (*Message, error) {
 	if m.Cut != nil && m.Cut.What == messageBytes {
 		m.Parts[len(m.Parts)-1].Cut = true
 	}
+	if content, ok := m.signed(); ok {
+		m.Parts = nil
+		header, body := w.header(content)
+		m.MediaType, m.Params = contentType(header, "text/plain")
+		w.entity(header, m.MediaType, m.Params, body, 1)
+	}
 	return m, nil
 }
 
@@ -150,7 +156,7 @@ func (m *Message) Part(mediaTypes ...string) *Part {
 // A header longer than Limits allow is cut.
 func (m *Message) Original() (header Header, ok bool) {
 	part := m.Part("message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers",
-		"text/rfc822-header", "message/rfc822-headers") // the last two are common misspellings
+		"text/rfc822-header", "message/rfc822-headers", "text/rfc822") // the last three are common misspellings
 	if part == nil {
 		return Header{}, false
 	}
@@ -246,7 +252,11 @@ func Date(value string) time.Time {
 	if len(value) > maxDate {
 		return time.Time{}
 	}
-	t, err := mail.ParseDate(value)
+	usual, _, _ := strings.Cut(value, " (") // net/mail tries thirty layouts; most programs write this one
+	t, err := time.Parse("Mon, 2 Jan 2006 15:04:05 -0700", usual)
+	if err != nil {
+		t, err = mail.ParseDate(value)
+	}
 	if err != nil {
 		return time.Time{}
 	}

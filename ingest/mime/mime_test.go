@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -207,6 +208,24 @@ func TestText(t *testing.T) {
 		}
 		if got := m.Text(); got != tc.want {
 			t.Errorf("%s: text %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestDate(t *testing.T) {
+	for value, want := range map[string]string{
+		"Mon, 23 Nov 2026 12:00:00 +0100":       "2026-11-23T11:00:00Z",
+		"Mon, 23 Nov 2026 12:00:00 +0100 (CET)": "2026-11-23T11:00:00Z",
+		"Mon,  3 Aug 2026 12:00:00 -0000 (x)":   "2026-08-03T12:00:00Z",
+		"23 Nov 26 12:00 GMT":                   "2026-11-23T12:00:00Z",
+		"Mon, 23 Nov 2026 12:00:00":             "",
+		"yesterday (x)":                         "",
+		"Mon, 32 Nov 2026 12:00:00 +0000":       "",
+		strings.Repeat("(", 200):                "",
+	} {
+		got := Date(value)
+		if want == "" && !got.IsZero() || want != "" && got.Format(time.RFC3339) != want {
+			t.Errorf("Date(%q) = %v, want %q", value, got, want)
 		}
 	}
 }

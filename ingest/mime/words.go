@@ -38,11 +38,11 @@ func decodeWords(s string) (string, error) {
 		}
 		w, length := cutWord(s[at:])
 		if length == 0 {
-			b.Write(toUTF8("", []byte(s[:at+2])))
+			b.Write(plainText(s[:at+2]))
 			s = s[at+2:]
 			continue
 		}
-		b.Write(toUTF8("", []byte(s[:at])))
+		b.Write(plainText(s[:at]))
 		s = s[at:]
 		end, skip := length, length // of the words of one charset, and of the blanks behind them
 		for range maxWords {
@@ -65,17 +65,24 @@ func decodeWords(s string) (string, error) {
 		b.WriteString(text)
 		s = s[skip:]
 	}
-	b.Write(toUTF8("", []byte(s)))
+	b.Write(plainText(s))
 	return b.String(), err
 }
+
+// maxGrowth is how many times longer a text can become in UTF-8: one byte of ISO-2022-JP's half-width
+// characters and of Windows-1252 three, one of a broken text a replacement character.
+const maxGrowth = 3
+
+// plainText returns what stands between words in UTF-8.
+func plainText(s string) []byte { return toUTF8("", []byte(s), maxGrowth*len(s)) }
 
 // convert returns the text of w in UTF-8 or, with an error, raw if the charset is unknown.
 func (w word) convert(raw string) (string, error) {
 	switch w.charset {
 	case "us-ascii", "utf-8", "utf8":
-		return string(toUTF8("", w.text)), nil
+		return string(toUTF8("", w.text, maxGrowth*len(w.text))), nil
 	}
-	text, err := convert(w.charset, w.text)
+	text, err := convert(w.charset, w.text, maxGrowth*len(w.text))
 	if err != nil {
 		return raw, fmt.Errorf("%w %q", errUnknownCharset, w.charset)
 	}

@@ -21,7 +21,7 @@
 //	          recipient, stranger: the address behind the phrase is one that the notice is about, or
 //	          is not; reply: the reason stands behind it; returned: the returned message follows
 //	weight    points (optional; default: rules.go's weights)
-//	status    the enhanced code where the text has no code at all (optional)
+//	status    what the phrase means in a reason that has no code at all (optional)
 //	family    the product whose notices alone have the phrase (optional); evaluation leaves it out
 //	          to see how its notices fare as those of a stranger
 //	source    who writes it: product and file, provider, RFC

@@ -23,9 +23,6 @@ const (
 	enoughHeader = 2
 	// most is what the text can give.
 	most = 6
-	// productTells is how much more a product's own phrase tells of who wrote a notice than one that all
-	// products use.
-	productTells = 10
 )
 
 // AutomaticError says that a message is an answer that a machine gives on behalf of a person or a
@@ -93,7 +90,7 @@ func (r *reader) parse(m *mime.Message, depth int) (*dsn.Report, error) {
 		original, ok = whole.headerFrom(cut), cut < len(whole.lines)
 	}
 	r.original = original
-	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.formatWeight < productTells && !ok {
+	if (!r.byServer || !r.named()) && !replied(r.text.low) && r.format == "" && !ok {
 		return nil, fmt.Errorf("%w: neither a mail server's name and words, nor a reply of one, nor a message that comes back", ErrNotNotice)
 	}
 	report := r.report()
@@ -159,7 +156,9 @@ func lacking(r dsn.Recipient) bool {
 }
 
 // nobody reports whether the fields of a recipient have no local part: sendmail writes "@mx.mail.example".
-func nobody(r dsn.Recipient) bool { return strings.LastIndexByte(r.Final, '@') == 0 && r.Original == "" }
+func nobody(r dsn.Recipient) bool {
+	return strings.LastIndexByte(r.Final, '@') == 0 && r.Original == ""
+}
 
 // complete takes the reason that the text gives for a recipient, if it tells more than the fields.
 func (r *reader) complete(rcpt *dsn.Recipient, mentions []mention) {
@@ -215,7 +214,7 @@ type reader struct {
 	headerEvidence int
 	byServer       bool     // the header shows that no person wrote the mail
 	isReport       bool     // by its media type
-	format         string   // id of the rule that tells most
+	format         string   // id of the product's rule that tells most, "" if no product's does
 	formatWeight   int      // of that rule
 	failedTo       []string // X-Failed-Recipients and its like
 	sender         []string // whom the notice was sent to: the sender of the message
@@ -263,7 +262,7 @@ func (r *reader) header(m *mime.Message) {
 			r.failedTo = append(r.failedTo, addressesIn(value)...)
 		}
 	}
-	for _, name := range []string{"To", "Delivered-To", "X-Original-To"} {
+	for _, name := range []string{"To", "Delivered-To"} {
 		for _, value := range m.Header.Values(name) {
 			r.sender = append(r.sender, addressesIn(value)...)
 		}
@@ -299,12 +298,8 @@ func (r *reader) note(found find) {
 		return
 	}
 	r.evidence += rule.weight
-	weight := rule.weight
-	if rule.family != "" {
-		weight += productTells
-	}
-	if weight > r.formatWeight {
-		r.format, r.formatWeight = rule.id, weight
+	if rule.family != "" && rule.weight > r.formatWeight {
+		r.format, r.formatWeight = rule.id, rule.weight
 	}
 }
 
@@ -313,11 +308,14 @@ func (r *reader) read() {
 	r.look(inText, r.text.low)
 	if _, ok := dsn.FindReply(r.text.low, 0); ok {
 		r.evidence++
+		if !dsn.FindEnhanced(r.text.low).IsZero() {
+			r.evidence++
+		}
 	}
 	r.evidence = min(r.evidence, r.headerEvidence+most)
 	for _, f := range r.said[returned] {
 		if f.place == inText {
-			r.text = r.text.cut(r.text.lineAt(f.start) + 1)
+			r.text = r.text.cut(r.text.lineAt(f.start))
 			break
 		}
 	}
@@ -327,15 +325,16 @@ func (r *reader) read() {
 func (r *reader) report() *dsn.Report {
 	if fields := r.text.statusFields(); fields != nil {
 		if report, ok := dsn.ParseFields(fields); ok {
-			report.Original, report.Format = r.original, cmp.Or(r.format, "fields-in-text")
+			report.Original, report.Format = r.original, cmp.Or(r.format, "text")
 			return report
 		}
 	}
-	report := &dsn.Report{Original: r.original, Format: cmp.Or(r.format, "generic")}
+	report := &dsn.Report{Original: r.original, Format: cmp.Or(r.format, "text")}
 	action := r.action()
 	for _, p := range r.recipients() {
 		rcpt := dsn.Recipient{Final: p.address, Action: action, Diagnostic: p.reason}
 		rcpt.Status = r.status(p.reason, action)
+		rcpt.RemoteMTA = remoteMTA(p.reason)
 		report.Recipients = append(report.Recipients, rcpt)
 	}
 	return report
@@ -356,19 +355,20 @@ func (r *reader) action() dsn.Action {
 	return dsn.Failed
 }
 
-// status returns the status that a reason gives: its enhanced code, or the class of its reply code,
-// or what the product is known to mean.
+// status returns the status that a reason gives: its enhanced code, or what its words are known to mean
+// in the class of its reply code, or that class alone.
 func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
 	if code := dsn.FindEnhanced(reason); !code.IsZero() {
 		return code
 	}
+	code := r.set.meant(reason)
 	if at, ok := dsn.FindReply(reason, 0); ok {
-		return smtpstatus.Enhanced{Class: uint16(reason[at] - '0')}
+		code.Class = uint16(reason[at] - '0')
+	} else if action == dsn.Delayed && !code.IsZero() {
+		code.Class = 4
 	}
-	for match := range r.set.finders[inText].All(phrase.Lower(reason)) {
-		if rule := r.set.rules[r.set.finders[inText].owners[match.ID]]; !rule.status.IsZero() {
-			return rule.status
-		}
+	if !code.IsZero() {
+		return code
 	}
 	switch action {
 	case dsn.Delayed:
@@ -378,4 +378,16 @@ func (r *reader) status(reason string, action dsn.Action) smtpstatus.Enhanced {
 	default:
 		return smtpstatus.Enhanced{Class: 5}
 	}
+}
+
+// meant returns the status that the words of a reason without an enhanced code are known to stand for;
+// one that says that retries were given up before all others. It is zero if no rule knows.
+func (set *ruleSet) meant(reason string) (code smtpstatus.Enhanced) {
+	f := set.finders[inText]
+	for match := range f.All(phrase.Lower(reason)) {
+		if known := set.rules[f.owners[match.ID]].status; code.IsZero() || known.Class == 4 {
+			code = cmp.Or(known, code)
+		}
+	}
+	return code
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"carom/ingest/dsn"
+	"carom/ingest/phrase"
 )
 
 // maxReason is the number of bytes of a reason that are kept.
@@ -43,14 +44,19 @@ func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 	if line, ok := t.replyNaming(all, m.address); ok {
 		return limit(line)
 	}
-	if at, ok := dsn.FindReply(t.low, min(m.end, len(t.low))); ok && at < next {
+	if at, ok := dsn.FindReply(t.low[:next], m.end); ok {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), next)])
 	}
-	if said := t.behind(r.said[reply], next); said != "" {
+	if said := t.behind(r.said[reply], m.start, next); said != "" {
 		return limit(said)
 	}
-	if at, ok := dsn.FindReply(t.low, 0); ok && at < m.start {
-		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), max(next, at))])
+	if len(chosen) <= 1 { // what is said before or anywhere is said of it
+		if said := t.behind(r.said[reply], 0, len(t.raw)); said != "" {
+			return limit(said)
+		}
+		if at, ok := dsn.FindReply(t.low[:m.start], 0); ok {
+			return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), len(t.raw))])
+		}
 	}
 	if !substance(block) && m.line+1 < len(t.lines) && t.lines[m.line+1].start < next { // the next paragraph
 		block = strings.TrimSpace(t.raw[t.lines[m.line+1].start:t.paragraphEnd(m.line+1, next)])
@@ -64,11 +70,11 @@ func (r *reader) reasonFor(all, chosen []mention, m mention) string {
 	return limit(block)
 }
 
-// behind returns what stands behind the first label of a reason that something stands behind: the
-// rest of its paragraph, or else the next one.
-func (t *text) behind(labels []find, next int) string {
+// behind returns what stands behind the first label of a reason, between the positions from and next,
+// that something stands behind: the rest of its paragraph, or else the next one.
+func (t *text) behind(labels []find, from, next int) string {
 	for _, f := range labels {
-		if f.place != inText || f.end >= len(t.raw) {
+		if f.place != inText || f.end >= len(t.raw) || f.start < from || f.end > next {
 			continue
 		}
 		n := t.lineAt(f.start)
@@ -144,4 +150,24 @@ func limit(s string) string {
 		s = s[:maxReason]
 	}
 	return strings.TrimSpace(s)
+}
+
+// remoteMTA returns the host that a reason names as the one that answered, "" if it names none.
+func remoteMTA(reason string) string {
+	low := phrase.Lower(reason)
+	for _, before := range []string{"while talking to ", "connect to ", "host: ", "host "} {
+		_, name, found := strings.Cut(low, before)
+		if !found {
+			continue
+		}
+		end := 0
+		for end < len(name) && isDomainByte(name[end]) {
+			end++
+		}
+		name = strings.Trim(name[:end], ".-")
+		if strings.Contains(name, ".") && !allDigits(name) {
+			return name
+		}
+	}
+	return ""
 }

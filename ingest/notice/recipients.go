@@ -124,7 +124,7 @@ func (r *reader) anyReason() string {
 	if at, ok := dsn.FindReply(t.low, 0); ok {
 		return limit(t.raw[t.replyStart(at):t.paragraphEnd(t.lineAt(at), len(t.raw))])
 	}
-	if said := t.behind(r.said[reply], len(t.raw)); said != "" {
+	if said := t.behind(r.said[reply], 0, len(t.raw)); said != "" {
 		return limit(said)
 	}
 	return limit(t.raw)
@@ -133,8 +133,9 @@ func (r *reader) anyReason() string {
 // maxReturnedTo is the number of recipients of the returned message up to which all of them are taken.
 const maxReturnedTo = 5
 
+// returnedTo returns whom the returned message was sent to, but for its own sender.
 func (r *reader) returnedTo() []string {
-	addresses := addressesIn(strings.Join(r.original.Values("To"), ", "))
+	addresses := slices.DeleteFunc(addressesIn(strings.Join(r.original.Values("To"), ", ")), func(a string) bool { return holds(r.sender, a) })
 	if len(addresses) > maxReturnedTo {
 		return nil
 	}
@@ -175,6 +176,9 @@ func (r *reader) addLabels(scores []int, mentions []mention, says meaning, reach
 	for _, f := range r.said[says] {
 		if f.place != inText {
 			continue
+		}
+		if f.end < len(r.text.low) && r.text.low[f.end] == ':' && r.text.lineAt(f.start) != r.text.lineAt(f.end-1) {
+			continue // "Your message", and in the next line "To:"
 		}
 		i, _ := slices.BinarySearchFunc(mentions, f.end, func(m mention, end int) int { return m.start - end })
 		if i < len(mentions) && mentions[i].start-f.end <= reach && abs(f.rule.weight) > abs(most[i]) {

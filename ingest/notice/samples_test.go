@@ -23,7 +23,7 @@ func samples(tb testing.TB) (mails map[string][]byte, want map[string]string) {
 		if name, ok := strings.CutSuffix(f.Name, ".eml"); ok {
 			mails[name] = f.Data
 		} else {
-			want[strings.TrimSuffix(f.Name, ".want")] = strings.TrimSpace(string(f.Data))
+			want[strings.TrimSuffix(f.Name, ".want")] = strings.TrimRight(string(f.Data), "\n")
 		}
 	}
 	return mails, want

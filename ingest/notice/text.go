@@ -2,7 +2,6 @@ package notice
 
 import (
 	"bytes"
-	"html"
 	"slices"
 	"strings"
 
@@ -30,15 +29,13 @@ type line struct {
 	gap        bool // a blank line stands before it
 }
 
-// textOf returns the text of m: its text/plain parts, or where they are blank its text/html parts
-// without the tags. Messages inside m and attached files are no part of it.
+// textOf returns the text of m: its text/plain parts, or where they are blank what a reader sees of
+// its HTML. Messages inside m and attached files are no part of it.
 func textOf(m *mime.Message) []byte {
-	var plain, marked []byte
+	var plain []byte
 	for i := range m.Parts {
 		part := &m.Parts[i]
 		switch part.MediaType {
-		case "text/html":
-			marked = appendPart(marked, part.Body)
 		case "text/plain", "text", "multipart/report", "multipart/mixed", "multipart/alternative":
 			plain = appendPart(plain, part.Body)
 		case "application/octet-stream":
@@ -48,7 +45,8 @@ func textOf(m *mime.Message) []byte {
 		}
 	}
 	if len(bytes.TrimSpace(plain)) == 0 {
-		return withoutTags(marked)
+		page := m.Text()
+		return []byte(page[:min(len(page), maxText)])
 	}
 	return plain
 }
@@ -68,119 +66,70 @@ func appendPart(text, body []byte) []byte {
 	return append(append(text, '\n'), body...)[:min(len(text)+1+len(body), maxText)]
 }
 
-// breaks are the elements that end a line.
-var breaks = map[string]bool{
-	"br": true, "p": true, "div": true, "tr": true, "li": true, "ul": true, "ol": true, "td": true, "table": true,
-	"h1": true, "h2": true, "h3": true, "h4": true, "pre": true, "hr": true, "title": true, "blockquote": true,
-}
-
-// withoutTags returns the text of an HTML document, as far as looking for words needs it.
-func withoutTags(document []byte) []byte {
-	text := make([]byte, 0, len(document))
-	hidden := "" // the element whose content is not shown
-	for len(document) > 0 {
-		open := bytes.IndexByte(document, '<')
-		if open < 0 {
-			open = len(document)
-		}
-		if hidden == "" {
-			text = append(text, document[:open]...)
-		}
-		document = document[open:]
-		if len(document) == 0 {
-			break
-		}
-		end := bytes.IndexByte(document, '>')
-		if end < 0 {
-			break
-		}
-		if bytes.HasPrefix(document, []byte("<!--")) {
-			after := bytes.Index(document, []byte("-->"))
-			if after < 0 {
-				break
-			}
-			end = after + 2
-		}
-		tag := document[1:end]
-		document = document[end+1:]
-		if bytes.IndexByte(tag, '@') >= 0 && !bytes.ContainsAny(tag, " =") { // an address in angle brackets
-			text = append(append(append(text, '<'), tag...), '>')
-			continue
-		}
-		name := tagName(tag)
-		switch {
-		case hidden != "":
-			if name == hidden && tag[0] == '/' {
-				hidden = ""
-			}
-		case name == "style" || name == "script":
-			hidden = name
-		case breaks[name]:
-			text = append(text, '\n')
-		}
-	}
-	return []byte(html.UnescapeString(string(text)))
-}
-
-func tagName(tag []byte) string {
-	tag = bytes.TrimPrefix(tag, []byte{'/'})
-	n := 0
-	for n < len(tag) && n < 12 && (tag[n]|0x20 >= 'a' && tag[n]|0x20 <= 'z' || tag[n] >= '0' && tag[n] <= '9') {
-		n++
-	}
-	return strings.ToLower(string(tag[:n]))
-}
-
 // newText makes a text of source.
 func newText(source []byte) text {
 	t := text{source: source}
-	var b strings.Builder
-	b.Grow(len(source))
+	raw := make([]byte, 0, len(source)+1)
 	gap := false
 	for at := 0; at < len(source); {
 		next := bytes.IndexByte(source[at:], '\n')
 		if next < 0 {
 			next = len(source) - at
 		}
-		content := source[at : at+next]
-		l := line{at: at, start: b.Len(), gap: gap}
-		l.indent = fold(&b, content)
-		l.end = b.Len()
+		l := line{at: at, start: len(raw), gap: gap}
+		raw, l.indent = fold(raw, source[at:at+next])
+		l.end = len(raw)
 		at += next + 1
-		if l.end == l.start {
-			gap = true
+		if gap = l.end == l.start; gap {
 			continue
 		}
-		gap = false
 		t.lines = append(t.lines, l)
-		b.WriteByte(' ')
+		raw = append(raw, ' ')
 	}
-	t.raw = b.String()
+	t.raw = string(raw)
 	t.low = phrase.Lower(t.raw)
 	return t
 }
 
-// fold writes content with each run of blanks as one blank and returns the number of blanks before it.
-func fold(b *strings.Builder, content []byte) (indent int) {
-	start := b.Len()
-	blank := false
-	for i, c := range content {
-		if c <= ' ' || c == 0xa0 && i > 0 && content[i-1] == 0xc2 {
-			blank = true
+// fold appends content to raw with each run of blanks as one blank and returns the number of blanks
+// before it.
+func fold(raw, content []byte) (joined []byte, indent int) {
+	start, done := len(raw), 0 // content up to done is in raw
+	for i := 0; i < len(content); {
+		n := blanks(content[i:])
+		if n == 0 {
+			i++
 			continue
 		}
-		if c == 0xc2 && i+1 < len(content) && content[i+1] == 0xa0 { // no-break space
+		if n == 1 && content[i] == ' ' && i > done && i+1 < len(content) && blanks(content[i+1:]) == 0 { // as most are
+			i++
 			continue
 		}
-		if b.Len() == start {
+		raw = append(raw, content[done:i]...)
+		for ; n > 0; n = blanks(content[i:]) {
+			i += n
+		}
+		done = i
+		if len(raw) == start {
 			indent = i
-		} else if blank {
-			b.WriteByte(' ')
+		} else if i < len(content) {
+			raw = append(raw, ' ')
 		}
-		blank = false
-		b.WriteByte(c)
 	}
-	return indent
+	return append(raw, content[done:]...), indent
+}
+
+// blanks returns the length of the blank at the beginning of s: a control byte, or a no-break space.
+func blanks(s []byte) int {
+	switch {
+	case len(s) == 0:
+		return 0
+	case s[0] <= ' ':
+		return 1
+	case s[0] == 0xc2 && len(s) > 1 && s[1] == 0xa0:
+		return 2
+	}
+	return 0
 }
 
 // lineAt returns the index of the line that holds position pos of t.raw.

@@ -2,7 +2,8 @@
 // report, an automatic reply or none of them. It is the one place that decides; the parsers of
 // each kind (ingest/dsn, ingest/notice, ingest/arf, ingest/aggregate, ingest/sns) do the reading.
 //
-// It judges no diagnostic (ingest/classify) and believes no word of a report (ingest/correlate).
+// What an answer in it means is for ingest/classify to say (Verdict), and no word of a report is believed
+// here (ingest/correlate).
 // There are no errors: what nothing fits is None, and Report.Reason says why. Nothing here panics,
 // keeps state or touches network, disk or clock; everything is safe for concurrent use.
 package report

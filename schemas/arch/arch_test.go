@@ -53,7 +53,7 @@ var may = map[string][]string{
 	"ingest/phrase":    {"schemas"},
 	"ingest/notice":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/phrase"},
 	"ingest/sns":       {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf"},
-	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/aggregate", "ingest/notice", "ingest/sns"},
+	"ingest/report":    {"schemas", "ingest/mime", "ingest/dsn", "ingest/arf", "ingest/aggregate", "ingest/notice", "ingest/sns", "ingest/classify"},
 }
 
 // links lists what packages of a folder must never link, directly or not.

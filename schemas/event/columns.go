@@ -106,7 +106,7 @@ var Columns = []Column[Event]{
 	{"limiting_scope", "LowCardinality(String)", ByThrottle, "which limit held the attempt back longest", func(e *Event) any { return &e.LimitingScope }},
 	{"canary", "Bool", ByThrottle, "attempt was a canary of a suspended key", func(e *Event) any { return &e.Canary }},
 
-	{"feedback_type", "LowCardinality(String)", ByReports, "Feedback-Type of a complaint (RFC 5965), action of a status report", func(e *Event) any { return &e.FeedbackType }},
+	{"feedback_type", "LowCardinality(String)", ByReports, "Feedback-Type of a complaint (RFC 5965), action of a status report, what a consumed mail was", func(e *Event) any { return &e.FeedbackType }},
 	{"reporting_mta", "LowCardinality(String)", ByReports, "who wrote the report", func(e *Event) any { return &e.ReportingMTA }},
 	{"match_method", "LowCardinality(String)", ByReports, "how the report was joined to its message", func(e *Event) any { return &e.MatchMethod }},
 	{"match_confidence", "Float32", ByReports, "0 to 1; 1 is a verified token", func(e *Event) any { return &e.MatchConfidence }},

@@ -3,6 +3,7 @@ package suppression
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -28,23 +29,85 @@ var ErrMalformed = errors.New("malformed suppression snapshot")
 //	written     8, microseconds since 1970
 //	lists       4, number of lists
 //	list ×      2 length of the tenant's name, the name, 8 number of keys; by name, Global first
+//	released    8, number of released keys
 //	keys        16 each, list after list, ascending within a list
+//	released ×  16 key, ascending, and 8 time, microseconds since 1970
 //	checksum    4, CRC-32C of everything before
-var magic = [8]byte{'C', 'A', 'R', 'S', 'U', 'P', 'P', 1}
+var magic = [8]byte{'C', 'A', 'R', 'S', 'U', 'P', 'P', 2}
 
 const (
 	headerSize   = 28
 	maxLists     = 1 << 20
 	maxTenant    = 1 << 12 // bytes of a tenant's name
 	checksumSize = 4
+	releasedSize = keySize + 8
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Entry says that a key is suppressed for a tenant, or for all with Global.
-type Entry struct {
-	Tenant string
-	Key    string // as Key returns it
+type rawKey = [keySize]byte
+
+// List is what Save writes: 16 bytes an entry. The zero List is empty and ready to use.
+type List struct {
+	lists    map[string][]rawKey
+	released []release
+}
+
+type release struct {
+	key rawKey
+	at  int64 // microseconds since 1970
+}
+
+// Suppress adds a key, as Key returns it, for a tenant, or for all with Global. It may come twice.
+func (l *List) Suppress(tenant, key string) error {
+	var raw rawKey
+	if !decodeKey(&raw, key) {
+		return fmt.Errorf("%q is no suppression key", key)
+	}
+	if len(tenant) > maxTenant {
+		return fmt.Errorf("tenant name of %d bytes is longer than %d", len(tenant), maxTenant)
+	}
+	if l.lists == nil {
+		l.lists = map[string][]rawKey{}
+	}
+	if l.lists[tenant] == nil && len(l.lists) == maxLists {
+		return fmt.Errorf("more than %d tenants", maxLists)
+	}
+	l.lists[tenant] = append(l.lists[tenant], raw)
+	return nil
+}
+
+// Release adds a key that the warehouse decided not to suppress, at the time of the last statement:
+// it was taken back, or waits for a second bounce. A node that suppressed it by itself before that
+// lets it go.
+func (l *List) Release(key string, at time.Time) error {
+	var raw rawKey
+	if !decodeKey(&raw, key) {
+		return fmt.Errorf("%q is no suppression key", key)
+	}
+	l.released = append(l.released, release{raw, at.UnixMicro()})
+	return nil
+}
+
+// Len returns the number of entries that Suppress added.
+func (l *List) Len() int {
+	n := 0
+	for _, keys := range l.lists {
+		n += len(keys)
+	}
+	return n
+}
+
+// sort orders the list and leaves each key once, the released with their last time.
+func (l *List) sort() {
+	for tenant, keys := range l.lists {
+		slices.SortFunc(keys, func(a, b rawKey) int { return bytes.Compare(a[:], b[:]) })
+		l.lists[tenant] = slices.Compact(keys)
+	}
+	slices.SortFunc(l.released, func(a, b release) int {
+		return cmp.Or(bytes.Compare(a.key[:], b.key[:]), cmp.Compare(b.at, a.at))
+	})
+	l.released = slices.CompactFunc(l.released, func(a, b release) bool { return a.key == b.key })
 }
 
 // Snapshot is the state of all suppressions at one generation.
@@ -52,29 +115,42 @@ type Snapshot struct {
 	generation uint64
 	written    time.Time
 	lists      map[string][]byte
+	released   []byte
 	size       int
 }
 
-// Generation returns the generation of the snapshot; a greater one is newer.
-func (s *Snapshot) Generation() uint64 { return s.generation }
+// Generation returns the generation of the snapshot, of a nil one 0; a greater one is newer.
+func (s *Snapshot) Generation() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.generation
+}
 
 // Written returns when the snapshot was written, by the writer's clock.
 func (s *Snapshot) Written() time.Time { return s.written }
 
-// Len returns the number of entries.
-func (s *Snapshot) Len() int { return s.size }
+// Len returns the number of entries, of a nil Snapshot 0.
+func (s *Snapshot) Len() int {
+	if s == nil {
+		return 0
+	}
+	return s.size
+}
 
 // Contains reports whether key is suppressed for tenant: globally, or for that tenant alone. It
 // takes a binary search of each list. The zero Snapshot and a nil one contain nothing.
 func (s *Snapshot) Contains(tenant, key string) bool {
+	return s.Holds(Global, key) || tenant != Global && s.Holds(tenant, key)
+}
+
+// Holds reports whether the list of tenant itself, or the one for all with Global, has the key.
+func (s *Snapshot) Holds(tenant, key string) bool {
 	if s == nil {
 		return false
 	}
-	var raw [keySize]byte
-	if !decodeKey(&raw, key) {
-		return false
-	}
-	return find(s.lists[Global], &raw) || tenant != Global && find(s.lists[tenant], &raw)
+	var raw rawKey
+	return decodeKey(&raw, key) && find(s.lists[tenant], &raw)
 }
 
 // Known reports whether key is suppressed for any tenant or for all. A nil Snapshot knows none.
@@ -82,7 +158,7 @@ func (s *Snapshot) Known(key string) bool {
 	if s == nil {
 		return false
 	}
-	var raw [keySize]byte
+	var raw rawKey
 	if !decodeKey(&raw, key) {
 		return false
 	}
@@ -94,13 +170,44 @@ func (s *Snapshot) Known(key string) bool {
 	return false
 }
 
-func find(list []byte, key *[keySize]byte) bool {
-	n := len(list) / keySize
-	i := sort.Search(n, func(i int) bool { return bytes.Compare(list[i*keySize:(i+1)*keySize], key[:]) >= 0 })
-	return i < n && bytes.Equal(list[i*keySize:(i+1)*keySize], key[:])
+// Released returns when the warehouse last spoke of a key that it does not suppress, and false
+// for a key that it has not spoken of lately.
+func (s *Snapshot) Released(key string) (time.Time, bool) {
+	if s == nil {
+		return time.Time{}, false
+	}
+	var raw rawKey
+	if !decodeKey(&raw, key) {
+		return time.Time{}, false
+	}
+	i, found := search(s.released, releasedSize, &raw)
+	if !found {
+		return time.Time{}, false
+	}
+	at := binary.LittleEndian.Uint64(s.released[i*releasedSize+keySize:])
+	return time.UnixMicro(int64(at)).UTC(), true //nolint:gosec // two's complement
 }
 
-func decodeKey(raw *[keySize]byte, key string) bool {
+func find(list []byte, key *rawKey) bool {
+	_, found := search(list, keySize, key)
+	return found
+}
+
+// search looks for a key in ascending records of a size that begin with their key.
+func search(list []byte, size int, key *rawKey) (int, bool) {
+	n := len(list) / size
+	at := func(i int) []byte { return list[i*size : i*size+keySize] }
+	i := sort.Search(n, func(i int) bool { return bytes.Compare(at(i), key[:]) >= 0 })
+	return i, i < n && bytes.Equal(at(i), key[:])
+}
+
+// IsKey reports whether text has the form of a key.
+func IsKey(text string) bool {
+	var raw rawKey
+	return decodeKey(&raw, text)
+}
+
+func decodeKey(raw *rawKey, key string) bool {
 	if len(key) != 2*keySize {
 		return false
 	}
@@ -108,49 +215,22 @@ func decodeKey(raw *[keySize]byte, key string) bool {
 	return err == nil
 }
 
-// Save replaces the file name with a snapshot of entries, in any order; an entry may come twice.
-// After it returned nil the snapshot is on disk. It returns an error, and leaves the file as it
-// was, for an entry whose key is none.
-func Save(name string, generation uint64, written time.Time, entries []Entry) error {
-	lists, err := group(entries)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return atomicfile.Write(name, func(w io.Writer) error { return encode(w, generation, written, lists) })
+// Save replaces the file name with a snapshot of the list, which it sorts. After it returned nil the
+// snapshot is on disk.
+func Save(name string, generation uint64, written time.Time, list *List) error {
+	list.sort()
+	return atomicfile.Write(name, func(w io.Writer) error { return list.encode(w, generation, written) })
 }
 
-func group(entries []Entry) (map[string][][keySize]byte, error) {
-	lists := map[string][][keySize]byte{}
-	for _, e := range entries {
-		var raw [keySize]byte
-		if !decodeKey(&raw, e.Key) {
-			return nil, fmt.Errorf("%q is no suppression key", e.Key)
-		}
-		if len(e.Tenant) > maxTenant {
-			return nil, fmt.Errorf("tenant name of %d bytes is longer than %d", len(e.Tenant), maxTenant)
-		}
-		lists[e.Tenant] = append(lists[e.Tenant], raw)
-	}
-	if len(lists) > maxLists {
-		return nil, fmt.Errorf("%d tenants are more than %d", len(lists), maxLists)
-	}
-	for tenant, keys := range lists {
-		slices.SortFunc(keys, func(a, b [keySize]byte) int { return bytes.Compare(a[:], b[:]) })
-		lists[tenant] = slices.Compact(keys)
-	}
-	return lists, nil
-}
-
-func encode(w io.Writer, generation uint64, written time.Time, lists map[string][][keySize]byte) error {
-	tenants := make([]string, 0, len(lists))
-	for tenant := range lists {
+func (l *List) encode(w io.Writer, generation uint64, written time.Time) error {
+	tenants := make([]string, 0, len(l.lists))
+	for tenant := range l.lists {
 		tenants = append(tenants, tenant)
 	}
 	slices.SortFunc(tenants, strings.Compare)
 
 	checksum := crc32.New(castagnoli)
-	buffer := bufio.NewWriterSize(w, 1<<16)
-	out := io.MultiWriter(buffer, checksum)
+	buffer := bufio.NewWriterSize(io.MultiWriter(w, checksum), 1<<16)
 	head := append([]byte(nil), magic[:]...)
 	head = binary.LittleEndian.AppendUint64(head, generation)
 	head = binary.LittleEndian.AppendUint64(head, uint64(written.UnixMicro())) //nolint:gosec // two's complement
@@ -158,22 +238,23 @@ func encode(w io.Writer, generation uint64, written time.Time, lists map[string]
 	for _, tenant := range tenants {
 		head = binary.LittleEndian.AppendUint16(head, uint16(len(tenant))) //nolint:gosec // bounded by maxTenant
 		head = append(head, tenant...)
-		head = binary.LittleEndian.AppendUint64(head, uint64(len(lists[tenant])))
+		head = binary.LittleEndian.AppendUint64(head, uint64(len(l.lists[tenant])))
 	}
-	if _, err := out.Write(head); err != nil {
-		return err
-	}
+	head = binary.LittleEndian.AppendUint64(head, uint64(len(l.released)))
+	_, _ = buffer.Write(head) // Flush tells of an error
 	for _, tenant := range tenants {
-		for i := range lists[tenant] {
-			if _, err := out.Write(lists[tenant][i][:]); err != nil {
-				return err
-			}
+		for i := range l.lists[tenant] {
+			_, _ = buffer.Write(l.lists[tenant][i][:])
 		}
 	}
-	if err := binary.Write(buffer, binary.LittleEndian, checksum.Sum32()); err != nil {
+	for _, r := range l.released {
+		_, _ = buffer.Write(r.key[:])
+		_, _ = buffer.Write(binary.LittleEndian.AppendUint64(nil, uint64(r.at))) //nolint:gosec // two's complement
+	}
+	if err := buffer.Flush(); err != nil {
 		return err
 	}
-	return buffer.Flush()
+	return binary.Write(w, binary.LittleEndian, checksum.Sum32())
 }
 
 // Load reads the snapshot in the file name into memory, 16 bytes an entry. errors.Is(err,
@@ -230,6 +311,11 @@ func decode(data []byte) (*Snapshot, error) {
 		lists = append(lists, list{string(rest[:n]), binary.LittleEndian.Uint64(rest[n:])})
 		rest = rest[n+8:]
 	}
+	if len(rest) < 8 {
+		return nil, malformed("cut in the list of tenants")
+	}
+	released := binary.LittleEndian.Uint64(rest)
+	rest = rest[8:]
 	for _, l := range lists {
 		if l.keys > uint64(len(rest)/keySize) {
 			return nil, malformed("cut in the keys")
@@ -239,20 +325,24 @@ func decode(data []byte) (*Snapshot, error) {
 		}
 		n := int(l.keys) * keySize //nolint:gosec // bounded by len(rest)
 		s.lists[l.tenant], rest = rest[:n:n], rest[n:]
-		if !ascending(s.lists[l.tenant]) {
+		if !ascending(s.lists[l.tenant], keySize) {
 			return nil, malformed("keys out of order")
 		}
 		s.size += int(l.keys) //nolint:gosec // bounded by len(rest)
 	}
-	if len(rest) > 0 {
-		return nil, malformed("something follows the keys")
+	if uint64(len(rest)%releasedSize) != 0 || uint64(len(rest)/releasedSize) != released {
+		return nil, malformed("something else than the released keys follows the keys")
+	}
+	if s.released = rest; !ascending(rest, releasedSize) {
+		return nil, malformed("released keys out of order")
 	}
 	return s, nil
 }
 
-func ascending(list []byte) bool {
-	for i := keySize; i < len(list); i += keySize {
-		if bytes.Compare(list[i-keySize:i], list[i:i+keySize]) >= 0 {
+// ascending reports whether the keys at the start of records of a size are.
+func ascending(list []byte, size int) bool {
+	for i := size; i < len(list); i += size {
+		if bytes.Compare(list[i-size:i-size+keySize], list[i:i+keySize]) >= 0 {
 			return false
 		}
 	}

@@ -2,10 +2,11 @@
 // node, which refuses them: the key that stands for an address, and the snapshot file in a node's
 // feed folder.
 //
-// A key is a keyed hash, so neither the warehouse nor the file holds an address. The file is
-// replaced as a whole; a reader of any moment has the old snapshot or the new one, and a file that
-// is cut, changed or of another format is an error that wraps ErrMalformed. A Snapshot does not
-// change and is safe for concurrent use.
+// A key is a keyed hash, so neither the warehouse nor the file holds an address. The snapshot is
+// replaced as a whole; a reader of any moment has the old one or the new one. Beside it lies the
+// delta, to which the changes since are appended, so that a list of 10^8 entries need not be written
+// for each of them. A file that is changed or of another format is an error that wraps ErrMalformed.
+// A Snapshot does not change and is safe for concurrent use.
 package suppression
 
 import (
@@ -27,6 +28,9 @@ const keySize = 16
 
 // FileName is the name of the snapshot in a node's feed folder.
 const FileName = "suppressions.snapshot"
+
+// DeltaName is the name of the file with the changes since the snapshot.
+const DeltaName = "suppressions.delta"
 
 // Global is the tenant of an entry that holds for every tenant.
 const Global = ""

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,8 +60,14 @@ func TestSnapshot(t *testing.T) {
 	}
 	written := time.Date(2026, 11, 23, 12, 0, 0, 1000, time.UTC)
 	ann, bob, eve := suppression.Key(secret, "ann@x.test"), suppression.Key(secret, "bob@x.test"), suppression.Key(secret, "eve@x.test")
-	entries := []suppression.Entry{{Tenant: "shop", Key: bob}, {Tenant: suppression.Global, Key: ann}, {Tenant: suppression.Global, Key: ann}}
-	if err := suppression.Save(name, 4, written, entries); err != nil {
+	list := listOf(t, "shop", bob, suppression.Global, ann, suppression.Global, ann)
+	gone := suppression.Key(secret, "gone@x.test")
+	for _, at := range []time.Time{written.Add(-time.Hour), written.Add(-time.Minute), written.Add(-2 * time.Hour)} {
+		if err := list.Release(gone, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := suppression.Save(name, 4, written, list); err != nil {
 		t.Fatal(err)
 	}
 	s, err := suppression.Load(name)
@@ -88,16 +95,34 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("Contains(%q, %q) = %v, want %v", tc.tenant, tc.key, got, tc.want)
 		}
 	}
+	if at, ok := s.Released(gone); !ok || !at.Equal(written.Add(-time.Minute)) {
+		t.Errorf("Released = %v, %v; want the last time", at, ok)
+	}
+	if _, ok := s.Released(ann); ok || s.Known(gone) || !s.Known(bob) {
+		t.Error("a suppressed key is released, or a released one known as suppressed")
+	}
 	var none *suppression.Snapshot
-	if none.Contains("shop", ann) {
+	if _, ok := none.Released(gone); ok || none.Contains("shop", ann) {
 		t.Error("no snapshot contains something")
 	}
-	if err := suppression.Save(name, 5, written, []suppression.Entry{{Key: "ann@x.test"}}); err == nil {
-		t.Error("Save took an address for a key")
+	if list.Suppress("", "ann@x.test") == nil || list.Release("ann@x.test", written) == nil {
+		t.Error("an address was taken for a key")
 	}
-	if s, err := suppression.Load(name); err != nil || s.Generation() != 4 {
-		t.Errorf("after a bad Save the file holds %v (%v), want generation 4", s, err)
+	if list.Suppress(strings.Repeat("x", 5000), ann) == nil {
+		t.Error("a tenant of 5000 bytes was taken")
 	}
+}
+
+// listOf returns a list of pairs of tenant and key.
+func listOf(t *testing.T, pairs ...string) *suppression.List {
+	t.Helper()
+	list := &suppression.List{}
+	for i := 0; i < len(pairs); i += 2 {
+		if err := list.Suppress(pairs[i], pairs[i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
 }
 
 func TestSnapshotHoldsWhatWasSaved(t *testing.T) {
@@ -107,18 +132,23 @@ func TestSnapshotHoldsWhatWasSaved(t *testing.T) {
 			return hex.EncodeToString([]byte{rapid.Byte().Draw(t, "byte"), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 		})
 		tenant := rapid.SampledFrom([]string{suppression.Global, "a", "b", "ç"})
-		entry := rapid.Custom(func(t *rapid.T) suppression.Entry {
-			return suppression.Entry{Tenant: tenant.Draw(t, "tenant"), Key: key.Draw(t, "key")}
-		})
+		type pair struct{ tenant, key string }
+		entry := rapid.Custom(func(t *rapid.T) pair { return pair{tenant.Draw(t, "tenant"), key.Draw(t, "key")} })
 		entries := rapid.SliceOf(entry).Draw(t, "entries")
-		if err := suppression.Save(name, 1, time.Unix(0, 0), entries); err != nil {
+		list := &suppression.List{}
+		for _, e := range entries {
+			if err := list.Suppress(e.tenant, e.key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := suppression.Save(name, 1, time.Unix(0, 0), list); err != nil {
 			t.Fatal(err)
 		}
 		s, err := suppression.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[suppression.Entry]bool{}
+		want := map[pair]bool{}
 		for _, e := range entries {
 			want[e] = true
 		}
@@ -126,8 +156,11 @@ func TestSnapshotHoldsWhatWasSaved(t *testing.T) {
 			t.Fatalf("%d entries, want %d", s.Len(), len(want))
 		}
 		probe := entry.Draw(t, "probe")
-		if got := s.Contains(probe.Tenant, probe.Key); got != (want[probe] || want[suppression.Entry{Key: probe.Key}]) {
-			t.Fatalf("Contains(%q, %q) = %v", probe.Tenant, probe.Key, got)
+		if got := s.Contains(probe.tenant, probe.key); got != (want[probe] || want[pair{suppression.Global, probe.key}]) {
+			t.Fatalf("Contains(%q, %q) = %v", probe.tenant, probe.key, got)
+		}
+		if got := s.Holds(probe.tenant, probe.key); got != want[probe] {
+			t.Fatalf("Holds(%q, %q) = %v", probe.tenant, probe.key, got)
 		}
 	})
 }
@@ -135,8 +168,11 @@ func TestSnapshotHoldsWhatWasSaved(t *testing.T) {
 // Any change of the file is noticed.
 func TestLoadRefusesDamage(t *testing.T) {
 	name := filepath.Join(t.TempDir(), suppression.FileName)
-	entries := []suppression.Entry{{Tenant: "shop", Key: suppression.Key(secret, "a@x.test")}, {Key: suppression.Key(secret, "b@x.test")}}
-	if err := suppression.Save(name, 1, time.Unix(0, 0), entries); err != nil {
+	list := listOf(t, "shop", suppression.Key(secret, "a@x.test"), "", suppression.Key(secret, "b@x.test"))
+	if err := list.Release(suppression.Key(secret, "c@x.test"), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := suppression.Save(name, 1, time.Unix(0, 0), list); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(name)

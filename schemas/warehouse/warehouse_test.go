@@ -202,7 +202,9 @@ WHERE database = currentDatabase() AND comment = ''
 	}
 	for _, table := range []string{
 		"events", "gauges", "annotations", "k10s", "k1m", "leases", "limit_state", "limit_log", "overrides",
-		"suppressions", "nodes", "job_runs", "schema_migrations", "completeness",
+		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
+		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "schema_migrations", "completeness",
+		"reports", "attributions", "attributed", "report_cohorts",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {
 			t.Errorf("there is no table %s", table)
@@ -539,12 +541,81 @@ func TestSuppressed(t *testing.T) {
     ('same moment', '', '2026-01-01 00:00:00', true, 'manual', 0),
     ('same moment', '', '2026-01-01 00:00:00', false, 'complaint', 0),
     ('expired', '', '2026-01-01 00:00:00', false, 'manual', '2026-01-02 00:00:00'),
+    ('longer before', '', '2026-01-01 00:00:00', false, 'complaint', 0),
+    ('longer before', '', '2026-01-02 00:00:00', false, 'mailbox-full', '2026-01-03 00:00:00'),
     ('not yet', '', '2026-01-01 00:00:00', false, 'manual', '2199-01-01 00:00:00')`); err != nil {
 		t.Fatal(err)
 	}
 	got := one[[]string](t, conn, "SELECT groupArray(recipient_key || '/' || tenant || '/' || category) FROM (SELECT * FROM suppressed ORDER BY recipient_key)")
-	want := []string{"and again/t/complaint", "forever//bad-mailbox", "not yet//manual", "same moment//complaint"}
+	want := []string{"and again/t/complaint", "forever//bad-mailbox", "longer before//complaint", "not yet//manual", "same moment//complaint"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("suppressed (-want +got):\n%s", diff)
+	}
+}
+
+// The evidence of the breaker counts what a provider said of addresses, and a repeated batch once.
+func TestProviderMinutes(t *testing.T) {
+	conn := migrated(t)
+	at := time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC)
+	var events []event.Event
+	add := func(kind event.Kind, class taxonomy.Class, d taxonomy.Dimension, c taxonomy.Category) {
+		events = append(events, event.Event{
+			Node: node, Incarnation: incarnation, Seq: uint64(len(events)) + 1, Time: at, Kind: kind, Class: class, Dimension: d, Category: c, Provider: "google", Recipients: 1,
+		})
+	}
+	for range 3 {
+		add(event.Delivered, taxonomy.None, taxonomy.OK, taxonomy.Delivered)
+	}
+	add(event.Bounced, taxonomy.Hard, taxonomy.User, taxonomy.BadMailbox)
+	add(event.Bounced, taxonomy.Hard, taxonomy.User, taxonomy.BadMailbox)
+	add(event.Bounced, taxonomy.Soft, taxonomy.User, taxonomy.MailboxFull)
+	add(event.Bounced, taxonomy.Hard, taxonomy.User, taxonomy.Suppressed)
+	add(event.Bounced, taxonomy.Soft, taxonomy.Block, taxonomy.SpamBlock)
+	add(event.Deferred, taxonomy.Soft, taxonomy.Rate, taxonomy.RateLimited)
+	for range 2 {
+		if err := warehouse.Events.Insert(t.Context(), conn, "batch", events); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := one[[]string](t, conn, `SELECT groupArray(concat(provider, ' ', toString(ts), ' ', toString(d), ' ', toString(u)))
+FROM (SELECT provider, ts, sum(delivered) AS d, sum(unknown) AS u FROM provider_minutes GROUP BY provider, ts)`)
+	if diff := cmp.Diff([]string{"google 2026-11-23 12:00:00 3 2"}, got); diff != "" {
+		t.Errorf("provider_minutes (-want +got):\n%s", diff)
+	}
+}
+
+// What waits for a second bounce is not suppressed, and what is settled later does not wait.
+func TestPendingSuppressions(t *testing.T) {
+	conn := migrated(t)
+	if err := conn.Exec(t.Context(), `INSERT INTO suppressions (recipient_key, time, tombstone, pending, provider, expires_at) VALUES
+    ('waits', '2026-01-01 00:00:00', false, true, 'a', 0),
+    ('waits', '2026-01-01 10:00:00', false, true, 'b', 0),
+    ('confirmed', '2026-01-01 00:00:00', false, true, 'a', 0),
+    ('confirmed', '2026-01-02 10:00:00', false, false, 'a', 0),
+    ('taken back', '2026-01-01 00:00:00', false, true, 'a', 0),
+    ('taken back', '2026-01-03 00:00:00', true, false, 'a', 0),
+    ('suppressed before', '2026-01-01 00:00:00', false, false, 'a', 0),
+    ('suppressed before', '2026-01-02 00:00:00', false, true, 'a', 0),
+    ('waits again', '2026-01-01 00:00:00', false, false, 'a', 0),
+    ('waits again', '2026-01-02 00:00:00', true, false, 'a', 0),
+    ('waits again', '2026-01-03 00:00:00', false, true, 'a', 0),
+    ('after its end', '2026-01-01 00:00:00', false, false, 'a', '2026-01-02 00:00:00'),
+    ('after its end', '2026-01-03 00:00:00', false, true, 'a', 0)`); err != nil {
+		t.Fatal(err)
+	}
+	got := one[[]string](t, conn, `SELECT groupArray(recipient_key || '/' || provider || '/' || toString(since) || '/' || toString(bounces))
+FROM (SELECT * FROM suppressions_pending ORDER BY recipient_key)`)
+	want := []string{
+		"after its end/a/2026-01-03 00:00:00.000000/1", "waits/b/2026-01-01 00:00:00.000000/2", "waits again/a/2026-01-03 00:00:00.000000/1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pending (-want +got):\n%s", diff)
+	}
+	got = one[[]string](t, conn, "SELECT arraySort(groupArray(recipient_key)) FROM suppressed")
+	if diff := cmp.Diff([]string{"confirmed", "suppressed before"}, got); diff != "" {
+		t.Errorf("suppressed (-want +got):\n%s", diff)
+	}
+	if n := one[uint64](t, conn, "SELECT uniqExact(recipient_key) FROM suppression_changes"); n != 6 {
+		t.Errorf("suppression_changes has %d keys, want 6", n)
 	}
 }

@@ -99,7 +99,7 @@ func samples() []event.Event {
 		report(event.RemoteStatus, "not-spam", ""),
 		func() event.Event {
 			e := report(event.Complaint, "abuse", "")
-			e.Headers = map[string]string{"User-Agent": "FBL/1.0"}
+			e.Headers = map[string]string{"User-Agent": "FBL/1.0", FormatHeader: "jmrp"}
 			e.SourceIP = netip.MustParseAddr("198.51.100.1")
 			return e
 		}(),

@@ -253,7 +253,14 @@ func isFeedback(e *event.Event) bool {
 	return e.Kind == event.Complaint
 }
 
+// FormatHeader is the name under which an event carries the format of its report, where that is
+// not the one that RFCs 3464 and 5965 describe.
+const FormatHeader = "Format"
+
 func reportFormat(row []byte, e *event.Event, _ *Layout) []byte {
+	if format := e.Headers[FormatHeader]; format != "" {
+		return append(row, format...)
+	}
 	if isFeedback(e) {
 		return append(row, "arf"...)
 	}

@@ -59,6 +59,7 @@ type node struct {
 	queues                *queue.Manager
 	agent                 *deliver.Agent
 	reports               *reports.Processor
+	handling              map[*config.ReportProcessor]*reports.Handling
 	turns                 route.Turns // of the members of pools, for mail that comes in
 	watcher               *feed.Watcher
 	orders                *orders.Store
@@ -147,7 +148,7 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	if c.Feed != nil {
-		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.logger)
+		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
 		n.watcher.Poll()
 	}
 	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
@@ -163,8 +164,10 @@ func (n *node) assemble(dir string) error {
 	if err != nil {
 		return err
 	}
-	n.reports = reports.New(keys, n.suppress.Key)
 	var sinks []account.Sink
+	if c.LogBounces {
+		sinks = append(sinks, bounceLog{n.logger})
+	}
 	for _, a := range c.AcctFiles {
 		file, err := account.OpenFile(acctOptions(a, deliver.Unaccounted(c)))
 		if err != nil {
@@ -178,6 +181,7 @@ func (n *node) assemble(dir string) error {
 	if err != nil {
 		return fmt.Errorf("name servers: %w", err)
 	}
+	n.reports, n.handling = reports.New(keys, n.suppress.Key, resolver.TXT), handlings(c)
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,

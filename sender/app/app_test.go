@@ -10,6 +10,7 @@ import (
 	"net/smtp"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,16 @@ type sink struct {
 	port     int
 	deferAll atomic.Bool
 	taken    atomic.Int32
+
+	mu  sync.Mutex
+	got []string // MAIL FROM and RCPT TO of every transaction, as in "<a@b> to <c@d>"
+}
+
+// delivered returns the transactions so far, sorted.
+func (s *sink) delivered() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(slices.Values(s.got))
 }
 
 func newSink(t *testing.T) *sink {
@@ -54,7 +65,7 @@ func newSink(t *testing.T) *sink {
 func (s *sink) serve(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	_, _ = fmt.Fprint(conn, "220 sink\r\n")
-	inData := false
+	inData, from := false, ""
 	for lines := bufio.NewScanner(conn); lines.Scan(); {
 		answer := "250 2.0.0 ok"
 		switch line := lines.Text(); {
@@ -63,8 +74,14 @@ func (s *sink) serve(conn net.Conn) {
 		case inData:
 			inData = false
 			s.taken.Add(1)
+		case strings.HasPrefix(line, "MAIL FROM:"):
+			from = strings.Fields(line[10:])[0]
 		case strings.HasPrefix(line, "RCPT") && s.deferAll.Load():
 			answer = "451 4.3.0 not now"
+		case strings.HasPrefix(line, "RCPT TO:"):
+			s.mu.Lock()
+			s.got = append(s.got, from+" to "+strings.Fields(line[8:])[0])
+			s.mu.Unlock()
 		case line == "DATA" && s.deferAll.Load():
 			answer = "503 5.5.1 no recipients"
 		case line == "DATA":

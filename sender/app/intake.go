@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -28,19 +28,7 @@ import (
 var _ smtpd.Intake = (*node)(nil)
 
 // Local is part of smtpd.Intake.
-func (n *node) Local(address string) bool {
-	return n.config.BounceProcessor.Match(address) || n.config.FeedbackLoopProcessor.Match(address) || n.isBounceDomain(address)
-}
-
-func (n *node) isBounceDomain(address string) bool {
-	domain := route.Domain(address)
-	for _, d := range n.config.BounceDomains {
-		if strings.EqualFold(d, domain) {
-			return true
-		}
-	}
-	return false
-}
+func (n *node) Local(address string) bool { return n.config.Processor(address) != nil }
 
 // Suppressed is part of smtpd.Intake.
 func (n *node) Suppressed(tenant, address string) bool { return n.suppress.Suppressed(tenant, address) }
@@ -102,20 +90,7 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 		}
 	}
 	if len(local) > 0 {
-		report := *m
-		if len(others) > 0 {
-			report.ID = event.NewID() // two messages from here on, each with recipients from index 0
-		}
-		consumed, err := n.consume(ctx, &report, local)
-		if err != nil {
-			return err
-		}
-		if !consumed {
-			others = append(others, local...)
-		}
-	}
-	if len(others) == 0 {
-		return nil
+		return n.takeReport(ctx, m, local, others)
 	}
 	return n.store(ctx, m, others)
 }
@@ -126,6 +101,9 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		ID: m.ID, From: m.From, Arrived: m.Arrived.UTC(), Expires: m.Schedule.End(), VMTA: n.chooseVMTA(m.VMTA, recipients), Pool: m.Pool, Job: m.Job, EnvID: m.EnvID, Ret: m.Ret,
 		Tenant: m.Tenant, SMTPUser: m.SMTPUser, ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
+	}
+	if m.MessageID != "" {
+		envelope.Headers = map[string]string{reports.MessageIDHeader: m.MessageID}
 	}
 	if m.AsksForDKIM {
 		if _, err := dkim.ParseRequest(m.DKIMOptions); err != nil {
@@ -173,6 +151,11 @@ func (n *node) received(envelope *spool.Envelope, from int) {
 	for i := from; i < len(envelope.Recipients); i++ {
 		*e = event.Event{Kind: event.Received, Time: envelope.Arrived}
 		deliver.FillEnvelope(e, envelope, uint32(i), n.suppress) //nolint:gosec // bounded by the server
+		if e.Headers == nil {
+			e.Headers = envelope.Headers
+		} else {
+			maps.Copy(e.Headers, envelope.Headers) // the recipient's own map
+		}
 		n.traffic.Count(e)
 		n.recorder.Submit(e)
 	}
@@ -255,64 +238,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// consume reads a report that came to a processor's address. It reports false for mail that is
-// none and should be delivered like any other.
-func (n *node) consume(ctx context.Context, m *smtpd.Message, local []smtpd.Recipient) (bool, error) {
-	mail := reports.Mail{ID: m.ID, Arrived: m.Arrived.UTC(), ClientIP: m.ClientIP, ClientName: m.ClientName, Content: m.Content}
-	for _, r := range local {
-		mail.Recipients = append(mail.Recipients, r.Address)
-	}
-	finding, err := n.reports.Process(mail)
-	if errors.Is(err, reports.ErrNotAReport) {
-		if n.deliversUnmatched(local) {
-			return false, nil
-		}
-		n.logger.Info("mail to a report address is no report", "message_id", m.ID.String(), "error", err)
-	} else if err != nil {
-		return false, err
-	}
-	for _, address := range finding.Suppress {
-		if err := n.suppress.Add(address); err != nil {
-			return false, err
-		}
-	}
-	var events []*event.Event
-	for i, r := range local {
-		events = append(events, n.reportEvent(event.Received, m, i, r))
-	}
-	events = append(events, finding.Events...)
-	for i, r := range local {
-		events = append(events, n.reportEvent(event.ReportConsumed, m, i, r))
-	}
-	if err := n.recorder.Record(ctx, events...); err != nil {
-		return false, err
-	}
-	n.accepted.Add(int64(len(local)))
-	return true, nil
-}
-
-// deliversUnmatched reports whether mail that is no report goes on: deliver-unmatched-email says
-// so, and smtp-hosts say where to. By MX it would come back to this node.
-func (n *node) deliversUnmatched(local []smtpd.Recipient) bool {
-	for _, r := range local {
-		processor := n.config.BounceProcessor
-		if !processor.Match(r.Address) {
-			processor = n.config.FeedbackLoopProcessor
-		}
-		hosts := n.config.Domain(route.Domain(r.Address), config.DefaultVMTA).SMTPHosts
-		if processor == nil || !processor.DeliverUnmatched || len(hosts) == 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func (n *node) reportEvent(kind event.Kind, m *smtpd.Message, index int, r smtpd.Recipient) *event.Event {
-	return &event.Event{
-		Kind: kind, Time: m.Arrived.UTC(), MessageID: m.ID, RecipientIdx: uint32(index), //nolint:gosec // bounded by the server
-		MailFrom: m.From, Recipient: r.Address, RecipientDomain: route.Domain(r.Address), Tenant: m.Tenant,
-		Listener: m.Listener, ClientIP: m.ClientIP, ClientMTA: m.ClientName, Size: uint64(len(m.Content)),
-	}
 }

@@ -132,10 +132,23 @@ const (
 
 func defaultAcctFile() AcctFile {
 	return AcctFile{
-		Records: []RecordType{Delivered, Bounced}, ISOTimes: true,
+		ISOTimes:     true,
 		MoveInterval: 24 * time.Hour, DeleteAfter: 8 * 24 * time.Hour,
 		RetryInterval: 5 * time.Minute, WriteTimeout: time.Minute,
 		Webhook: Webhook{MaxInterval: 5 * time.Minute, ConnectTimeout: 5 * time.Second, IOTimeout: 5 * time.Second},
+	}
+}
+
+// finishAcctFiles gives those that name no records the usual ones.
+func (c *Config) finishAcctFiles() {
+	usual := []RecordType{Delivered, Bounced}
+	if c.LogBounces {
+		usual = append(usual, RemoteBounce)
+	}
+	for i := range c.AcctFiles {
+		if a := &c.AcctFiles[i]; a.Records == nil {
+			a.Records = usual
+		}
 	}
 }
 

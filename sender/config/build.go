@@ -41,6 +41,7 @@ var sectionRules = map[string]sectionRule{
 	"bounce-processor":         {in: outside},
 	"domain-key-list":          {in: outside, argument: withArgument},
 	"domain":                   {in: []string{globalScope, "virtual-mta", "virtual-mta-pool"}, argument: withArgument},
+	"email-patterns":           {in: processor, argument: perhapsArgument},
 	"event-log":                {in: outside, argument: withArgument},
 	"event-stream":             {in: outside, argument: withArgument},
 	"feed":                     {in: outside, argument: withArgument},
@@ -59,7 +60,6 @@ var sectionRules = map[string]sectionRule{
 
 	"aliases":                    {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
-	"email-patterns":             {in: processor, argument: perhapsArgument, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
 	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
@@ -373,22 +373,6 @@ func (b *builder) user(n *node) {
 	})
 }
 
-func (b *builder) processor(n *node, s *scope[ReportProcessor], target **ReportProcessor) {
-	if *target == nil {
-		*target = &ReportProcessor{Pos: n.Pos, DeliverUnmatched: true}
-	}
-	p := *target
-	s.read(b, n.Children, func(a assignment[ReportProcessor]) { a.apply(p) }, func(inner *node) {
-		if inner.Name != "address-list" {
-			b.section(inner, n.Name)
-			return
-		}
-		list := &AddressList{}
-		addressListScope.fill(b, inner, list)
-		p.AddressLists = append(p.AddressLists, list)
-	})
-}
-
 func (b *builder) addressList(n *node) {
 	build(b, n, addressListScope, func(v *value) (AddressList, error) {
 		name, err := identifier(v)
@@ -413,6 +397,8 @@ func (b *builder) finish() {
 	b.finishListeners()
 	c.completeSpools()
 	b.addColdVMTAs()
+	b.finishProcessors()
+	c.finishAcctFiles()
 	b.validate()
 	c.sortPeerLimits()
 	for _, m := range c.vmtaOrder {

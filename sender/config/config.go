@@ -76,6 +76,9 @@ type Config struct {
 	FeedbackLoopProcessor *ReportProcessor
 	AddressLists          map[string]*AddressList // by name in lower case
 
+	DeliverBounces bool // what the bounce-processor does where it does not say
+	LogBounces     bool // each bounce is a line in the log, and a record where an acct-file names none
+
 	hash uint64
 
 	fallback vmtaReference

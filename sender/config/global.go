@@ -35,6 +35,8 @@ var globals = newScope(globalScope, append(
 	many("reference-key", referenceKey, func(c *Config) *[]ReferenceKey { return &c.ReferenceKeys }),
 	many("spool", spoolDirectory, func(c *Config) *[]Spool { return &c.Spools }),
 	alias[Config]("disk-queue", "spool"),
+	one("deliver-bounces", boolean, func(c *Config) *bool { return &c.DeliverBounces }),
+	one("log-bounces", boolean, func(c *Config) *bool { return &c.LogBounces }),
 	one("spool-min-free-space", megabytes, func(c *Config) *Size { return &c.spoolMinFreeSpace }),
 )...)
 

@@ -45,66 +45,6 @@ func sizeAtLeast(least Size) parser[Size] {
 	}
 }
 
-// AddressList says which addresses something is for.
-type AddressList struct {
-	Name      string // empty in a processor
-	Addresses []AddressPattern
-	Domains   []string
-}
-
-var addressListScope = newScope("address-list",
-	many("address", parseAddressPattern, func(l *AddressList) *[]AddressPattern { return &l.Addresses }),
-	many("domain", hostName, func(l *AddressList) *[]string { return &l.Domains }),
-)
-
-// Match reports whether the list holds the address. A list of domains only holds all their
-// addresses. With domains and addresses, those addresses that name no domain of their own (a local
-// part, a pattern) count in the list's domains only. A pattern is tried on the whole address and
-// on the local part.
-func (l *AddressList) Match(address string) bool {
-	local, domain, err := splitAddress(address)
-	if err != nil {
-		return false
-	}
-	local = strings.ToLower(local)
-	inDomains := slices.Contains(l.Domains, domain)
-	if len(l.Addresses) == 0 {
-		return inDomains
-	}
-	for _, p := range l.Addresses {
-		if (p.domain != "" || len(l.Domains) == 0 || inDomains) && p.match(local, domain, local+"@"+domain) {
-			return true
-		}
-	}
-	return false
-}
-
-// ReportProcessor says which incoming mail is read as reports, not delivered: bounces in
-// <bounce-processor>, complaints in <feedback-loop-processor>.
-type ReportProcessor struct {
-	Pos              Pos
-	AddressLists     []*AddressList
-	DeliverMatched   bool // deliver what was understood as well
-	DeliverUnmatched bool // deliver what was not understood
-}
-
-// Match reports whether mail for the address is for the processor. A nil processor has none.
-func (p *ReportProcessor) Match(address string) bool {
-	return p != nil && slices.ContainsFunc(p.AddressLists, func(l *AddressList) bool { return l.Match(address) })
-}
-
-func processorScope(name string) *scope[ReportProcessor] {
-	return newScope(name,
-		planned(one("deliver-matched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverMatched })),
-		one("deliver-unmatched-email", boolean, func(p *ReportProcessor) *bool { return &p.DeliverUnmatched }),
-	)
-}
-
-var (
-	bounceScope   = processorScope("bounce-processor")
-	feedbackScope = processorScope("feedback-loop-processor")
-)
-
 // User is an account for SMTP AUTH. One without a password can never log in.
 type User struct {
 	Name     string

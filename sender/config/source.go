@@ -17,6 +17,16 @@ const (
 	AddDateOverride AddDateHeader = "override" // in place of what is there
 )
 
+// SuppressedRecipients is what becomes of a recipient who must not be mailed.
+type SuppressedRecipients string
+
+// The ways: refused at RCPT, or accepted and bounced with 5.7.1, for feeders that drop a whole
+// message when one recipient is refused.
+const (
+	SuppressedReject SuppressedRecipients = "reject"
+	SuppressedBounce SuppressedRecipients = "bounce"
+)
+
 // Source is what the <source> sections say about mail from one place.
 type Source struct {
 	// Name is the argument of the most specific section that applies ("10/8", "{auth}"), as
@@ -48,8 +58,10 @@ type Source struct {
 	JobIDHeader        string // empty: none
 	ProcessXEnvid      bool
 	TenantHeader       string // empty: none
-	ProcessXSchedule   bool
-	RetainXSchedule    bool
+	// SuppressedRecipients says what becomes of recipients who must not be mailed.
+	SuppressedRecipients SuppressedRecipients
+	ProcessXSchedule     bool
+	RetainXSchedule      bool
 	ProcessXDKIMOptions,
 	RetainXDKIMOptions bool
 	JobIDPrefix             string // JobIDPrefixAuth for the user's name
@@ -93,7 +105,7 @@ func DefaultSource() Source {
 		AddReceivedHeader: true,
 
 		RejectInvalidVirtualMTA: true, AutoQualifyDomain: true,
-		AddDateHeader: AddDateNo,
+		AddDateHeader: AddDateNo, SuppressedRecipients: SuppressedReject,
 	}
 }
 
@@ -120,6 +132,7 @@ var sourceScope = newScope("source",
 	one("jobid-header", clearable(headerName), func(s *Source) *string { return &s.JobIDHeader }),
 	one("process-x-envid", boolean, func(s *Source) *bool { return &s.ProcessXEnvid }),
 	one("tenant-header", clearable(headerName), func(s *Source) *string { return &s.TenantHeader }),
+	one("suppressed-recipients", choice(SuppressedReject, SuppressedBounce), func(s *Source) *SuppressedRecipients { return &s.SuppressedRecipients }),
 	one("process-x-schedule", boolean, func(s *Source) *bool { return &s.ProcessXSchedule }),
 	one("retain-x-schedule", boolean, func(s *Source) *bool { return &s.RetainXSchedule }),
 	one("process-x-dkim-options", boolean, func(s *Source) *bool { return &s.ProcessXDKIMOptions }),

@@ -1,9 +1,10 @@
 // Package feed watches the folder in which the node's agent leaves what analytics decided: the
-// limits document and the suppression snapshot.
+// limits document, and the suppression snapshot with the changes since.
 //
 // A file that is missing, unreadable, damaged or older than what is in force changes nothing: the
 // node goes on with what it has, and the log says why, once for each file. Files are replaced as a
-// whole, so it is enough to watch which file has the name, with its modification time and size.
+// whole, so it is enough to watch which file has the name, with its modification time and size; the
+// changes are read as they are added.
 package feed
 
 import (
@@ -26,9 +27,12 @@ type Watcher struct {
 	interval time.Duration
 	onLimits func(*limits.Document)
 	onList   func(*suppression.Snapshot)
+	onChange func([]suppression.Change) // of the list
 	logger   *slog.Logger
 
 	limitsFile, listFile file
+	tail                 suppression.Tail
+	tailComplaint        string // what was last logged about the changes
 	document             *limits.Document
 	list                 *suppression.Snapshot
 }
@@ -40,14 +44,37 @@ type file struct {
 }
 
 // New returns a watcher of dir that looks every interval and calls back from the goroutine of Run.
-func New(dir string, interval time.Duration, onLimits func(*limits.Document), onList func(*suppression.Snapshot), logger *slog.Logger) *Watcher {
-	return &Watcher{dir: dir, interval: interval, onLimits: onLimits, onList: onList, logger: logger}
+func New(
+	dir string, interval time.Duration, onLimits func(*limits.Document), onList func(*suppression.Snapshot), onChange func([]suppression.Change),
+	logger *slog.Logger,
+) *Watcher {
+	return &Watcher{dir: dir, interval: interval, onLimits: onLimits, onList: onList, onChange: onChange, logger: logger}
 }
 
 // Poll looks once. Call it before mail flows, so that a restart does not forget a limit.
 func (w *Watcher) Poll() {
 	w.look(&w.limitsFile, limits.FileName, w.readLimits)
 	w.look(&w.listFile, suppression.FileName, w.readList)
+	w.readChanges()
+}
+
+// readChanges hands on what was added to the delta of the list in force.
+func (w *Watcher) readChanges() {
+	if w.list == nil {
+		return
+	}
+	changes, err := w.tail.Read(filepath.Join(w.dir, suppression.DeltaName), w.list.Generation())
+	if len(changes) > 0 {
+		w.onChange(changes)
+	}
+	complaint := ""
+	if err != nil {
+		complaint = err.Error()
+	}
+	if complaint != "" && complaint != w.tailComplaint {
+		w.logger.Error("feed refused, what is in force stays", "error", err)
+	}
+	w.tailComplaint = complaint
 }
 
 // look reads a file if it has changed. What could not be read at all is tried again.
@@ -118,7 +145,7 @@ func (w *Watcher) readList(name string) error {
 	if w.list != nil && next.Generation() == w.list.Generation() {
 		return nil
 	}
-	w.list = next
+	w.list, w.tail = next, suppression.Tail{}
 	w.onList(next)
 	return nil
 }

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -20,6 +21,7 @@ import (
 type sink struct {
 	generations []uint64 // of the limits
 	lists       []uint64 // of the suppressions
+	changes     []suppression.Change
 }
 
 // watch returns a watcher of a new folder.
@@ -29,6 +31,7 @@ func watch(t *testing.T, log io.Writer) (w *Watcher, s *sink) {
 	w = New(t.TempDir(), time.Millisecond,
 		func(d *limits.Document) { s.generations = append(s.generations, d.Generation) },
 		func(l *suppression.Snapshot) { s.lists = append(s.lists, l.Generation()) },
+		func(c []suppression.Change) { s.changes = append(s.changes, c...) },
 		slog.New(slog.NewTextHandler(log, nil)))
 	return w, s
 }
@@ -49,7 +52,7 @@ func (w *Watcher) saveLimits(t *testing.T, d *limits.Document) {
 
 func (w *Watcher) saveList(t *testing.T, generation uint64) {
 	t.Helper()
-	if err := suppression.Save(filepath.Join(w.dir, suppression.FileName), generation, time.Unix(0, 0), nil); err != nil {
+	if err := suppression.Save(filepath.Join(w.dir, suppression.FileName), generation, time.Unix(0, 0), &suppression.List{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -126,7 +129,7 @@ func TestOlderGenerationsAreRefused(t *testing.T) {
 }
 
 func TestBrokenFileKeepsTheOld(t *testing.T) {
-	for _, broken := range []string{"", "{", `{"format":99,"generation":9,"ttl_seconds":60,"leases":[]}`, "CARSUPP\x01 but no more"} {
+	for _, broken := range []string{"", "{", `{"format":99,"generation":9,"ttl_seconds":60,"leases":[]}`, "CARSUPP\x02 but no more"} {
 		var log strings.Builder
 		w, s := watch(t, &log)
 		w.saveLimits(t, document(1))
@@ -188,9 +191,56 @@ func TestUnreadableFileIsTriedAgain(t *testing.T) {
 	s.want(t, []uint64{1}, nil)
 }
 
+// Changes are handed on once, and only with the snapshot that they continue.
+func TestChangesFollowTheirSnapshot(t *testing.T) {
+	var log strings.Builder
+	w, s := watch(t, &log)
+	name := filepath.Join(w.dir, suppression.DeltaName)
+	change := func(n byte) suppression.Change {
+		return suppression.Change{Key: strings.Repeat("0", 31) + string(n), Suppressed: true, At: time.Unix(1, 0).UTC()}
+	}
+	add := func(base uint64, changes ...suppression.Change) {
+		t.Helper()
+		if err := errors.Join(suppression.StartDelta(name, base), suppression.AppendDelta(name, changes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(when string, changes ...suppression.Change) {
+		t.Helper()
+		w.Poll()
+		w.Poll()
+		if diff := cmp.Diff(changes, s.changes); diff != "" {
+			t.Errorf("%s: changes (-want +got):\n%s", when, diff)
+		}
+		s.changes = nil
+	}
+	add(5, change('a'))
+	want("without a snapshot")
+	w.saveList(t, 5)
+	want("with the snapshot", change('a'))
+	if err := suppression.AppendDelta(name, []suppression.Change{change('b')}); err != nil {
+		t.Fatal(err)
+	}
+	want("one more", change('b'))
+	w.saveList(t, 6)
+	want("a new snapshot, and still the old changes")
+	add(6, change('c'))
+	want("the new changes", change('c'))
+	if log.Len() > 0 {
+		t.Errorf("log: %s", log.String())
+	}
+	w.write(t, suppression.DeltaName, "something else that is long enough")
+	want("a broken file")
+	if n := strings.Count(log.String(), "refused"); n != 1 {
+		t.Errorf("%d complaints, want 1:\n%s", n, log.String())
+	}
+	add(6, change('c'), change('d'))
+	want("a whole one again", change('c'), change('d'))
+}
+
 func TestRun(t *testing.T) {
 	seen := make(chan uint64)
-	w := New(t.TempDir(), time.Millisecond, func(d *limits.Document) { seen <- d.Generation }, nil, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	w := New(t.TempDir(), time.Millisecond, func(d *limits.Document) { seen <- d.Generation }, nil, nil, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()

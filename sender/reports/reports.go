@@ -6,27 +6,42 @@
 // Nothing in a report is believed but its signed token (ingest/correlate). A report whose token
 // verifies and whose address is the one that was signed suppresses that address, if it is a
 // complaint or says that the address is dead; every other one is written down with what it claims
-// and moves nothing. Mail that is no report gives ErrNotAReport.
+// and moves nothing. That goes for the source too: the event has the address that the report
+// names, but which source a complaint counts against comes from the delivery that the token names,
+// which a job looks up. A report without a token whose DKIM signature shows a reporter whom the
+// operator trusts is marked as such, and left to that job as well.
+//
+// A report about many messages at once (DMARC, TLS-RPT) is one remote status with its counts.
+//
+// An automatic reply is no bounce and nobody waits for it at an address that was made for bounces:
+// it is taken as read, and counted. Mail that is no report gives ErrNotAReport, and mail that is
+// too large or too deep to look into ErrUnreadable.
 //
 // What a stranger can make a node write is bounded: events by maxEvents, texts by maxText. A
-// Processor keeps no state and is safe for concurrent use.
+// Processor keeps no state and is safe for concurrent use. It asks the name servers only to verify
+// a signature of a reporter who is trusted.
 package reports
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	netmail "net/mail"
 	"net/netip"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"carom/ingest/aggregate"
 	"carom/ingest/arf"
 	"carom/ingest/classify"
 	"carom/ingest/correlate"
 	"carom/ingest/dsn"
 	"carom/ingest/mime"
+	"carom/ingest/report"
 	"carom/schemas/event"
 	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
@@ -34,8 +49,11 @@ import (
 	"carom/sender/route"
 )
 
-// ErrNotAReport is returned for mail that is neither a notification nor a feedback report.
-var ErrNotAReport = errors.New("not a report")
+// The errors of Process.
+var (
+	ErrNotAReport = errors.New("not a report")
+	ErrUnreadable = errors.New("not readable")
+)
 
 const (
 	// maxEvents bounds the events of one report. RFC 5321 section 4.5.3.1.8 lets a transaction have
@@ -46,7 +64,22 @@ const (
 	maxText    = 2048
 	maxAddress = 320
 	maxWord    = 255
+	// maxCandidates bounds the addresses that are tried for a recipient who was blanked out.
+	maxCandidates = 20
+	// maxMessageID bounds a Message-ID, in octets: as RFC 5322 section 2.1.1 does a line.
+	maxMessageID = 998
 )
+
+// MessageIDHeader is the name under which an event carries a Message-ID: a received event that of its
+// message, a report that of the message it quotes. By it a job finds one for the other.
+const MessageIDHeader = "Message-ID"
+
+// Rule is what an operator wants done about bounces that say something.
+type Rule struct {
+	Pattern  *regexp.Regexp // of "5.2.2;smtp;552 mailbox full"
+	Suppress bool           // suppress the address that is proven; else suppress nobody
+	Delete   bool           // pass the mail on to nobody
+}
 
 // Mail is what arrived at a processor's address.
 type Mail struct {
@@ -56,41 +89,99 @@ type Mail struct {
 	ClientIP   netip.Addr
 	ClientName string
 	Content    []byte
+	Handling   *Handling // by the processor of that address; nil for nothing special
 }
 
-// Finding is what a report says.
+// Handling is what the operator has said about the reports of a processor.
+type Handling struct {
+	Patterns []Pattern // for mail that no parser knows, in order
+	Rules    []Rule    // about bounces, in order; the first that matches counts
+	Trusted  []string  // domains of reporters whose signed reports count without a token, in lower case
+}
+
+// Finding is what a mail says.
 type Finding struct {
-	Events   []*event.Event
-	Suppress []string // addresses that the report proves must not be mailed, each once
+	Kind     string         // what it is, in one word: dsn, arf, autoreply or aggregate
+	Events   []*event.Event // what it says of recipients; none of an automatic reply
+	Suppress []string       // addresses that the report proves must not be mailed, each once
+	Delete   bool           // a rule wants the mail passed on to nobody
+	Pattern  *Pattern       // that read it, nil if a parser did
 }
 
 // Processor reads reports.
 type Processor struct {
 	keys *correlate.Keys
 	key  func(address string) string
+	txt  LookupTXT
 }
 
 // New returns a processor that believes tokens of keys. The function key gives the suppression
-// key of an address.
-func New(keys *correlate.Keys, key func(address string) string) *Processor {
-	return &Processor{keys: keys, key: key}
+// key of an address, txt the TXT records of a name; without txt no reporter is trusted.
+func New(keys *correlate.Keys, key func(address string) string, txt LookupTXT) *Processor {
+	return &Processor{keys: keys, key: key, txt: txt}
 }
 
-// Process reads the mail. It returns ErrNotAReport, wrapped, for mail that holds no report, and
-// for mail that is too large or too deep to look into.
-func (p *Processor) Process(m Mail) (Finding, error) {
+// Process reads the mail. It returns ErrNotAReport and ErrUnreadable, wrapped. It waits for name
+// servers as long as ctx allows, and a few seconds at most.
+func (p *Processor) Process(ctx context.Context, m Mail) (Finding, error) {
+	if m.Handling == nil {
+		m.Handling = &Handling{}
+	}
 	message, err := mime.Parse(m.Content, mime.Limits{})
 	if err != nil {
-		return Finding{}, fmt.Errorf("%w: %w", ErrNotAReport, err)
+		return Finding{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	if report, err := dsn.Parse(message); err == nil {
-		return p.notification(m, report), nil
+	read, pattern := parse(message, m.Handling.Patterns)
+	var f Finding
+	switch read.Kind {
+	case report.Notification:
+		f = p.notification(m, read.Notification)
+	case report.Feedback:
+		f = p.feedback(ctx, m, read.Feedback)
+	case report.AutoReply:
+	case report.Aggregate:
+		f.Events = []*event.Event{p.aggregate(m, read.Aggregate)}
+	default:
+		if message.Cut != nil {
+			return Finding{}, fmt.Errorf("%w: %w", ErrUnreadable, message.Cut)
+		}
+		return Finding{}, fmt.Errorf("%w: %s", ErrNotAReport, read.Reason)
 	}
-	report, err := arf.Parse(message)
-	if err != nil {
-		return Finding{}, fmt.Errorf("%w: neither a notification (RFC 3464) nor a feedback report (RFC 5965)", ErrNotAReport)
+	f.Kind, f.Pattern = string(read.Kind), pattern
+	for _, e := range f.Events {
+		setHeader(e, account.FormatHeader, format(&read, pattern), maxWord)
 	}
-	return p.feedback(m, report), nil
+	return f, nil
+}
+
+// format names what read a report, as PowerMTA's accounting files do: "" for the two formats of the
+// RFCs, else the pattern's file, jmrp, or the rule of the parser.
+func format(read *report.Report, pattern *Pattern) string {
+	switch {
+	case pattern != nil:
+		return filepath.Base(pattern.Name)
+	case read.Kind == report.Notification && read.Notification.Format != "rfc3464":
+		return read.Notification.Format
+	case read.Kind != report.Feedback || strings.HasPrefix(read.Feedback.Format, "rfc5965"):
+		return ""
+	case strings.HasPrefix(read.Feedback.Format, "microsoft.jmrp"):
+		return "jmrp"
+	}
+	return read.Feedback.Format
+}
+
+// parse reads the message, by the operator's patterns where nothing else knows it as a report.
+func parse(message *mime.Message, patterns []Pattern) (report.Report, *Pattern) {
+	read := report.Parse(message)
+	if read.Kind != report.None && read.Kind != report.AutoReply {
+		return read, nil
+	}
+	for i := range patterns {
+		if found, ok := patterns[i].read(message); ok {
+			return found, &patterns[i]
+		}
+	}
+	return read, nil
 }
 
 // matches joins each recipient of a report, by the addresses that it is known by, to the message
@@ -129,10 +220,7 @@ func references(original mime.Header, returnPath string) []string {
 
 // base returns an event about recipient that carries what a match proves.
 func (p *Processor) base(m Mail, kind event.Kind, index int, match correlate.Match, recipient string) *event.Event {
-	if match.Address != "" {
-		recipient = match.Address
-	}
-	recipient = cut(recipient, maxAddress)
+	recipient = cut(cmp.Or(match.Address, match.Claimed, recipient), maxAddress)
 	e := &event.Event{
 		Time: m.Arrived, Kind: kind, MessageID: m.ID, RecipientIdx: uint32(index), //nolint:gosec // bounded by maxEvents
 		Recipient: recipient, RecipientDomain: route.Domain(recipient),
@@ -142,20 +230,20 @@ func (p *Processor) base(m Mail, kind event.Kind, index int, match correlate.Mat
 	if e.RecipientDomain != "" { // RFC 6590 lets reporters blank addresses out
 		e.RecipientKey = p.key(recipient)
 	}
-	if match.Method != correlate.None {
+	if match.Method != correlate.None { // the zero Ref where the method names no message
 		e.OriginalMessageID, e.OriginalIdx = match.Ref.MessageID, match.Ref.Index
 	}
 	return e
 }
 
-func (p *Processor) notification(m Mail, report *dsn.Report) Finding {
-	reported := report.Recipients[:min(len(report.Recipients), maxEvents)]
+func (p *Processor) notification(m Mail, said *dsn.Report) Finding {
+	reported := said.Recipients[:min(len(said.Recipients), maxEvents)]
 	addresses := make([][]string, len(reported))
 	for i := range reported {
 		addresses[i] = reported[i].Addresses()
 	}
 	matches := p.matches(correlate.Evidence{
-		ReturnPaths: m.Recipients, References: references(report.Original, ""), EnvelopeIDs: []string{report.OriginalEnvelopeID},
+		ReturnPaths: m.Recipients, References: references(said.Original, ""), EnvelopeIDs: []string{said.OriginalEnvelopeID},
 	}, addresses, m.Arrived)
 	var f Finding
 	for i := range reported {
@@ -165,23 +253,55 @@ func (p *Processor) notification(m Mail, report *dsn.Report) Finding {
 			kind = event.RemoteBounce
 		}
 		e := p.base(m, kind, i, matches[i], cmp.Or(r.Final, r.Original))
-		e.FeedbackType, e.ReportingMTA, e.MXHost = string(r.Action), cut(report.ReportingMTA, maxWord), cut(r.RemoteMTA, maxWord)
+		e.FeedbackType, e.ReportingMTA, e.MXHost = string(r.Action), cut(said.ReportingMTA, maxWord), cut(r.RemoteMTA, maxWord)
 		e.MailFrom = returnPath(m)
 		e.MailFromDomain = route.Domain(e.MailFrom)
-		e.EnvID = envelopeID(report.OriginalEnvelopeID)
-		if r.Original != "" {
-			e.Headers = map[string]string{"ORCPT": cut(r.Original, maxAddress)}
-		}
+		e.EnvID = envelopeID(said.OriginalEnvelopeID)
+		setHeader(e, "ORCPT", r.Original, maxAddress)
+		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
 		e.SetReply(answer)
 		if kind == event.RemoteBounce {
-			account.SetVerdict(e, classify.Classify(classify.Input{Reply: answer, Enhanced: r.Status}))
-			if e.Class == taxonomy.Hard {
+			account.SetVerdict(e, report.Verdict(r))
+			f.rule(e, r, m.Handling.Rules)
+			if e.Class == taxonomy.Hard && !transient(answer) && (e.Dimension == taxonomy.User || e.Dimension == "") {
+				// A block or refused content says nothing of the address, and after a transient answer some
+				// gateways give up at once.
 				f.suppress(matches[i].Address)
 			}
 		}
 		f.Events = append(f.Events, e)
 	}
 	return f
+}
+
+// rule does what the first rule that matches says of a bounce.
+func (f *Finding) rule(e *event.Event, r *dsn.Recipient, rules []Rule) {
+	if len(rules) == 0 {
+		return
+	}
+	text := e.Enhanced + ";" + r.DiagnosticType + ";" + cut(r.Diagnostic, maxText)
+	for _, rule := range rules {
+		if !rule.Pattern.MatchString(text) {
+			continue
+		}
+		f.Delete = f.Delete || rule.Delete
+		e.Class = taxonomy.Soft
+		if rule.Suppress { // the operator says so: for the job over all nodes as well
+			e.Class, e.Dimension = taxonomy.Hard, taxonomy.User
+		}
+		return
+	}
+}
+
+// setHeader notes a value of the report beside those that have a column, unless it is empty.
+func setHeader(e *event.Event, name, value string, limit int) {
+	if value == "" {
+		return
+	}
+	if e.Headers == nil {
+		e.Headers = map[string]string{}
+	}
+	e.Headers[name] = cut(value, limit)
 }
 
 // suppress notes an address that a match has proven; "" stands for none.
@@ -221,10 +341,15 @@ func reply(r *dsn.Recipient) smtpstatus.Reply {
 	return parsed
 }
 
-func (p *Processor) feedback(m Mail, report *arf.Report) Finding {
-	reported := report.OriginalRcptTo
+// transient reports whether the receiver asked to try again.
+func transient(answer smtpstatus.Reply) bool {
+	return answer.Transient() || answer.Code == 0 && answer.Enhanced.Class == 4
+}
+
+func (p *Processor) feedback(ctx context.Context, m Mail, said *arf.Report) Finding {
+	reported := said.OriginalRcptTo
 	if len(reported) == 0 {
-		reported = report.RemovalRecipients
+		reported = said.RemovalRecipients
 	}
 	reported = reported[:min(len(reported), maxEvents)]
 	if len(reported) == 0 {
@@ -234,30 +359,38 @@ func (p *Processor) feedback(m Mail, report *arf.Report) Finding {
 	for i, address := range reported {
 		addresses[i] = []string{address}
 		if len(reported) == 1 {
-			addresses[i] = append(addresses[i], candidates(report.Original)...)
+			addresses[i] = append(addresses[i], said.Candidates[:min(len(said.Candidates), maxCandidates)]...)
 		}
 	}
 	matches := p.matches(correlate.Evidence{
-		ReturnPaths: m.Recipients, References: references(report.Original, report.OriginalMailFrom),
-		EnvelopeIDs: []string{report.OriginalEnvelopeID},
+		ReturnPaths: m.Recipients, References: references(said.Original, said.OriginalMailFrom),
+		EnvelopeIDs: []string{said.OriginalEnvelopeID},
 	}, addresses, m.Arrived)
+	reporter := ""
+	if strings.HasPrefix(said.Format, "rfc5965") {
+		// The recipient stands in the reporter's own fields. Other formats take it from the header of
+		// the reported message, and so from whoever wrote that.
+		reporter = p.reporter(ctx, m, matches, reported)
+	}
 	var f Finding
 	for i, address := range reported {
+		if reporter != "" && matches[i].Method == correlate.None && matches[i].Err == nil && !mailboxDomain(address, reporter) {
+			matches[i] = correlate.Match{Method: correlate.DKIMReporter, Confidence: correlate.DKIMConfidence}
+		}
 		kind := event.RemoteStatus
-		if report.Type.Complaint() {
+		if said.Type.Complaint() {
 			kind = event.Complaint
 		}
 		e := p.base(m, kind, i, matches[i], address)
-		e.FeedbackType, e.ReportingMTA, e.SourceIP = string(report.Type), cut(report.ReportingMTA, maxWord), report.SourceIP
-		if matches[i].Method != correlate.None { // else anybody could hang complaints on a source
-			e.Source = event.SourceKey(report.SourceIP)
-		}
-		e.MailFrom = cut(report.OriginalMailFrom, maxAddress)
+		e.FeedbackType, e.ReportingMTA, e.SourceIP = string(said.Type), cut(said.ReportingMTA, maxWord), said.SourceIP
+		e.MailFrom = cut(said.OriginalMailFrom, maxAddress)
 		e.MailFromDomain = route.Domain(e.MailFrom)
-		e.FromDomain = fromDomain(report.Original)
-		e.EnvID = envelopeID(report.OriginalEnvelopeID)
-		if report.UserAgent != "" {
-			e.Headers = map[string]string{"User-Agent": cut(report.UserAgent, maxWord)}
+		e.FromDomain = fromDomain(said.Original)
+		e.EnvID = envelopeID(said.OriginalEnvelopeID)
+		setHeader(e, "User-Agent", said.UserAgent, maxWord)
+		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
+		if matches[i].Method == correlate.DKIMReporter {
+			setHeader(e, "DKIM-Reporter", reporter, maxWord)
 		}
 		if kind == event.Complaint {
 			e.Category, e.Class, e.Dimension = taxonomy.Complaint, taxonomy.Complaint.Class(), taxonomy.User
@@ -269,16 +402,12 @@ func (p *Processor) feedback(m Mail, report *arf.Report) Finding {
 	return f
 }
 
-// candidates returns addresses in the header of a reported message that its recipient may be: many
-// reporters blank out their own fields and leave these. Only the token tells which one it is.
-func candidates(original mime.Header) []string {
-	found := original.Values("X-HmXmrOriginalRecipient") // Microsoft's JMRP
-	if list, err := netmail.ParseAddressList(cut(original.Get("To"), maxText)); err == nil {
-		for _, a := range list {
-			found = append(found, a.Address)
-		}
-	}
-	return found
+// aggregate returns the event of a report about many messages. It names no recipient and is joined
+// to nothing: whoever wants to may send one.
+func (p *Processor) aggregate(m Mail, said *aggregate.Report) *event.Event {
+	e := p.base(m, event.RemoteStatus, 0, correlate.Match{Method: correlate.None}, "")
+	e.FeedbackType, e.ReportingMTA, e.Headers = string(said.Kind), cut(said.Organisation, maxWord), said.Counts()
+	return e
 }
 
 func fromDomain(original mime.Header) string {

@@ -27,8 +27,9 @@ type answer struct {
 	hosts   []Host // MX: names and preferences only
 	null    bool   // MX: the null MX, alone
 	addrs   []netip.Addr
-	missing bool  // NXDOMAIN
-	failed  error // there was no answer
+	texts   []string // TXT
+	missing bool     // NXDOMAIN
+	failed  error    // there was no answer
 	expires time.Time
 }
 
@@ -184,6 +185,8 @@ func (r *Resolver) answerOf(m *dns.Msg, records []dns.RR, ttl time.Duration) *an
 			a.addAddr(rr.A)
 		case *dns.AAAA:
 			a.addAddr(rr.AAAA)
+		case *dns.TXT:
+			a.addText(rr.Txt)
 		}
 	}
 	a.null = len(records) > 0 && len(a.hosts) == 0 && len(a.addrs) == 0

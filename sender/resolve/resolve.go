@@ -1,5 +1,6 @@
 // Package resolve finds the hosts that take mail for a domain: MX records, or the domain's own
-// addresses where it has none, through recursive name servers and a cache.
+// addresses where it has none, through recursive name servers and a cache. It finds TXT records too,
+// for the keys of those who sign their reports.
 //
 // Answers are cached for their TTL within bounds, negative answers by RFC 2308, failures for a
 // moment by RFC 9520; the cache is bounded too, and questions asked at the same time by many are

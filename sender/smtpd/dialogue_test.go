@@ -109,6 +109,39 @@ func TestDialogue(t *testing.T) {
 			refused: []string{"<all@away.test> 550", "<mine@away.test> 550"},
 		},
 		{
+			name: "suppressed-recipients bounce leaves them to delivery", conf: open + "<source 127.0.0.1>\nsuppressed-recipients bounce\n</source>",
+			suppressed: []string{"/all@away.test"}, dialogue: `
+				EHLO feeder.test
+				S: 250
+				MAIL FROM:<a@feeder.test>
+				S: 250
+				RCPT TO:<all@away.test>
+				S: 250
+				DATA
+				S: 354
+
+				.
+				S: 250`,
+			accepted: 1,
+		},
+		{
+			name: "suppressed-recipients bounce where a header names the tenant", suppressed: []string{"shop/mine@away.test"},
+			conf: open + "<source 127.0.0.1>\nsuppressed-recipients bounce\ntenant-header X-Tenant\n</source>", dialogue: `
+				EHLO feeder.test
+				S: 250
+				MAIL FROM:<a@feeder.test>
+				S: 250
+				RCPT TO:<mine@away.test>
+				S: 250
+				DATA
+				S: 354
+				X-Tenant: shop
+
+				.
+				S: 250`,
+			accepted: 1,
+		},
+		{
 			name: "max-rcpt-per-message is for the feeder to deal with", conf: open + "<source 127.0.0.1>\nmax-rcpt-per-message 2\n</source>", dialogue: `
 				EHLO feeder.test
 				S: 250

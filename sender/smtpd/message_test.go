@@ -441,3 +441,29 @@ func TestEndOfDataAfterASloppyLine(t *testing.T) {
 		t.Errorf("%d messages, the first is %q", len(messages), messages[0].Content)
 	}
 }
+
+// TestMessageID: what is noted is what the message goes out with.
+func TestMessageID(t *testing.T) {
+	for _, tc := range []struct{ name, source, header, want string }{
+		{"the feeder's", "", "Message-ID: <1@shop.test>\r\n", "<1@shop.test>"},
+		{"folded", "", "message-id:\r\n <1@shop.test>\r\n", "<1@shop.test>"},
+		{"none", "", "A: b\r\n", ""},
+		{"removed, and another is added", "remove-header Message-ID\nadd-message-id-header yes", "Message-ID: <1@shop.test>\r\n", "<ID@mx.test>"},
+		{"none, and one is added", "add-message-id-header yes", "A: b\r\n", "<ID@mx.test>"},
+		{"too long", "", "Message-ID: <" + strings.Repeat("a", maxMessageID) + "@shop.test>\r\n", ""},
+	} {
+		d := &desk{}
+		f := start(t, open+"<source 127.0.0.1>\n"+tc.source+"\n</source>", d, nil).hello(t)
+		f.say("MAIL FROM:<a@b.test>", "250")
+		f.say("RCPT TO:<to@away.test>", "250")
+		f.say("DATA", "354")
+		f.say(tc.header+"\r\n.", "250")
+		m := d.messages()[0]
+		if got := strings.ReplaceAll(m.MessageID, m.ID.String(), "ID"); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+		if m.MessageID != "" && !strings.Contains(string(m.Content), m.MessageID) {
+			t.Errorf("%s: %q is not in\n%s", tc.name, m.MessageID, m.Content)
+		}
+	}
+}

@@ -215,10 +215,16 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 			return address, &RefusalError{450, [3]int{4, 7, 1}, "relaying denied"}
 		}
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
-	case s.server.intake.Suppressed(s.tenantAtRcpt(), address):
+	case s.rejectsSuppressed() && s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
 	return address, nil
+}
+
+// rejectsSuppressed reports whether suppressed recipients are refused here; else delivery bounces
+// them.
+func (s *session) rejectsSuppressed() bool {
+	return s.source.SuppressedRecipients == config.SuppressedReject
 }
 
 // errTooManyRcpts is RFC 5321 section 4.5.3.1.10's.
@@ -396,6 +402,7 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 		return errSuppressed
 	}
 	s.removeFields(header)
+	m.MessageID = s.messageID(m, header)
 	m.Content = s.assemble(m, in, header, rest)
 	return nil
 }
@@ -466,6 +473,22 @@ func (s *session) readOptions(m *Message, header fields) *RefusalError {
 	return nil
 }
 
+// maxMessageID bounds the Message-ID that is noted, in octets: it goes into an event for each
+// recipient. Usual ones have less than 100.
+const maxMessageID = 255
+
+// messageID returns the Message-ID that the message goes out with.
+func (s *session) messageID(m *Message, header fields) string {
+	f := header.find("Message-ID")
+	switch {
+	case f == nil && s.source.AddMessageIDHeader:
+		return "<" + m.ID.String() + "@" + s.server.host + ">"
+	case f == nil || len(f.raw) > maxMessageID:
+		return ""
+	}
+	return f.value()
+}
+
 // chooseVMTA chooses the virtual MTA: X-Virtual-MTA, which asks for one, goes before the pattern
 // list.
 func (s *session) chooseVMTA(m *Message, header fields, asked string) (refusal *RefusalError) {
@@ -532,8 +555,8 @@ func checkNames(m *Message) *RefusalError {
 // allSuppressed reports whether nobody is left for the tenant that the header named. Where some
 // are, delivery finishes the suppressed ones: there is one answer to DATA for all of them.
 func (s *session) allSuppressed(m *Message) bool {
-	if s.source.TenantHeader == "" {
-		return false // asked at RCPT
+	if s.source.TenantHeader == "" || !s.rejectsSuppressed() {
+		return false // asked at RCPT, or nowhere
 	}
 	for _, r := range m.Recipients {
 		if s.server.intake.Local(r.Address) || !s.server.intake.Suppressed(m.Tenant, r.Address) {

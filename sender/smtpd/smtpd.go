@@ -86,6 +86,7 @@ type Message struct {
 	Tenant     string
 	SMTPUser   string // who has logged in, "" for nobody
 	FromDomain string
+	MessageID  string // the value of Message-ID, ours where we add one; "" for none, or for one beyond maxMessageID
 
 	Priority    uint8             // of its recipients within their queue, 0 to 100
 	Schedule    schedule.Schedule // when it may be delivered

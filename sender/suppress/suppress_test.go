@@ -1,6 +1,7 @@
 package suppress
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,6 +43,20 @@ func TestOwnEntriesSurviveARestart(t *testing.T) {
 	}
 }
 
+// snapshotOf returns a snapshot of what fill puts into it.
+func snapshotOf(t *testing.T, fill func(*suppression.List) error) *suppression.Snapshot {
+	t.Helper()
+	name, list := filepath.Join(t.TempDir(), suppression.FileName), &suppression.List{}
+	if err := errors.Join(fill(list), suppression.Save(name, 1, time.Unix(1, 0), list)); err != nil {
+		t.Fatal(err)
+	}
+	snapshot, err := suppression.Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snapshot
+}
+
 func TestSnapshotTakesOver(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "own")
@@ -51,19 +66,9 @@ func TestSnapshotTakesOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	name := filepath.Join(dir, suppression.FileName)
-	entries := []suppression.Entry{
-		{Tenant: suppression.Global, Key: s.Key("ann@example.com")},
-		{Tenant: "shop", Key: s.Key("cid@example.com")},
-	}
-	if err := suppression.Save(name, 1, time.Unix(1, 0), entries); err != nil {
-		t.Fatal(err)
-	}
-	snapshot, err := suppression.Load(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Apply(snapshot)
+	s.Apply(snapshotOf(t, func(l *suppression.List) error {
+		return errors.Join(l.Suppress(suppression.Global, s.Key("ann@example.com")), l.Suppress("shop", s.Key("cid@example.com")))
+	}))
 	for _, tc := range []struct {
 		tenant, address string
 		want            bool
@@ -82,6 +87,78 @@ func TestSnapshotTakesOver(t *testing.T) {
 	}
 	if again := open(t, path); again.Suppressed("shop", "ann@example.com") || !again.Suppressed("shop", "bob@example.com") {
 		t.Error("the file does not hold what the snapshot lacks")
+	}
+}
+
+// TestChangesSinceTheSnapshot: what the warehouse said last holds, for the tenant it speaks of.
+func TestChangesSinceTheSnapshot(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "own"))
+	ann, bob := s.Key("ann@example.com"), s.Key("bob@example.com")
+	want := func(when, want string) {
+		t.Helper()
+		got := ""
+		for _, address := range []string{"ann@example.com", "bob@example.com"} {
+			for _, tenant := range []string{"shop", "press"} {
+				if s.Suppressed(tenant, address) {
+					got += address[:3] + "/" + tenant + " "
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%s: suppressed are %q, want %q", when, got, want)
+		}
+	}
+	s.Change([]suppression.Change{{Key: bob, Tenant: "shop", Suppressed: true}})
+	want("a change alone", "bob/shop ")
+	s.Apply(snapshotOf(t, func(l *suppression.List) error { return l.Suppress(suppression.Global, ann) }))
+	want("the snapshot takes the place of changes before", "ann/shop ann/press ")
+	s.Change([]suppression.Change{{Key: ann}, {Key: ann, Tenant: "press", Suppressed: true}, {Key: bob, Suppressed: true}})
+	want("changes", "ann/press bob/shop bob/press ")
+	s.Change([]suppression.Change{{Key: bob}, {Key: ann, Tenant: "press"}})
+	want("taken back", "")
+}
+
+// TestOwnEntriesFollowTheWarehouse: an own entry is for every tenant and at once; it ends when the
+// warehouse has spoken of that report or of a later one, whatever it said, and not before.
+func TestOwnEntriesFollowTheWarehouse(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		age     time.Duration // of the statement
+		change  func(key string, at time.Time) suppression.Change
+		release bool // in a snapshot
+		want    bool
+	}{
+		{"suppressed by the warehouse", 0, func(k string, at time.Time) suppression.Change {
+			return suppression.Change{Key: k, Suppressed: true, At: at}
+		}, false, true},
+		{"for one tenant", 0, func(k string, at time.Time) suppression.Change {
+			return suppression.Change{Key: k, Tenant: "other", Suppressed: true, At: at}
+		}, false, false},
+		{"pending, or taken back", time.Second, func(k string, at time.Time) suppression.Change { return suppression.Change{Key: k, At: at} }, false, false},
+		{"taken back before the report", time.Hour, func(k string, at time.Time) suppression.Change { return suppression.Change{Key: k, At: at} }, false, true},
+		{"released in a snapshot", time.Second, nil, true, false},
+		{"released before the report", time.Hour, nil, true, true},
+		{"another address", 0, func(_ string, at time.Time) suppression.Change {
+			return suppression.Change{Key: "00000000000000000000000000000001", At: at}
+		}, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "own")
+			s := open(t, path)
+			if err := s.Add("ann@example.com"); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, path) // the time survives a restart
+			key, at := s.Key("ann@example.com"), time.Now().Add(-tc.age)
+			if tc.release {
+				s.Apply(snapshotOf(t, func(l *suppression.List) error { return l.Release(key, at) }))
+			} else {
+				s.Change([]suppression.Change{tc.change(key, at)})
+			}
+			if got := s.Suppressed("shop", "ann@example.com"); got != tc.want {
+				t.Errorf("suppressed: %v, want %v", got, tc.want)
+			}
+		})
 	}
 }
 

@@ -1,7 +1,8 @@
 -- Every step of every recipient, one row each; schemas/event.Columns is the truth of the columns.
 --
 -- ORDER BY: "what did this provider say to this source between t1 and t2", the question behind
--- every deferral burst, reads one range. One message or one recipient is found by bloom filter.
+-- every deferral burst, reads one range. One message, recipient or Message-ID is found by bloom
+-- filter.
 -- PARTITION BY day: retention drops whole parts, and a question about a day opens only that day.
 -- TTL by arrival: an imported history and the rows of a node with a wrong clock live as long.
 -- The indexes on seq and arrived serve the agent that asks what of its last batch is here.
@@ -16,6 +17,7 @@ CREATE TABLE IF NOT EXISTS events{{onCluster}}
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
     INDEX arrived_range arrived TYPE minmax GRANULARITY 1
 )

@@ -1,0 +1,112 @@
+-- What receivers reported (bounces, other statuses, complaints), and which delivery each was about.
+--
+-- reports is a narrow copy of those events: the job that attributes them must not read all events
+-- to find the few. ORDER BY: an event is one row, however often it is inserted. The index finds
+-- what is new since the last look.
+CREATE TABLE IF NOT EXISTS reports{{onCluster}}
+(
+    node LowCardinality(String) COMMENT 'node that the report came to',
+    incarnation UUID COMMENT 'life of its event log',
+    seq UInt64 COMMENT 'number of the event',
+    time DateTime64(6, 'UTC') COMMENT 'when the report came',
+    kind LowCardinality(String) COMMENT 'remote-bounce, remote-status or complaint',
+    recipient_key String COMMENT 'keyed hash of the address that it names, empty for none',
+    mail_from String COMMENT 'originator that it names, or the return path that it came to',
+    feedback_type LowCardinality(String) COMMENT 'type of the complaint, or action of the notification',
+    category LowCardinality(String) COMMENT 'category of the bounce',
+    class LowCardinality(String) COMMENT 'class of the bounce',
+    dimension LowCardinality(String) COMMENT 'dimension of the bounce',
+    match_method LowCardinality(String) COMMENT 'how the node joined it to a message',
+    match_confidence Float32 COMMENT 'how sure that is, 0 to 1',
+    original_message_id UUID COMMENT 'message by its token, zero for none',
+    original_index UInt32 COMMENT 'which recipient of that message',
+    quoted_message_id String COMMENT 'Message-ID that the report quotes, empty for none',
+    arrived DateTime64(6, 'UTC') COMMENT 'when the event reached ClickHouse, by its clock',
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+)
+ENGINE = {{engine "ReplacingMergeTree"}}
+PARTITION BY toYYYYMM(time)
+ORDER BY (node, incarnation, seq)
+TTL toDateTime(time) + INTERVAL 180 DAY
+SETTINGS {{durable}}
+COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS reports_mv{{onCluster}} TO reports AS
+SELECT
+    node, incarnation, seq, time, toString(kind) AS kind, recipient_key, mail_from, feedback_type,
+    toString(category) AS category, toString(class) AS class, toString(dimension) AS dimension,
+    match_method, match_confidence, original_message_id, original_index, headers['Message-ID'] AS quoted_message_id, arrived
+FROM events
+WHERE kind IN ('remote-bounce', 'remote-status', 'complaint')
+COMMENT 'Fills reports from events';
+
+-- ORDER BY: a report is attributed once, whatever runs again; read with FINAL.
+CREATE TABLE IF NOT EXISTS attributions{{onCluster}}
+(
+    node LowCardinality(String) COMMENT 'node that the report came to',
+    incarnation UUID COMMENT 'life of its event log',
+    seq UInt64 COMMENT 'number of the event',
+    time DateTime64(6, 'UTC') COMMENT 'when the report came',
+    kind LowCardinality(String) COMMENT 'remote-bounce, remote-status or complaint',
+    recipient_key String COMMENT 'keyed hash of the address that it names, empty for none',
+    feedback_type LowCardinality(String) COMMENT 'type of the complaint, or action of the notification',
+    category LowCardinality(String) COMMENT 'category of the bounce',
+    class LowCardinality(String) COMMENT 'class of the bounce',
+    dimension LowCardinality(String) COMMENT 'dimension of the bounce',
+    match_method LowCardinality(String) COMMENT 'how the delivery was found: a token (return-path, reference-header, envid), dkim-reporter, verp, message-id, recipient; none',
+    match_confidence Float32 COMMENT 'how sure that is, 0 to 1',
+    proven Bool COMMENT 'a signature says so and the delivery was found: only such reports count against anybody',
+    message_id UUID COMMENT 'message that it is about, zero for unknown',
+    recipient_index UInt32 COMMENT 'which recipient of the message',
+    delivered_at DateTime64(6, 'UTC') COMMENT 'when that was delivered, 1970 for unknown',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    vmta LowCardinality(String) COMMENT 'virtual MTA that sent it',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    job String COMMENT 'job of the message',
+    mail_from_domain LowCardinality(String) COMMENT 'domain of its MAIL FROM',
+    from_domain LowCardinality(String) COMMENT 'domain of its From field',
+    attributed_at DateTime64(6, 'UTC') COMMENT 'start of the run that wrote it; the latest row wins',
+    INDEX attributed_range attributed_at TYPE minmax GRANULARITY 1
+)
+ENGINE = {{engine "ReplacingMergeTree" "attributed_at"}}
+PARTITION BY toYYYYMM(time)
+ORDER BY (node, incarnation, seq)
+TTL toDateTime(time) + INTERVAL 400 DAY
+SETTINGS {{durable}}
+COMMENT 'Which delivery each report was about, and whose it was; read with FINAL';
+
+-- One complaint about a message and recipient is one, however often it is sent again; so is one
+-- bounce. The first counts.
+CREATE VIEW IF NOT EXISTS attributed{{onCluster}} AS
+SELECT
+    kind, message_id, recipient_index, time, delivered_at, provider, source, tenant, vmta, pool, job, mail_from_domain, from_domain,
+    recipient_key, feedback_type, category, class, dimension, match_method, match_confidence
+FROM attributions FINAL
+WHERE proven
+ORDER BY time, node, incarnation, seq
+LIMIT 1 BY kind, message_id, recipient_index
+COMMENT 'Reports that count, each kind once for a message and recipient';
+
+-- The rates by delivery cohort: complaints and bounces by the hour in which their message was
+-- delivered, beside what was accepted in that hour. They grow for days.
+CREATE VIEW IF NOT EXISTS report_cohorts{{onCluster}} AS
+SELECT
+    provider, source, tenant, hour,
+    sum(accepted) AS accepted, sum(complained) AS complained, sum(bounced) AS bounced, sum(bounced_hard) AS bounced_hard
+FROM
+(
+    SELECT provider, source, tenant, toStartOfHour(ts) AS hour, sum(ok) AS accepted, 0 AS complained, 0 AS bounced, 0 AS bounced_hard
+    FROM k1m
+    GROUP BY provider, source, tenant, hour
+    UNION ALL
+    SELECT
+        provider, source, tenant, toStartOfHour(toDateTime(delivered_at, 'UTC')) AS hour, 0 AS accepted,
+        countIf(kind = 'complaint') AS complained, countIf(kind = 'remote-bounce') AS bounced,
+        countIf(kind = 'remote-bounce' AND class = 'hard') AS bounced_hard
+    FROM attributed
+    GROUP BY provider, source, tenant, hour
+)
+GROUP BY provider, source, tenant, hour
+COMMENT 'Accepted, complained and bounced by hour of delivery, per provider, source and tenant';
