@@ -12,7 +12,7 @@ import (
 
 func categories(t testing.TB, rules ...string) *Categories {
 	t.Helper()
-	var all []CategoryRule
+	all := make([]CategoryRule, 0, len(rules))
 	for _, rule := range rules {
 		pattern, category, _ := strings.Cut(rule, " => ")
 		all = append(all, CategoryRule{regexp.MustCompile("(?i)" + pattern), category})
@@ -58,7 +58,7 @@ func TestCategories(t *testing.T) {
 
 // TestCategoriesAgree: what is looked for first leaves out no rule that would match.
 func TestCategoriesAgree(t *testing.T) {
-	var rules []CategoryRule
+	rules := make([]CategoryRule, 0, len(usual))
 	for _, rule := range usual {
 		pattern, category, _ := strings.Cut(rule, " => ")
 		rules = append(rules, CategoryRule{regexp.MustCompile("(?i)" + pattern), category})
@@ -122,7 +122,7 @@ func TestOperatorsCategories(t *testing.T) {
 
 // BenchmarkCategories finds the category of a reply that the last of 1000 patterns matches.
 func BenchmarkCategories(b *testing.B) {
-	var rules []string
+	rules := make([]string, 0, 2000)
 	for i := range 1000 {
 		rules = append(rules, fmt.Sprintf(`(reason|cause) +%d\b.*(blocked|refused by list) +%d => c%d`, 1000+i, i, i), usual[i%len(usual)])
 	}

@@ -164,7 +164,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	for {
 		oldest, err := f.gather(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop; what was gathered is in the log
+			return nil // told to stop; what was gathered is in the log
 		}
 		if err != nil {
 			f.options.Logger.Error("event log not readable", "error", err)

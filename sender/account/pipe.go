@@ -97,7 +97,7 @@ func (p *Pipe) write(lines []byte) error {
 // kill ends the program and says why.
 func (p *Pipe) kill(err error) error {
 	_ = p.process.Process.Kill() // if it has ended there is nothing to end
-	<-p.ended
+	_ = <-p.ended                // the signal
 	p.forget()
 	return fmt.Errorf("writing to %q: %w", p.command[0], err)
 }
@@ -116,10 +116,10 @@ func (p *Pipe) Close() error {
 	timer := time.NewTimer(exitTime)
 	defer timer.Stop()
 	select {
-	case <-p.ended:
+	case _ = <-p.ended: // however it ended
 	case <-timer.C:
 		_ = p.process.Process.Kill() // it had its time
-		<-p.ended
+		_ = <-p.ended                // the signal
 	}
 	p.process, p.input = nil, nil
 	return err

@@ -16,7 +16,7 @@ import (
 // The ways of hiding recipients, as privacy-policy names them.
 const (
 	Redact  = "redact" // by the key, which is no secret here
-	SipHash = "siphash"
+	SIPHash = "siphash"
 	HMAC    = "hmac-sha256"
 )
 
@@ -35,7 +35,7 @@ func NewPrivacy(way string, key []byte) (*Privacy, error) {
 	case Redact:
 		text := string(key)
 		return &Privacy{func(string) string { return text }}, nil
-	case SipHash:
+	case SIPHash:
 		if len(key) > sipKey {
 			return nil, fmt.Errorf("a key of %d octets; siphash takes %d at most", len(key), sipKey)
 		}

@@ -37,7 +37,7 @@ func TestPrivacy(t *testing.T) {
 	for _, tc := range []struct{ way, key, local, want string }{
 		{Redact, "...", "Ann", "..."},
 		{Redact, "", "Ann", ""},
-		{SipHash, "secret", "Ann", policy(t, SipHash, "secret\x00\x00").Digest("ann")},
+		{SIPHash, "secret", "Ann", policy(t, SIPHash, "secret\x00\x00").Digest("ann")},
 		// RFC 4231, test case 2, in lower case.
 		{HMAC, "Jefe", "what do ya want for nothing?", "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"},
 	} {
@@ -45,7 +45,7 @@ func TestPrivacy(t *testing.T) {
 			t.Errorf("%s of %s: %s, want %s", tc.way, tc.local, got, tc.want)
 		}
 	}
-	for _, tc := range [][2]string{{SipHash, "seventeen octets!"}, {"rot13", ""}} {
+	for _, tc := range [][2]string{{SIPHash, "seventeen octets!"}, {"rot13", ""}} {
 		if _, err := NewPrivacy(tc[0], []byte(tc[1])); err == nil {
 			t.Errorf("%q is no error", tc)
 		}
@@ -86,7 +86,7 @@ func TestHide(t *testing.T) {
 // TestPrivacyOfAFile: what a layout is given stays as it is, for the next one.
 func TestPrivacyOfAFile(t *testing.T) {
 	e := delivered()
-	got := rows(t, RecordOptions{Records: []string{"d"}, Privacy: policy(t, SipHash, "k")}, e)
+	got := rows(t, RecordOptions{Records: []string{"d"}, Privacy: policy(t, SIPHash, "k")}, e)
 	if cell := cellOf(t, got, 1, "rcpt"); !strings.HasSuffix(cell, "@example.com") || strings.Contains(cell, "ann") || len(cell) != 16+len("@example.com") {
 		t.Errorf("rcpt %q", cell)
 	}

@@ -3,6 +3,7 @@ package account
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -102,6 +103,10 @@ var rejectColumns = []column{
 
 // complaintHeaders are the headers of the reported message that a complaint's record has by default.
 var complaintHeaders = []string{"From", "Return-Path", "X-job", "Subject"}
+
+// ComplaintHeaders returns the names of the headers of the reported message that a complaint's record
+// has by default.
+func ComplaintHeaders() []string { return slices.Clone(complaintHeaders) }
 
 // FieldNames returns the names of all fields, less those of headers.
 func FieldNames() []string {
@@ -256,6 +261,10 @@ func isFeedback(e *event.Event) bool {
 // FormatHeader is the name under which an event carries the format of its report, where that is
 // not the one that RFCs 3464 and 5965 describe.
 const FormatHeader = "Format"
+
+// MessageIDHeader is the name under which a received event carries the Message-ID of its message, and an
+// event of a report that of the message which it quotes.
+const MessageIDHeader = "Message-ID"
 
 func reportFormat(row []byte, e *event.Event, _ *Layout) []byte {
 	if format := e.Headers[FormatHeader]; format != "" {

@@ -82,11 +82,13 @@ type EventLog struct {
 	Dir         string
 	SegmentSize Size // of one file
 	MaxSize     Size // of all files; 0 means no limit but the disk
+	Privacy     Privacy
 }
 
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
 	planned(one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
+	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
 )
 
 // Feed is the folder in which limits and suppressions come back from analytics.
