@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/textproto"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -486,6 +487,9 @@ func (b *builder) acctFile(n *node) {
 		b.acctSizes(n, &a)
 		if len(a.Command) > 0 && a.Webhook.URL != nil {
 			b.errorf(n.Pos, "http-webhook-url: this <acct-file> starts a program; a webhook needs a path")
+		}
+		if ext := strings.ToLower(filepath.Ext(a.Path)); ext == ".json" || ext == ".jsonl" {
+			b.warnOnce(n.Pos, "<acct-file>", "records are CSV, also where the name ends in "+ext)
 		}
 		b.config.AcctFiles = append(b.config.AcctFiles, a)
 	})

@@ -211,6 +211,9 @@ func dump(c *Config) string {
 	line("bounce-categories", c.BounceCategories)
 	if e := c.EventLog; e != nil {
 		line("event-log", e.Dir, e.SegmentSize, e.MaxSize)
+		if e.Privacy.Way != "" {
+			line("event-log privacy", e.Privacy, string(e.Privacy.Key()))
+		}
 	}
 	if f := c.Feed; f != nil {
 		line("feed", f.Dir, f.PollInterval, f.SuppressionKey, f.SuppressionKey.Reveal())
