@@ -26,7 +26,7 @@ type Pipe struct {
 
 	process *exec.Cmd // nil: it does not run
 	input   *os.File
-	ended   chan error // how the process ended
+	ended   chan exit // has how the process ended, once
 }
 
 // NewPipe returns a pipe to a command, the program and its arguments; no shell is in between.
@@ -38,9 +38,9 @@ func NewPipe(command []string, writeTimeout time.Duration) *Pipe {
 func (p *Pipe) Send(_ context.Context, b *Batch) error {
 	if p.process != nil {
 		select {
-		case err := <-p.ended:
+		case end := <-p.ended:
 			p.forget()
-			return fmt.Errorf("executing %q: program ended: %w", p.command[0], reason(err))
+			return fmt.Errorf("executing %q: program ended: %w", p.command[0], end.reason())
 		default:
 		}
 	}
@@ -55,11 +55,14 @@ func (p *Pipe) Send(_ context.Context, b *Batch) error {
 	return p.write(b.Lines)
 }
 
-func reason(err error) error {
-	if err == nil {
+// exit is how a process ended.
+type exit struct{ err error }
+
+func (e exit) reason() error {
+	if e.err == nil {
 		return errors.New("exit status 0")
 	}
-	return err
+	return e.err
 }
 
 func (p *Pipe) start() error {
@@ -75,8 +78,8 @@ func (p *Pipe) start() error {
 		_ = in.Close()
 		return err
 	}
-	p.process, p.input, p.ended = process, in, make(chan error, 1)
-	go func(ended chan<- error) { ended <- process.Wait() }(p.ended)
+	p.process, p.input, p.ended = process, in, make(chan exit, 1)
+	go func(ended chan<- exit) { ended <- exit{process.Wait()} }(p.ended)
 	return nil
 }
 
@@ -97,7 +100,7 @@ func (p *Pipe) write(lines []byte) error {
 // kill ends the program and says why.
 func (p *Pipe) kill(err error) error {
 	_ = p.process.Process.Kill() // if it has ended there is nothing to end
-	_ = <-p.ended                // the signal
+	<-p.ended
 	p.forget()
 	return fmt.Errorf("writing to %q: %w", p.command[0], err)
 }
@@ -116,10 +119,10 @@ func (p *Pipe) Close() error {
 	timer := time.NewTimer(exitTime)
 	defer timer.Stop()
 	select {
-	case _ = <-p.ended: // however it ended
+	case <-p.ended: // however it ended
 	case <-timer.C:
 		_ = p.process.Process.Kill() // it had its time
-		_ = <-p.ended                // the signal
+		<-p.ended
 	}
 	p.process, p.input = nil, nil
 	return err
