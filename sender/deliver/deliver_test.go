@@ -523,7 +523,7 @@ func TestSourcesTakeTurns(t *testing.T) {
 // and each finds the one source that is left all the same.
 func TestSourcesTakeTurnsSideBySide(t *testing.T) {
 	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
-	w := b.agent.vmtas["v"]
+	w := b.agent.view.Load().vmtas["v"]
 	targets := []target{{"four", netip.MustParseAddrPort("127.0.0.9:25")}}
 	disabled := func(source netip.Addr) bool {
 		runtime.Gosched() // let others in between two looks
