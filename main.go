@@ -130,9 +130,9 @@ func usage(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("carom sends bulk mail and learns from every answer.\n\nSubcommands (each explains itself with --help):\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-19s %s\n", c.name, c.about)
+		fmt.Fprintf(&b, "  %-20s %s\n", c.name, c.about)
 	}
-	fmt.Fprintf(&b, "  %-19s %s\n", "version", "print the version")
+	fmt.Fprintf(&b, "  %-20s %s\n", "version", "print the version")
 	b.WriteString("\nStart with: carom up --dir ./carom-data\n")
 	_, err := io.WriteString(w, b.String())
 	return err
