@@ -31,7 +31,8 @@ func TestExpandKeepsWhatWasAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []smtpd.Recipient{
-		{Address: "ann@b.test", ORcpt: "info@a.test", Notify: "FAILURE"}, {Address: "bob@c.test", ORcpt: "info@a.test", Notify: "FAILURE"},
+		{Address: "ann@b.test", ORcpt: "info@a.test", Notify: "FAILURE"},
+		{Address: "bob@c.test", ORcpt: "info@a.test", Notify: "FAILURE"},
 		{Address: "carl@d.test", ORcpt: "x"},
 	}
 	if len(got) != len(want) {

@@ -56,11 +56,11 @@ func isFieldName(s string) bool {
 // HeadersOf returns the fields that go into each message of the vmta: those of the global
 // include-headers-from, of its pools' and of its own.
 func (c *Config) HeadersOf(m *VMTA) string {
-	text := c.includeHeaders.Text
+	parts := []string{c.includeHeaders.Text}
 	for _, name := range m.Pools {
 		if p, ok := c.Pool(name); ok {
-			text += p.includeHeaders.Text
+			parts = append(parts, p.includeHeaders.Text)
 		}
 	}
-	return text + m.includeHeaders.Text
+	return strings.Join(append(parts, m.includeHeaders.Text), "")
 }
