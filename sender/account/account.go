@@ -111,7 +111,11 @@ type Recorder struct {
 	spool      Spool
 	sinks      []*sink
 	configHash atomic.Uint64
+	categories *Categories // nil: the classifier's
+	privacy    *Privacy    // of the log; nil: recipients are shown
 	logger     *slog.Logger
+
+	rotations chan chan error
 
 	wake    chan struct{} // something waits
 	stopped chan struct{} // closed when Run returns
@@ -135,7 +139,7 @@ type sink struct {
 func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *slog.Logger) *Recorder {
 	r := &Recorder{
 		log: log, spool: spool, logger: logger,
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), rotations: make(chan chan error),
 	}
 	r.configHash.Store(configHash)
 	r.room.L = &r.mu
@@ -147,6 +151,44 @@ func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *
 
 // SetConfigHash sets the hash that events carry from now on.
 func (r *Recorder) SetConfigHash(hash uint64) { r.configHash.Store(hash) }
+
+// Categorize makes bounces carry the operator's categories where a rule of c matches. It is called
+// before anything is submitted.
+func (r *Recorder) Categorize(c *Categories) { r.categories = c }
+
+// HideInLog hides recipients in what is written to the log; sinks have policies of their own. It is
+// called before anything is submitted.
+func (r *Recorder) HideInLog(p *Privacy) { r.privacy = p }
+
+// Rotater is a Sink that can begin a new file.
+type Rotater interface {
+	// Rotate ends the current file. The next record begins a new one.
+	Rotate() error
+}
+
+// Rotate makes the sinks begin new files, behind what was submitted and written before. It returns
+// ErrStopped when Run has returned.
+func (r *Recorder) Rotate(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case r.rotations <- done:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.stopped:
+		return ErrStopped
+	}
+}
+
+func (r *Recorder) rotate() error {
+	var failed []error
+	for _, s := range r.sinks {
+		if rotater, ok := s.Sink.(Rotater); ok {
+			failed = append(failed, rotater.Rotate())
+		}
+	}
+	return errors.Join(failed...)
+}
 
 // scratch holds buffers in which events are encoded.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
@@ -163,8 +205,11 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 		e.Recipients = 1
 	}
 	e.ConfigHash = r.configHash.Load()
-	buffer := scratch.Get().(*[]byte)        //nolint:errcheck,forcetypeassert // the pool holds nothing else
-	*buffer = event.Encode((*buffer)[:0], e) // here, where there are many to do it
+	if r.categories != nil {
+		r.categories.apply(e)
+	}
+	buffer := scratch.Get().(*[]byte)                 //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	*buffer = event.Encode((*buffer)[:0], r.shown(e)) // here, where there are many to do it
 	t := r.add(e, *buffer)
 	scratch.Put(buffer)
 	select {
@@ -172,6 +217,16 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 	default: // a wake-up is under way
 	}
 	return t
+}
+
+// shown returns e as the log may show it.
+func (r *Recorder) shown(e *event.Event) *event.Event {
+	if r.privacy == nil {
+		return e
+	}
+	hidden := *e
+	r.privacy.Hide(&hidden)
+	return &hidden
 }
 
 // add puts an event and its record into the last ticket, or a new one.
@@ -248,6 +303,8 @@ func (r *Recorder) Run(ctx context.Context) error {
 			case <-r.wake:
 			case <-ticker.C:
 				r.flush()
+			case done := <-r.rotations:
+				done <- r.rotate()
 			case <-ctx.Done():
 				if t = r.next(); t == nil {
 					return nil

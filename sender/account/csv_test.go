@@ -24,6 +24,9 @@ var update = flag.Bool("update", false, "rewrite the expectations in testdata")
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 123_456_000, time.UTC)
 
+// noonClock is a clock that stands.
+func noonClock() time.Time { return noon }
+
 var zone = time.FixedZone("", 3600)
 
 func delivered() event.Event {
@@ -117,7 +120,7 @@ func file(t testing.TB, o FileOptions) (f *File, clock *time.Time) {
 		t.Fatal(err)
 	}
 	now := noon
-	f.now, f.zone = func() time.Time { return now }, zone
+	f.now, f.layout.zone = func() time.Time { return now }, zone
 	t.Cleanup(func() { _ = f.Close() })
 	return f, &now
 }
@@ -164,14 +167,10 @@ func TestColumns(t *testing.T) {
 		"tq": "type,timeLogged,dsnStatus,dsnDiag,dsnMta,dlvType,dlvSourceIp,dlvDestinationIp,vmta,queue,vmtaPool",
 		"r":  "type,timeLogged,orig,rcpt,orcpt,srcType,srcMta,rcvSourceIp,rcvDestinationIp,vmta,jobId,envId,vmtaPool",
 		"rb": "type,timeLogged,format,orig,rcpt,orcpt,dsnAction,dsnStatus,dsnDiag,dsnMta,dsnReportingMta,bounceCat,srcType,srcMta,envId",
-		"f":  "type,timeLogged,format,userAgent,orig,rcpt,reportingMta,feedbackType,dlvSourceIp,envId",
+		"f":  "type,timeLogged,format,userAgent,orig,rcpt,reportingMta,feedbackType,dlvSourceIp,envId,header_From,header_Return-Path,header_X-job,header_Subject",
 	} {
-		f, _ := file(t, FileOptions{Records: strings.Split(records, ",")})
-		names := make([]string, len(f.columns))
-		for i, c := range f.columns {
-			names[i] = c.name
-		}
-		if got := strings.Join(names, ","); got != want {
+		f, _ := file(t, FileOptions{RecordOptions: RecordOptions{Records: strings.Split(records, ",")}})
+		if got := strings.Join(f.layout.names, ","); got != want {
 			t.Errorf("records %s:\n got %s\nwant %s", records, got, want)
 		}
 	}
@@ -182,11 +181,11 @@ func TestGolden(t *testing.T) {
 		name string
 		o    FileOptions
 	}{
-		{"default", FileOptions{Records: []string{"d", "b"}}},
-		{"transient", FileOptions{Records: []string{"t", "tq"}, UserString: "node 1, rack \"A\""}},
-		{"received", FileOptions{Records: []string{"r"}, UnixTimes: true}},
-		{"reports", FileOptions{Records: []string{"rb", "rs", "f"}}},
-		{"everything", FileOptions{Records: letters}},
+		{"default", FileOptions{RecordOptions: RecordOptions{Records: []string{"d", "b"}}}},
+		{"transient", FileOptions{RecordOptions: RecordOptions{Records: []string{"t", "tq"}, UserString: "node 1, rack \"A\""}}},
+		{"received", FileOptions{RecordOptions: RecordOptions{Records: []string{"r"}, UnixTimes: true}}},
+		{"reports", FileOptions{RecordOptions: RecordOptions{Records: []string{"rb", "rs", "f"}}}},
+		{"everything", FileOptions{RecordOptions: RecordOptions{Records: letters}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f, _ := file(t, tc.o)
@@ -243,7 +242,7 @@ func names(files map[string]string) []string { return slices.Sorted(maps.Keys(fi
 func TestRotation(t *testing.T) {
 	e := delivered()
 	t.Run("by day of the time zone", func(t *testing.T) {
-		f, now := file(t, FileOptions{Records: []string{"d"}})
+		f, now := file(t, FileOptions{RecordOptions: RecordOptions{Records: []string{"d"}}})
 		write(t, f, e)
 		*now = time.Date(2026, 11, 23, 22, 59, 59, 0, time.UTC)
 		write(t, f, e)
@@ -260,7 +259,7 @@ func TestRotation(t *testing.T) {
 		}
 	})
 	t.Run("by size", func(t *testing.T) {
-		f, _ := file(t, FileOptions{Records: []string{"d"}, MaxBytes: 1000})
+		f, _ := file(t, FileOptions{RecordOptions: RecordOptions{Records: []string{"d"}}, MaxBytes: 1000})
 		for range 10 {
 			write(t, f, e)
 		}
@@ -281,7 +280,7 @@ func TestRotation(t *testing.T) {
 	})
 	t.Run("by interval, and moved", func(t *testing.T) {
 		dir := t.TempDir()
-		f, now := file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), Records: []string{"d"}, MoveTo: filepath.Join(dir, "done"), Interval: time.Minute})
+		f, now := file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d"}}, MoveTo: filepath.Join(dir, "done"), Interval: time.Minute})
 		write(t, f, e)
 		*now = now.Add(time.Minute - 1)
 		write(t, f, e)
@@ -297,7 +296,7 @@ func TestRotation(t *testing.T) {
 		}
 	})
 	t.Run("without move-to there is no interval", func(t *testing.T) {
-		f, now := file(t, FileOptions{Records: []string{"d"}, Interval: time.Minute})
+		f, now := file(t, FileOptions{RecordOptions: RecordOptions{Records: []string{"d"}}, Interval: time.Minute})
 		write(t, f, e)
 		*now = now.Add(time.Hour)
 		write(t, f, e)
@@ -308,7 +307,7 @@ func TestRotation(t *testing.T) {
 	t.Run("each run has its own file", func(t *testing.T) {
 		dir := t.TempDir()
 		for range 3 {
-			f, _ := file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), Records: []string{"d"}})
+			f, _ := file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d"}}})
 			write(t, f, e)
 		}
 		if files := listing(t, dir); len(files) != 3 || !strings.HasSuffix(names(files)[2], "-0002.csv") {
@@ -322,7 +321,7 @@ func TestRotation(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), Records: []string{"d"}, MoveTo: filepath.Join(dir, "done")})
+		file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d"}}, MoveTo: filepath.Join(dir, "done")})
 		if diff := cmp.Diff([]string{"acct-2026-11-22-0007.csv"}, names(listing(t, filepath.Join(dir, "done")))); diff != "" {
 			t.Errorf("moved (-want +got):\n%s", diff)
 		}
@@ -334,14 +333,14 @@ func TestRotation(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		f, _ := file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), Records: []string{"d"}, DeleteAfter: 48 * time.Hour})
+		f, _ := file(t, FileOptions{Path: filepath.Join(dir, "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d"}}, DeleteAfter: 48 * time.Hour})
 		write(t, f, e)
 		if diff := cmp.Diff([]string{"acct-2026-11-20-0000.txt", "acct-2026-11-21-0000.csv", "acct-2026-11-23-0000.csv"}, names(listing(t, dir))); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
 	t.Run("no file for other records", func(t *testing.T) {
-		f, _ := file(t, FileOptions{Records: []string{"rb"}})
+		f, _ := file(t, FileOptions{RecordOptions: RecordOptions{Records: []string{"rb"}}})
 		write(t, f, e)
 		if files := listing(t, filepath.Dir(f.options.Path)); len(files) > 0 {
 			t.Errorf("files %q", names(files))
@@ -350,7 +349,7 @@ func TestRotation(t *testing.T) {
 }
 
 func TestOpenFileRefuses(t *testing.T) {
-	if _, err := OpenFile(FileOptions{Path: filepath.Join(t.TempDir(), "acct.csv"), Records: []string{"d", "p"}}); err == nil || !strings.Contains(err.Error(), `"p"`) {
+	if _, err := OpenFile(FileOptions{Path: filepath.Join(t.TempDir(), "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d", "p"}}}); err == nil || !strings.Contains(err.Error(), `"p"`) {
 		t.Errorf("record type p: %v", err)
 	}
 	blocked := filepath.Join(t.TempDir(), "file")
@@ -364,7 +363,7 @@ func TestOpenFileRefuses(t *testing.T) {
 
 func TestDiskThatRefuses(t *testing.T) {
 	e := delivered()
-	f, _ := file(t, FileOptions{Records: []string{"d"}})
+	f, _ := file(t, FileOptions{RecordOptions: RecordOptions{Records: []string{"d"}}})
 	write(t, f, e)
 	// A file that is closed behind its back stands for a full disk.
 	f.file.Close()
@@ -390,7 +389,7 @@ func TestDiskThatRefuses(t *testing.T) {
 }
 
 func BenchmarkFile(b *testing.B) {
-	f, err := OpenFile(FileOptions{Path: filepath.Join(b.TempDir(), "acct.csv"), Records: []string{"d", "b"}, MaxBytes: 64 << 20})
+	f, err := OpenFile(FileOptions{Path: filepath.Join(b.TempDir(), "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d", "b"}}, MaxBytes: 64 << 20})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -408,7 +407,7 @@ func BenchmarkFile(b *testing.B) {
 
 // TestCloseAfterAFailedFlush: the file is closed although what was left could not be written.
 func TestCloseAfterAFailedFlush(t *testing.T) {
-	f, err := OpenFile(FileOptions{Path: filepath.Join(t.TempDir(), "acct.csv"), Records: []string{"d"}})
+	f, err := OpenFile(FileOptions{Path: filepath.Join(t.TempDir(), "acct.csv"), RecordOptions: RecordOptions{Records: []string{"d"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,16 +418,59 @@ func TestCloseAfterAFailedFlush(t *testing.T) {
 	if err := f.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	reader, err := os.Open(f.file.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = reader.Close() }()
-	f.buffer.Reset(reader) // takes no writes
+	f.file.Close() // takes no writes
 	if err := f.Write(&e, 2); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err == nil || f.file != nil {
 		t.Errorf("closed with error %v; the file is open: %v", err, f.file != nil)
+	}
+}
+
+func writeFile(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFileMode: others may read only where world-readable says so.
+func TestFileMode(t *testing.T) {
+	for _, readable := range []bool{false, true} {
+		f, _ := file(t, FileOptions{RecordOptions: RecordOptions{Records: []string{"d"}}, WorldReadable: readable, Sync: true})
+		write(t, f, delivered())
+		info, err := os.Stat(f.file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm()&0o004 != 0; got != readable {
+			t.Errorf("world-readable %v: mode %v", readable, info.Mode())
+		}
+	}
+}
+
+// TestMoved: who asks is told of each file that was moved, with its records.
+func TestMoved(t *testing.T) {
+	dir := t.TempDir()
+	var got []int64
+	f, _ := file(t, FileOptions{
+		Path: filepath.Join(dir, "acct.csv"), MoveTo: filepath.Join(dir, "done"), RecordOptions: RecordOptions{Records: []string{"d"}},
+		Moved: func(name string, records int64) {
+			if filepath.Dir(name) != filepath.Join(dir, "done") {
+				t.Errorf("moved to %s", name)
+			}
+			got = append(got, records)
+		},
+	})
+	write(t, f, delivered(), delivered())
+	if err := f.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, delivered())
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int64{2, 1}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

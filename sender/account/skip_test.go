@@ -12,8 +12,8 @@ import (
 func TestSkip(t *testing.T) {
 	dir := t.TempDir()
 	f, _ := file(t, FileOptions{
-		Path: filepath.Join(dir, "acct.csv"), Records: []string{"d"},
-		Skip: func(e *event.Event) bool { return e.Queue == "quiet.test/v" },
+		Path:          filepath.Join(dir, "acct.csv"),
+		RecordOptions: RecordOptions{Records: []string{"d"}, Skip: func(e *event.Event) bool { return e.Queue == "quiet.test/v" }},
 	})
 	quiet, loud := delivered(), delivered()
 	quiet.Queue, loud.Queue = "quiet.test/v", "loud.test/v"

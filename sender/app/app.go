@@ -63,6 +63,8 @@ type node struct {
 	recorder              *account.Recorder
 	queues                *queue.Manager
 	agent                 *deliver.Agent
+	followers             []*account.Follower
+	rejects               []*account.RejectLog
 	reports               *reports.Processor
 	turns                 route.Turns // of the members of pools, for mail that comes in
 	watcher               *feed.Watcher
@@ -184,20 +186,15 @@ func (n *node) assemble(dir string) error {
 	if c.LogBounces {
 		sinks = append(sinks, bounceLog{n.logger})
 	}
-	for _, a := range c.AcctFiles {
-		file, err := account.OpenFile(acctOptions(a, deliver.Unaccounted(n.config.Load)))
-		if err != nil {
-			return &service.ConfigError{Err: err}
-		}
-		n.opened(file.Close)
-		sinks = append(sinks, file)
+	if err := n.openAccounting(sinks); err != nil {
+		return err
 	}
-	n.recorder = account.NewRecorder(n.events, n.spool, sinks, c.Hash(), n.logger)
 	resolver, err := resolve.New(resolve.Config{Servers: c.NameServers})
 	if err != nil {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	n.reports = reports.New(keys, n.suppress.Key, resolver.TXT)
+	n.reports.KeepHeaders(reportHeaders(c))
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
@@ -225,17 +222,6 @@ func (n *node) logSigning() {
 	} else {
 		n.logger.Info("DKIM signs RSA with libcrypto", "version", version)
 	}
-}
-
-func acctOptions(a config.AcctFile, skip func(*event.Event) bool) account.FileOptions {
-	o := account.FileOptions{
-		Path: a.Path, MaxBytes: int64(a.MaxSize), MoveTo: a.MoveTo, Interval: a.MoveInterval, DeleteAfter: a.DeleteAfter,
-		UserString: a.UserString, UnixTimes: !a.ISOTimes, Skip: skip,
-	}
-	for _, record := range a.Records {
-		o.Records = append(o.Records, string(record))
-	}
-	return o
 }
 
 // replay tells the spool what the event log says of recipients after the last event that the spool
@@ -319,17 +305,20 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
+	received, giveBack := hangups()
+	defer giveBack()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
 	group.Go(func() error { return n.operator.Run(ctx) })
 	group.Go(func() error { return n.server.Run(ctx, listeners) })
-	if n.file != "" {
-		group.Go(func() error { return n.reloadOnSignal(ctx) })
-	}
 	if n.watcher != nil {
 		group.Go(func() error { return n.watcher.Run(ctx) })
 	}
+	for _, f := range n.followers {
+		group.Go(func() error { return f.Run(ctx) })
+	}
+	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	if n.config.Load().Admin != nil {

@@ -16,11 +16,11 @@ import (
 	"carom/schemas/event"
 	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
+	"carom/sender/account"
 	"carom/sender/config"
 	"carom/sender/deliver"
 	"carom/sender/dkim"
 	"carom/sender/queue"
-	"carom/sender/reports"
 	"carom/sender/route"
 	"carom/sender/smtpd"
 	"carom/sender/spool"
@@ -140,8 +140,12 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		Tenant: m.Tenant, SMTPUser: m.SMTPUser, ClientIP: m.ClientIP, ClientHost: m.ClientName,
 		Attrs: map[string]string{deliver.AttrFromDomain: m.FromDomain, deliver.AttrListener: m.Listener},
 	}
+	envelope.Headers = m.Headers
 	if m.MessageID != "" {
-		envelope.Headers = map[string]string{reports.MessageIDHeader: m.MessageID}
+		if envelope.Headers == nil {
+			envelope.Headers = map[string]string{}
+		}
+		envelope.Headers[account.MessageIDHeader] = m.MessageID
 	}
 	if m.AsksForDKIM {
 		if _, err := dkim.ParseRequest(m.DKIMOptions); err != nil {

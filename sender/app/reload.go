@@ -36,19 +36,28 @@ func load(file string, logger *slog.Logger) (*config.Config, error) {
 	return c, err
 }
 
-// reloadOnSignal reloads on each SIGHUP until ctx is done.
-func (n *node) reloadOnSignal(ctx context.Context) error {
-	hangups := make(chan os.Signal, 1) // one that comes while a reload is under way asks for one more
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+// onHangup begins new accounting files and puts a changed configuration in force at each SIGHUP, until
+// ctx is done.
+func (n *node) onHangup(ctx context.Context, hangups <-chan os.Signal) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hangups:
 		}
-		_, _ = n.Reload(ctx) // it logs what is wrong
+		n.rotate(ctx)
+		if n.file != "" {
+			_, _ = n.Reload(ctx) // it logs what is wrong
+		}
 	}
+}
+
+// hangups returns a channel of SIGHUPs, which end the process no more, and what gives them back. One
+// that comes while another is answered is kept.
+func hangups() (received chan os.Signal, stop func()) {
+	received = make(chan os.Signal, 1)
+	signal.Notify(received, syscall.SIGHUP)
+	return received, func() { signal.Stop(received) }
 }
 
 // Reload is part of admin.Node: it reads the configuration again and puts it in force. One with

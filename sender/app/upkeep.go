@@ -88,7 +88,7 @@ func (n *node) prune(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		n.pruneStream(event.StreamEvent, n.events, n.spool.DurableEvent())
+		n.pruneStream(event.StreamEvent, n.events, n.neededByFollowers(n.spool.DurableEvent()))
 		n.pruneStream(event.StreamGauge, n.gauges, n.gauges.Last())
 		n.pruneStream(event.StreamAnnotation, n.notes, n.notes.Last())
 	}

@@ -56,11 +56,13 @@ func isFieldName(s string) bool {
 // HeadersOf returns the fields that go into each message of the vmta: those of the global
 // include-headers-from, of its pools' and of its own.
 func (c *Config) HeadersOf(m *VMTA) string {
-	parts := []string{c.includeHeaders.Text}
+	var b strings.Builder
+	b.WriteString(c.includeHeaders.Text)
 	for _, name := range m.Pools {
 		if p, ok := c.Pool(name); ok {
-			parts = append(parts, p.includeHeaders.Text)
+			b.WriteString(p.includeHeaders.Text)
 		}
 	}
-	return strings.Join(append(parts, m.includeHeaders.Text), "")
+	b.WriteString(m.includeHeaders.Text)
+	return b.String()
 }

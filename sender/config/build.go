@@ -33,33 +33,33 @@ var (
 )
 
 var sectionRules = map[string]sectionRule{
-	"acct-file":               {in: outside, argument: withArgument},
-	"address-list":            {in: append([]string{globalScope}, processor...), argument: perhapsArgument},
-	"admin":                   {in: outside, argument: withArgument},
-	"bounce-processor":        {in: outside},
-	"domain-key-list":         {in: outside, argument: withArgument},
-	"email-patterns":          {in: processor, argument: perhapsArgument},
-	"domain":                  {in: []string{globalScope, "virtual-mta", "virtual-mta-pool"}, argument: withArgument},
-	"event-log":               {in: outside, argument: withArgument},
-	"event-stream":            {in: outside, argument: withArgument},
-	"feed":                    {in: outside, argument: withArgument},
-	"feedback-loop-processor": {in: outside},
-	"mx-rollup-list":          {in: outside},
-	"smtp-listener":           {in: outside, argument: withArgument},
-	"smtp-pattern-list":       {in: outside, argument: withArgument},
-	"pattern-list":            {in: outside, argument: withArgument},
-	"source-group":            {in: outside, argument: withArgument},
-	"smtp-user":               {in: outside, argument: withArgument},
-	"source":                  {in: outside, argument: withArgument},
-	"spool":                   {in: outside, argument: withArgument},
-	"virtual-mta":             {in: outside, argument: withArgument},
-	"virtual-mta-pool":        {in: outside, argument: withArgument},
+	"acct-file":                {in: outside, argument: withArgument},
+	"address-list":             {in: append([]string{globalScope}, processor...), argument: perhapsArgument},
+	"admin":                    {in: outside, argument: withArgument},
+	"bounce-category-patterns": {in: outside},
+	"bounce-processor":         {in: outside},
+	"domain-key-list":          {in: outside, argument: withArgument},
+	"domain":                   {in: []string{globalScope, "virtual-mta", "virtual-mta-pool"}, argument: withArgument},
+	"email-patterns":           {in: processor, argument: perhapsArgument},
+	"event-log":                {in: outside, argument: withArgument},
+	"event-stream":             {in: outside, argument: withArgument},
+	"feed":                     {in: outside, argument: withArgument},
+	"feedback-loop-processor":  {in: outside},
+	"mx-rollup-list":           {in: outside},
+	"rejectlog-file":           {in: outside, argument: withArgument},
+	"smtp-listener":            {in: outside, argument: withArgument},
+	"smtp-pattern-list":        {in: outside, argument: withArgument},
+	"pattern-list":             {in: outside, argument: withArgument},
+	"source-group":             {in: outside, argument: withArgument},
+	"smtp-user":                {in: outside, argument: withArgument},
+	"source":                   {in: outside, argument: withArgument},
+	"spool":                    {in: outside, argument: withArgument},
+	"virtual-mta":              {in: outside, argument: withArgument},
+	"virtual-mta-pool":         {in: outside, argument: withArgument},
 
 	"aliases":                    {in: outside},
-	"bounce-category-patterns":   {in: outside, inert: notYet},
 	"dns":                        {in: outside, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
-	"rejectlog-file":             {in: outside, argument: withArgument, inert: notYet},
 	"rewrite-list":               {in: outside, argument: withArgument},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"signals-filter":             {in: outside, argument: withArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
@@ -204,6 +204,10 @@ func (b *builder) known(n *node) {
 		}, func(s Spool) { c.Spools = append(c.Spools, s) })
 	case "acct-file":
 		b.acctFile(n)
+	case "rejectlog-file":
+		b.rejectLog(n)
+	case "bounce-category-patterns":
+		b.categories(n)
 	case "bounce-processor":
 		b.processor(n, bounceScope, &c.BounceProcessor)
 	case "feedback-loop-processor":
@@ -392,20 +396,6 @@ func (b *builder) user(n *node) {
 		b.checkUser(n, &u)
 		b.config.users[key] = &u
 	})
-}
-
-func (b *builder) acctFile(n *node) {
-	if s := strings.TrimLeft(n.Value, `"`+blanks); strings.HasPrefix(s, "|") {
-		b.warnOnce(n.Pos, "<acct-file |…>", "accepted, but no program is started yet")
-		acctScope.fill(b, n, &AcctFile{})
-		return
-	}
-	build(b, n, acctScope, func(v *value) (AcctFile, error) {
-		file, err := filePath(v)
-		a := defaultAcctFile()
-		a.Pos, a.Path = n.Pos, file
-		return a, err
-	}, func(a AcctFile) { b.config.AcctFiles = append(b.config.AcctFiles, a) })
 }
 
 func (b *builder) addressList(n *node) {

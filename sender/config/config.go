@@ -67,10 +67,13 @@ type Config struct {
 
 	Spools      []Spool
 	AcctFiles   []AcctFile
-	EventLog    *EventLog // nil without its section, like all that follow
+	RejectLogs  []AcctFile // of refused connections and recipients
+	EventLog    *EventLog  // nil without its section, like all that follow
 	Feed        *Feed
 	EventStream *EventStream
 	Admin       *Admin
+
+	BounceCategories []CategoryRule // the first that matches a reply gives the category
 
 	BounceProcessor       *ReportProcessor
 	FeedbackLoopProcessor *ReportProcessor

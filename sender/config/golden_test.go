@@ -196,8 +196,24 @@ func dump(c *Config) string {
 	for _, a := range c.AcctFiles {
 		line("acct-file", a.Path, a.Records, a.RecordFields, a.MaxSize, a.MoveTo, FormatDuration(a.MoveInterval), FormatDuration(a.DeleteAfter), a.UserString, a.ISOTimes)
 	}
+	for _, a := range c.AcctFiles {
+		if a.Command != nil || a.HeaderFields != nil || a.QueueFilter != nil || a.Privacy.Way != "" || a.Webhook.URL != nil || a.WorldReadable || a.Sync || a.CountMoved {
+			line("acct-file", a.Path, "more", fmt.Sprintf("%q", a.Command), a.HeaderFields, a.QueueFilter, a.Privacy, len(a.Privacy.Key()), a.WorldReadable, a.Sync, a.CountMoved,
+				FormatDuration(a.RetryInterval), FormatDuration(a.WriteTimeout))
+		}
+		if w := a.Webhook; w.URL != nil {
+			line("webhook", w.URL, w.Headers, len(w.Headers), w.Certificate, w.CAFile, FormatDuration(w.MaxInterval), w.Gzip, FormatDuration(w.ConnectTimeout), FormatDuration(w.IOTimeout), w.Verbose)
+		}
+	}
+	for _, a := range c.RejectLogs {
+		line("rejectlog-file", a.Path, a.Records, a.RecordFields, a.MaxSize, a.MoveTo, FormatDuration(a.DeleteAfter))
+	}
+	line("bounce-categories", c.BounceCategories)
 	if e := c.EventLog; e != nil {
 		line("event-log", e.Dir, e.SegmentSize, e.MaxSize)
+		if e.Privacy.Way != "" {
+			line("event-log privacy", e.Privacy, string(e.Privacy.Key()))
+		}
 	}
 	if f := c.Feed; f != nil {
 		line("feed", f.Dir, f.PollInterval, f.SuppressionKey, f.SuppressionKey.Reveal())

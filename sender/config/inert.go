@@ -63,7 +63,6 @@ func (b *builder) inertSection(n *node) {
 		switch {
 		case child.IsSection:
 			b.section(child, n.Name)
-		case n.Name == "bounce-category-patterns" && strings.HasPrefix(child.Name, "/"):
 		case registry[n.Name][child.Name].Name == "":
 			b.inertDirective(n.Name, child)
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	_ "embed"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -185,6 +186,11 @@ func show(v any) string {
 			all[i] = string(t)
 		}
 		return strings.Join(all, ",")
+	case *url.URL:
+		if x == nil {
+			return ""
+		}
+		return x.String()
 	case time.Time:
 		if x.IsZero() {
 			return ""

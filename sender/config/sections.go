@@ -24,108 +24,6 @@ const (
 	FeedbackLoop   RecordType = "f"
 )
 
-// recordTypes maps both spellings of each kind.
-var recordTypes = map[string]RecordType{
-	"d": Delivered, "delivery": Delivered,
-	"b": Bounced, "bounce": Bounced,
-	"t": Transient, "transient": Transient,
-	"tq": TransientQueue, "transient-queue": TransientQueue,
-	"r": Received, "receipt": Received,
-	"rb": RemoteBounce, "remote-bounce": RemoteBounce,
-	"rs": RemoteStatus, "remote-status": RemoteStatus,
-	"f": FeedbackLoop, "feedback-loop": FeedbackLoop, "fbl": FeedbackLoop,
-}
-
-const wantRecords = "want d, b, t, tq, r, rb, rs or f, separated by commas"
-
-// AcctFile is an accounting file. Its date and number go before the extension of Path.
-type AcctFile struct {
-	Pos          Pos
-	Path         string
-	Records      []RecordType
-	RecordFields []RecordFields
-	MaxSize      Size
-	MoveTo       string        // empty: finished files stay where they are
-	MoveInterval time.Duration // how often a new file starts; counts only with MoveTo
-	DeleteAfter  time.Duration // 0 means never; counts only without MoveTo
-	UserString   string
-	ISOTimes     bool // false: seconds since 1970
-}
-
-// RecordFields names the fields of one kind of record: "*" for all, "!name" for all but it.
-type RecordFields struct {
-	Type   RecordType
-	Fields []string
-}
-
-// minAcctSize is PowerMTA's least max-size.
-const minAcctSize = 1 << 20
-
-func defaultAcctFile() AcctFile {
-	return AcctFile{
-		MaxSize: 250 << 20, MoveInterval: 24 * time.Hour, DeleteAfter: 8 * 24 * time.Hour, ISOTimes: true,
-	}
-}
-
-var acctScope = newScope("acct-file",
-	one("records", records, func(a *AcctFile) *[]RecordType { return &a.Records }),
-	planned(many("record-fields", recordFields, func(a *AcctFile) *[]RecordFields { return &a.RecordFields })),
-	one("max-size", sizeAtLeast(minAcctSize), func(a *AcctFile) *Size { return &a.MaxSize }),
-	one("move-to", filePath, func(a *AcctFile) *string { return &a.MoveTo }),
-	one("move-interval", positiveInterval, func(a *AcctFile) *time.Duration { return &a.MoveInterval }),
-	one("delete-after", neverOr(positiveInterval), func(a *AcctFile) *time.Duration { return &a.DeleteAfter }),
-	one("user-string", freeText, func(a *AcctFile) *string { return &a.UserString }),
-	one("iso-times", boolean, func(a *AcctFile) *bool { return &a.ISOTimes }),
-)
-
-// finishAcctFiles gives those that name no records the usual ones.
-func (c *Config) finishAcctFiles() {
-	usual := []RecordType{Delivered, Bounced}
-	if c.LogBounces {
-		usual = append(usual, RemoteBounce)
-	}
-	for i := range c.AcctFiles {
-		if a := &c.AcctFiles[i]; a.Records == nil {
-			a.Records = usual
-		}
-	}
-}
-
-func records(v *value) ([]RecordType, error) {
-	items, err := v.list(wantRecords)
-	if err != nil {
-		return nil, err
-	}
-	var all []RecordType
-	for _, w := range items {
-		t, ok := recordTypes[strings.ToLower(w.text)]
-		if !ok {
-			return nil, w.errorf("bad record type %q; %s", w.text, wantRecords)
-		}
-		if !slices.Contains(all, t) {
-			all = append(all, t)
-		}
-	}
-	return all, nil
-}
-
-func recordFields(v *value) (RecordFields, error) {
-	const want = "want a record type and its fields, for example d *,!dlvSize,header_Subject"
-	name, rest, _ := strings.Cut(v.text, " ")
-	t, ok := recordTypes[strings.ToLower(strings.Trim(name, blanks))]
-	if !ok {
-		return RecordFields{}, fmt.Errorf("bad record type %q; %s", name, want)
-	}
-	pos := v.pos
-	pos.Column += len(v.text) - len(rest)
-	items, err := (&value{rest, pos, v.loader}).list(want)
-	f := RecordFields{Type: t}
-	for _, w := range items {
-		f.Fields = append(f.Fields, w.text)
-	}
-	return f, err
-}
-
 // neverOr parses "never" as zero.
 func neverOr(parse parser[time.Duration]) parser[time.Duration] {
 	return func(v *value) (time.Duration, error) {
@@ -187,6 +85,7 @@ type EventLog struct {
 	Dir         string
 	SegmentSize Size // of one file
 	MaxSize     Size // of all files; 0 means no limit but the disk
+	Privacy     Privacy
 }
 
 func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20} }
@@ -194,6 +93,7 @@ func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20} }
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
 	planned(one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
+	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
 ).withDefaults(defaultEventLog)
 
 // Feed is the folder in which limits and suppressions come back from analytics.

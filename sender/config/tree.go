@@ -95,6 +95,11 @@ func (t *treeReader) line(text string, number int) {
 		t.tags(body, pos)
 		return
 	}
+	if c := t.current(); body[0] == '/' && (c == &t.root || c.Name == "bounce-category-patterns") {
+		// Lines of bounce categories have no name, and they may come from a file of their own.
+		t.add(&node{Pos: pos, Name: "pattern", Value: body, ValuePos: pos})
+		return
+	}
 	n := &node{Pos: pos, Name: body, ValuePos: pos}
 	if i := strings.IndexAny(body, blanks); i >= 0 {
 		n.Name = body[:i]

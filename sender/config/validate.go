@@ -31,7 +31,12 @@ func (b *builder) validate() {
 	}
 	accounts := map[string]Pos{}
 	for _, a := range c.AcctFiles {
-		b.unique(accounts, a.Path, a.Pos, "acct-file")
+		if len(a.Command) == 0 {
+			b.unique(accounts, a.Path, a.Pos, "acct-file")
+		}
+	}
+	for _, a := range c.RejectLogs {
+		b.unique(accounts, a.Path, a.Pos, "rejectlog-file")
 	}
 	ids := map[uint8]bool{}
 	for _, k := range c.ReferenceKeys {

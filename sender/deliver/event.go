@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"carom/schemas/event"
+	"carom/sender/account"
 	"carom/sender/queue"
 	"carom/sender/route"
 	"carom/sender/smtpc"
@@ -60,6 +61,15 @@ func FillEnvelope(e *event.Event, envelope *spool.Envelope, index uint32, suppre
 	e.Size = uint64(max(0, envelope.Size)) //nolint:gosec // not negative
 	if r.ORcpt != "" {
 		e.Headers = map[string]string{"ORCPT": r.ORcpt}
+	}
+	for name, value := range envelope.Headers {
+		if name == account.MessageIDHeader {
+			continue // the received event has it
+		}
+		if e.Headers == nil {
+			e.Headers = map[string]string{}
+		}
+		e.Headers[name] = value
 	}
 }
 

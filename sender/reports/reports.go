@@ -72,7 +72,7 @@ const (
 
 // MessageIDHeader is the name under which an event carries a Message-ID: a received event that of its
 // message, a report that of the message it quotes. By it a job finds one for the other.
-const MessageIDHeader = "Message-ID"
+const MessageIDHeader = account.MessageIDHeader
 
 // Rule is what an operator wants done about bounces that say something.
 type Rule struct {
@@ -113,6 +113,33 @@ type Processor struct {
 	keys *correlate.Keys
 	key  func(address string) string
 	txt  LookupTXT
+
+	headers []string // that events have of the messages they are about
+}
+
+// KeepHeaders makes events carry headers of the messages that reports quote, where they are there. It is
+// called before Process.
+func (p *Processor) KeepHeaders(names []string) { p.headers = names }
+
+// keep notes the headers of a quoted message that are wanted.
+func (p *Processor) keep(e *event.Event, original mime.Header) {
+	for _, name := range p.headers {
+		key := account.HeaderKey(name)
+		if _, known := e.Headers[key]; !known { // what the report says of itself stays
+			setHeader(e, key, original.Get(name), maxMessageID)
+		}
+	}
+}
+
+// keepFields notes what a feedback report says beside what has a column, under PowerMTA's arf_NAME.
+func keepFields(e *event.Event, said *arf.Report) {
+	for name, value := range map[string]string{
+		"Reported-Domain": strings.Join(said.ReportedDomains, ","), "Reported-Uri": strings.Join(said.ReportedURIs, ","),
+		"Original-Rcpt-To": strings.Join(said.OriginalRcptTo, ","), "Original-Mail-From": said.OriginalMailFrom, "Version": said.Version,
+		"Authentication-Results": strings.Join(said.AuthResults, ","),
+	} {
+		setHeader(e, "arf_"+name, value, maxMessageID)
+	}
 }
 
 // New returns a processor that believes tokens of keys. The function key gives the suppression
@@ -259,6 +286,7 @@ func (p *Processor) notification(m Mail, said *dsn.Report) Finding {
 		e.EnvID = envelopeID(said.OriginalEnvelopeID)
 		setHeader(e, "ORCPT", r.Original, maxAddress)
 		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
+		p.keep(e, said.Original)
 		e.SetReply(answer)
 		if kind == event.RemoteBounce {
 			account.SetVerdict(e, report.Verdict(r))
@@ -389,6 +417,10 @@ func (p *Processor) feedback(ctx context.Context, m Mail, said *arf.Report) Find
 		e.EnvID = envelopeID(said.OriginalEnvelopeID)
 		setHeader(e, "User-Agent", said.UserAgent, maxWord)
 		setHeader(e, MessageIDHeader, said.Original.Get("Message-Id"), maxMessageID)
+		if len(p.headers) > 0 { // a file has such records
+			p.keep(e, said.Original)
+			keepFields(e, said)
+		}
 		if matches[i].Method == correlate.DKIMReporter {
 			setHeader(e, "DKIM-Reporter", reporter, maxWord)
 		}

@@ -95,17 +95,24 @@ func (c *conn) refuseAuth(mechanism string) string {
 	case mechanism != "PLAIN" && mechanism != "LOGIN" && mechanism != "CRAM-MD5":
 		return "504 5.5.4 unknown mechanism"
 	case c.server.lockout.isLocked(c.client, c.source.SMTPMaxAuthFailureRate, time.Now()):
-		return "454 4.7.0 too many logins have failed, try again later"
+		c.refusedConnection(errLocked)
+		return errLocked.Error()
 	}
 	return ""
 }
+
+var (
+	errLocked = &RefusalError{454, [3]int{4, 7, 0}, "too many logins have failed, try again later"}
+	errLogins = &RefusalError{421, [3]int{4, 7, 0}, "too many logins have failed"}
+)
 
 // loginFailed answers a login that failed.
 func (c *conn) loginFailed() {
 	c.server.lockout.fail(c.client, c.source.SMTPMaxAuthFailureRate, time.Now())
 	c.server.logger.Info("login failed", "client", c.client.String())
 	if c.loginFailures++; c.loginFailures >= maxLoginFailures {
-		c.reply("421 4.7.0 too many logins have failed")
+		c.refusedConnection(errLogins)
+		c.reply(errLogins.Error())
 		c.hangUp()
 		return
 	}

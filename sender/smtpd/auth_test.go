@@ -138,10 +138,16 @@ func TestUserByCertificate(t *testing.T) {
 }
 
 func TestLockout(t *testing.T) {
-	s := start(t, users+"<source 127.0.0.1>\nallow-unencrypted-plain-auth yes\nrequire-auth yes\nsmtp-max-auth-failure-rate 2/1h\n</source>", &desk{}, nil)
+	d := &desk{}
+	s := start(t, users+"<source 127.0.0.1>\nallow-unencrypted-plain-auth yes\nrequire-auth yes\nsmtp-max-auth-failure-rate 2/1h\n</source>", d, nil)
 	s.hello(t).login("ann", "x", "535")
 	s.hello(t).login("bob", "x", "535")
 	s.hello(t).login("ann", "open sesame", "454 4.7.0")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.connections) != 1 || !strings.HasPrefix(d.connections[0], "454 4.7.0") {
+		t.Errorf("told of %q", d.connections)
+	}
 }
 
 func TestLockoutCountsFromTheFirstFailure(t *testing.T) {

@@ -84,6 +84,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if c, refusal := d.admit(raw); refusal == nil {
 			return c, nil
 		} else {
+			d.server.intake.RefusedConnection(addrPort(raw.RemoteAddr()).Addr(), addrPort(raw.LocalAddr()).String(), refusal)
 			if !d.Settings.ImmediateTLS {
 				_ = raw.SetWriteDeadline(time.Now().Add(time.Second)) // it fits into the system's buffer
 				_, _ = raw.Write([]byte(refusal.Error() + "\r\n"))
@@ -118,6 +119,11 @@ func (d *door) admit(raw net.Conn) (*conn, *RefusalError) {
 
 var errNoSlot = &RefusalError{421, [3]int{4, 3, 2}, "too many connections, try again later"}
 
+// refusedConnection tells the intake that the connection, or its logins, are not taken.
+func (c *conn) refusedConnection(r *RefusalError) {
+	c.server.intake.RefusedConnection(c.client, addrPort(c.LocalAddr()).String(), r)
+}
+
 // release takes a connection from the server's.
 func (s *Server) release(c *conn) {
 	if c.hasSlot {
@@ -135,6 +141,9 @@ func (c *conn) Read(b []byte) (int, error) {
 		c.begun = true
 		if err := c.begin(); err != nil {
 			c.over, c.out = true, nil // no greeting, and none in the clear
+			if errors.Is(err, errNoSlot) {
+				c.refusedConnection(errNoSlot)
+			}
 			if !c.door.Settings.ImmediateTLS {
 				c.reply(errNoSlot.Error())
 			}

@@ -24,9 +24,10 @@ type desk struct {
 	accept     func(m *Message) error
 	full       bool
 
-	mu       sync.Mutex
-	accepted []*Message
-	refused  []string
+	mu          sync.Mutex
+	accepted    []*Message
+	refused     []string
+	connections []string // that were refused
 }
 
 func (d *desk) Local(address string) bool { return strings.HasSuffix(address, "@bounces.test") }
@@ -74,6 +75,12 @@ func (d *desk) Refused(_ *Message, recipient string, r *RefusalError) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.refused = append(d.refused, fmt.Sprintf("<%s> %d", recipient, r.Code))
+}
+
+func (d *desk) RefusedConnection(_ netip.Addr, _ string, r *RefusalError) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.connections = append(d.connections, r.Error())
 }
 
 func (d *desk) messages() []*Message {

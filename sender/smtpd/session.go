@@ -407,10 +407,11 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 	case s.allSuppressed(m):
 		return errSuppressed
 	}
-	s.rewrite(m, header)
 	if bcc := source.BCC; bcc != "" && !slices.ContainsFunc(m.Recipients, func(r Recipient) bool { return strings.EqualFold(r.Address, bcc) }) {
 		m.Recipients = append(m.Recipients, Recipient{Address: bcc, Notify: "NEVER"})
 	}
+	m.Headers = s.keptHeaders(header)
+	s.rewrite(m, header)
 	s.removeFields(header)
 	m.MessageID = s.messageID(m, header)
 	m.Content = s.assemble(m, in, header, rest)
@@ -518,6 +519,26 @@ func withDomain(raw []byte, old, to string) ([]byte, bool) {
 		return nil, false
 	}
 	return slices.Concat(raw[:at+1], []byte(to), raw[end:]), true
+}
+
+// maxKept bounds a header that accounting files ask for, in octets: it goes into each event.
+const maxKept = 1024
+
+// keptHeaders returns the headers that accounting files ask for. Of several fields the first counts.
+func (s *session) keptHeaders(header fields) map[string]string {
+	var kept map[string]string
+	for _, name := range s.server.kept {
+		f := header.find(name)
+		if f == nil {
+			continue
+		}
+		if kept == nil {
+			kept = map[string]string{}
+		}
+		value := f.value()
+		kept[name] = strings.ToValidUTF8(value[:min(len(value), maxKept)], "?")
+	}
+	return kept
 }
 
 // maxMessageID bounds the Message-ID that is noted, in octets: it goes into an event for each

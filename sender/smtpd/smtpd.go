@@ -89,6 +89,8 @@ type Message struct {
 	FromDomain string
 	MessageID  string // the value of Message-ID, ours where we add one; "" for none, or for one beyond maxMessageID
 
+	Headers map[string]string // those that accounting files ask for, by account's name of each; nil for none
+
 	Priority    uint8             // of its recipients within their queue, 0 to 100
 	Schedule    schedule.Schedule // when it may be delivered
 	DKIMOptions string            // the value of X-DKIM-Options
@@ -146,10 +148,14 @@ type Intake interface {
 	// Refused is told of each recipient ("" for the whole message) that was refused for good, for
 	// a reason of policy. It must not keep m.
 	Refused(m *Message, recipient string, r *RefusalError)
+	// RefusedConnection is told of each connection that was not taken, or whose logins are not any more.
+	RefusedConnection(client netip.Addr, listener string, r *RefusalError)
 }
 
 // Server listens for feeders.
 type Server struct {
+	kept []string // headers that accounting files ask for
+
 	config atomic.Pointer[config.Config]
 	intake Intake
 	logger *slog.Logger
@@ -185,6 +191,7 @@ func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Ser
 		conns: map[*conn]bool{}, certificates: map[string]*certificate{},
 		nobody: rand.Text(),
 	}
+	s.kept, _ = c.MessageHeaders()
 	s.Reload(c)
 	return s
 }
