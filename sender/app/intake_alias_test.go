@@ -48,7 +48,7 @@ func TestExpandKeepsWhatWasAsked(t *testing.T) {
 
 func TestExpandIsBounded(t *testing.T) {
 	var text strings.Builder
-	var recipients []smtpd.Recipient
+	recipients := make([]smtpd.Recipient, 0, maxExpanded/1000+1)
 	for group := range maxExpanded/1000 + 1 {
 		fmt.Fprintf(&text, "alias g%d@a.test ", group)
 		for i := range 1000 {
