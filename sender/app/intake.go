@@ -113,7 +113,7 @@ func expand(c *config.Config, recipients []smtpd.Recipient) ([]smtpd.Recipient, 
 	for _, r := range recipients {
 		to, ok := c.Expand(r.Address)
 		if !ok || len(all)+len(to) > maxExpanded {
-			return nil, &smtpd.RefusalError{Code: 554, Enhanced: [3]int{5, 4, 6}, Text: "the aliases of " + r.Address + " lead in a circle or to too many"}
+			return nil, &smtpd.RefusalError{Code: 554, Enhanced: [3]int{5, 4, 6}, Text: "the aliases of " + r.Address + " lead to too many"}
 		}
 		for _, address := range to {
 			if known[strings.ToLower(address)] {

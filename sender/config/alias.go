@@ -61,11 +61,13 @@ func parseAlias(v *value) (mailAlias, error) {
 	return a, nil
 }
 
-// The bounds of aliases: as many targets of one address, as many steps from one to the next, and as much work.
+// The bounds of aliases: as many targets of one, as many steps from one to the next, as much work for one
+// address, and as many addresses in all.
 const (
 	maxAliasTargets = 1000
 	maxAliasSteps   = 10
 	maxAliasWork    = 10_000 // targets looked at for one address
+	maxAliasTotal   = 100_000
 )
 
 // aliasTable finds aliases by their address.
@@ -81,49 +83,112 @@ var aliasScope = newScope("aliases", many("alias", parseAlias, func(l *aliasList
 func (b *builder) finishAliases() {
 	c := b.config
 	c.aliasTable = aliasTable{}
-	add := func(a mailAlias) {
-		domains := []string{a.domain}
-		if a.domain == "" {
-			domains = c.HostNames
-		}
-		for _, domain := range domains {
-			key := a.local + "@" + domain
-			if _, ok := c.aliasTable[key]; ok {
-				continue
-			}
-			targets := make([]string, len(a.targets))
-			for i, t := range a.targets {
-				if targets[i] = t; !strings.Contains(t, "@") {
-					targets[i] += "@" + c.HostName()
-				}
-			}
-			c.aliasTable[key] = targets
-		}
-	}
+	total := 0
 	for _, a := range c.aliases {
-		add(a)
+		if total += a.size(c); total > maxAliasTotal {
+			b.errorf(a.Pos, "alias: the aliases have more than %d addresses in all", maxAliasTotal)
+			return
+		}
+		c.aliasTable.add(c, a)
 	}
 	if len(c.Postmasters) > 0 {
 		for _, local := range []string{"postmaster", "abuse"} { // RFC 5321 section 4.5.1, RFC 2142
-			add(mailAlias{local: local, targets: c.Postmasters})
+			c.aliasTable.add(c, mailAlias{local: local, targets: c.Postmasters})
 		}
 	}
+	depths := aliasDepths{c.aliasTable, map[string]int{}}
 	for _, a := range c.aliases {
-		domain := a.domain
-		if domain == "" {
-			domain = c.HostName()
-		}
-		if _, ok := c.Expand(a.local + "@" + domain); !ok && a.local != "*" {
-			b.errorf(a.Pos, "alias: %s leads back to itself, or over more than %d others", a.local+"@"+domain, maxAliasSteps)
+		if n := depths.of(a.keys(c)[0]); n < 0 || n > maxAliasSteps {
+			b.errorf(a.Pos, "alias: %s leads back to itself, or over more than %d steps", a.keys(c)[0], maxAliasSteps)
 		}
 	}
+}
+
+// keys returns the addresses that the alias is for, as the table has them.
+func (a mailAlias) keys(c *Config) []string {
+	if a.domain != "" {
+		return []string{a.local + "@" + a.domain}
+	}
+	all := make([]string, len(c.HostNames))
+	for i, name := range c.HostNames {
+		all[i] = a.local + "@" + name
+	}
+	return all
+}
+
+func (a mailAlias) size(c *Config) int {
+	if a.domain != "" {
+		return 1 + len(a.targets)
+	}
+	return len(c.HostNames) + len(a.targets)
+}
+
+func (t aliasTable) add(c *Config, a mailAlias) {
+	targets := make([]string, len(a.targets))
+	for i, target := range a.targets {
+		if targets[i] = target; !strings.Contains(target, "@") {
+			targets[i] += "@" + c.HostName()
+		}
+	}
+	for _, key := range a.keys(c) {
+		if _, ok := t[key]; !ok {
+			t[key] = targets
+		}
+	}
+}
+
+// entry returns the key of the entry that an address has: its own, or its domain's; "" for none.
+func (t aliasTable) entry(address string) string {
+	local, domain, err := splitAddress(address)
+	if err != nil {
+		return ""
+	}
+	for _, key := range [2]string{strings.ToLower(local) + "@" + domain, "*@" + domain} {
+		if _, ok := t[key]; ok {
+			return key
+		}
+	}
+	return ""
+}
+
+// isMailbox reports whether the target of an entry is the address itself, or one of the domain that the
+// entry is for as a whole: then it is a mailbox and no alias.
+func (t aliasTable) isMailbox(entry, target string) bool {
+	return t.entry(target) == entry && (strings.EqualFold(target, entry) || strings.HasPrefix(entry, "*@"))
+}
+
+// aliasDepths works out over how many steps each entry of a table leads.
+type aliasDepths struct {
+	table aliasTable
+	known map[string]int // by entry; -1 for those that lead in a circle, and while they are worked out
+}
+
+func (d aliasDepths) of(entry string) int {
+	if n, ok := d.known[entry]; ok {
+		return n
+	}
+	d.known[entry] = -1
+	most := 0
+	for _, target := range d.table[entry] {
+		next := d.table.entry(target)
+		if next == "" || d.table.isMailbox(entry, target) {
+			continue
+		}
+		n := d.of(next)
+		if n < 0 {
+			return -1
+		}
+		most = max(most, n)
+	}
+	d.known[entry] = most + 1
+	return most + 1
 }
 
 // HasAliases reports whether mail for some address goes to another.
 func (c *Config) HasAliases() bool { return len(c.aliasTable) > 0 }
 
 // Expand returns the addresses that mail for the address goes to: itself without an alias. It reports false
-// for aliases that lead in a circle, which no configuration without mistakes has but for a whole domain.
+// for aliases that lead to too many.
 func (c *Config) Expand(address string) (to []string, ok bool) {
 	if len(c.aliasTable) == 0 {
 		return []string{address}, true
@@ -133,16 +198,10 @@ func (c *Config) Expand(address string) (to []string, ok bool) {
 }
 
 func (c *Config) expand(address string, steps int, work *int) (to []string, ok bool) {
-	local, domain, err := splitAddress(address)
-	if err != nil {
-		return []string{address}, true
-	}
-	targets, found := c.aliasTable[strings.ToLower(local)+"@"+domain]
-	if !found {
-		targets, found = c.aliasTable["*@"+domain]
-	}
+	entry := c.aliasTable.entry(address)
+	targets := c.aliasTable[entry]
 	switch {
-	case !found || len(targets) == 1 && strings.EqualFold(targets[0], address):
+	case entry == "":
 		return []string{address}, true
 	case steps == maxAliasSteps, *work < len(targets):
 		return nil, false
@@ -150,7 +209,7 @@ func (c *Config) expand(address string, steps int, work *int) (to []string, ok b
 	*work -= len(targets)
 	for _, target := range targets {
 		more := []string{target}
-		if !strings.EqualFold(target, address) { // itself among others: its own mailbox
+		if !c.aliasTable.isMailbox(entry, target) {
 			if more, ok = c.expand(target, steps+1, work); !ok {
 				return nil, false
 			}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ alias sales info@example.com,carl
 alias *@old.example.com ann@example.org
 alias keep@example.com keep@example.com,copy@example.org
 alias *@loop.example.com any@loop.example.com
+alias *@two.example.com x@two.example.com,y@two.example.com
 `
 	c, _, err := parse("/etc/carom/config", []byte(text), memory{})
 	if err != nil {
@@ -31,6 +33,7 @@ alias *@loop.example.com any@loop.example.com
 		"other@mail.example.com":      "other@mail.example.com",
 		"any@loop.example.com":        "any@loop.example.com",
 		"other@loop.example.com":      "any@loop.example.com",
+		"z@two.example.com":           "x@two.example.com y@two.example.com",
 	} {
 		if got, ok := c.Expand(address); !ok || strings.Join(got, " ") != want {
 			t.Errorf("Expand(%q) = %q, %v; want %q", address, got, ok, want)
@@ -43,6 +46,30 @@ alias *@loop.example.com any@loop.example.com
 	if got, ok := empty.Expand("a@b.test"); !ok || !slices.Equal(got, []string{"a@b.test"}) {
 		t.Errorf("without aliases Expand = %q, %v", got, ok)
 	}
+}
+
+func TestAliasesInACircle(t *testing.T) {
+	for text, want := range map[string]string{
+		"alias a@x.test b@x.test\nalias b@x.test a@x.test\n":                                                        "leads back to itself",
+		"alias *@x.test a@y.test\nalias *@y.test b@x.test\n":                                                        "leads back to itself",
+		strings.Repeat("alias a@x.test b@x.test\n", maxAliasTotal/2+1):                                              "more than 100000 addresses",
+		"alias a0@x.test a1@x.test\n" + chain(maxAliasSteps):                                                        "over more than 10 steps",
+		"alias a1@x.test a2@x.test\n" + strings.Replace(chain(maxAliasSteps), "alias a1@x.test a2@x.test\n", "", 1): "",
+	} {
+		_, _, err := parse("/etc/carom/config", []byte(text), memory{})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%.60q…: %.200v, want %q", text, err, want)
+		}
+	}
+}
+
+// chain returns aliases from a1 over n steps.
+func chain(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "alias a%d@x.test a%d@x.test\n", i+1, i+2)
+	}
+	return b.String()
 }
 
 func TestSuppressionList(t *testing.T) {

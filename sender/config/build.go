@@ -60,7 +60,7 @@ var sectionRules = map[string]sectionRule{
 	"aliases":                    {in: outside},
 	"dns":                        {in: outside, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
-	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
+	"rewrite-list":               {in: outside, argument: withArgument},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"signals-filter":             {in: outside, argument: withArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"sparkpost-analytics":        {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
@@ -78,6 +78,7 @@ type builder struct {
 	config *Config
 	macros *macros
 
+	suggested    int                    // unknown directives with a suggestion
 	bounceDomain map[string]bool        // those already in config.BounceDomains
 	named        []assignment[Settings] // of domains, that name something to look up at the end
 }
@@ -103,6 +104,7 @@ func newConfig(l *loader) *Config {
 	c.keyLists, c.keyFiles = map[string]*keyList{}, l.signers
 	c.vmtas, c.pools, c.users = map[string]*VMTA{}, map[string]*Pool{}, map[string]*User{}
 	c.sourceNames, c.sourceGroups = map[string]*sourceSection{}, map[string]*SourceGroup{}
+	c.rewriteLists = map[string]*RewriteList{}
 	c.patternLists, c.intakeLists = map[string]*PatternList{}, map[string]*IntakeList{}
 	return &c
 }
@@ -112,6 +114,7 @@ func (b *builder) global(nodes []*node) {
 	c := b.config
 	for i, n := range nodes {
 		switch one := nodes[i : i+1]; {
+		case n.isJoined:
 		case n.IsSection:
 			b.section(n, globalScope)
 		case n.Name == "domain-macro": // read before, by newBuilder
@@ -236,6 +239,8 @@ func (b *builder) known(n *node) {
 		var l aliasList
 		aliasScope.fill(b, n, &l)
 		c.aliases = append(c.aliases, l.aliases...)
+	case "rewrite-list":
+		b.rewriteList(n)
 	case "source-group":
 		b.sourceGroup(n)
 	case "pattern-list":

@@ -27,7 +27,7 @@ func (b *builder) addColdVMTAs() {
 		if cold == nil {
 			cold = &VMTA{
 				Name: name, Pos: m.Pos, HostName: m.HostName, DomainKeys: slices.Clone(m.DomainKeys),
-				bounceDomain: m.bounceDomain, domains: m.domains.clone(),
+				bounceDomain: m.bounceDomain, domains: m.domains.clone(), includeHeaders: m.includeHeaders, rewriteList: m.rewriteList,
 			}
 			c.vmtas[strings.ToLower(name)] = cold
 			c.vmtaOrder = append(c.vmtaOrder, cold)

@@ -116,6 +116,7 @@ type Config struct {
 	intakeLists      map[string]*IntakeList
 
 	patternLists map[string]*PatternList // by name in lower case
+	rewriteLists map[string]*RewriteList // likewise
 	rollups      []*Rollup               // in the order of the file
 
 	disablesRecords bool // some domain has disable-acct-records

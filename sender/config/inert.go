@@ -26,12 +26,25 @@ func (b *builder) inertDirective(scopeName string, n *node) {
 		b.errorf(n.Pos, "%s cannot stand %s; it belongs %s%s", n.Name, here, strings.Join(places, " or "), meant)
 		return
 	}
-	hint := suggest(n.Name, scopeName)
-	if patternScopes[scopeName] && strings.ContainsAny(n.Name+" "+n.Value, `/\`) {
+	hint := ""
+	_, isSection := sectionRules[n.Name]
+	switch {
+	case patternScopes[scopeName] && strings.ContainsAny(n.Name+" "+n.Value, `/\`):
 		hint = "; is it the rest of a pattern on the line above that was broken in two?"
+	case isSection:
+		hint = fmt.Sprintf("; did you mean the section <%s>?", n.Name)
+	case strings.Contains(n.Name, ","):
+		hint = "; is it the rest of the line above that was broken in two?"
+	case b.suggested < maxSuggested:
+		b.suggested++
+		hint = suggest(n.Name, scopeName)
 	}
 	b.errorf(n.Pos, "unknown directive %q%s", n.Name, hint)
 }
+
+// maxSuggested bounds how many unknown directives get a suggestion, each of which is compared with all that
+// there are: a file with more is no configuration.
+const maxSuggested = 200
 
 // patternScopes are the sections whose lines hold patterns.
 var patternScopes = map[string]bool{"smtp-pattern-list": true, "pattern-list": true, "bounce-category-patterns": true}

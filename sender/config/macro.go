@@ -24,10 +24,11 @@ type macros struct {
 func readMacros(l *loader, nodes []*node) *macros {
 	const want = "want NAME and a list, for example: domain-macro hotmail hotmail.com,live.com"
 	m := &macros{items: map[string][]word{}, using: map[string]bool{}}
-	for _, n := range nodes {
+	for i, n := range nodes {
 		if n.IsSection || n.Name != "domain-macro" {
 			continue
 		}
+		joinMacro(l, n, nodes[i+1:])
 		name, _, _ := strings.Cut(strings.ReplaceAll(n.Value, "\t", " "), " ")
 		list := newValue(n, l)
 		list.text = n.Value[len(name):]
@@ -49,6 +50,33 @@ func readMacros(l *loader, nodes []*node) *macros {
 	}
 	return m
 }
+
+// joinMacro puts the lines behind a domain-macro that its list goes on in into its value: files that worked
+// with PowerMTA have such. A list goes on where it ends in a comma, or where only the name stands and a domain begins the next
+// line.
+func joinMacro(l *loader, n *node, following []*node) {
+	for _, next := range following[:min(len(following), maxMacroLines)] {
+		value := strings.TrimRight(n.Value, blanks)
+		_, known := registry[globalScope][next.Name]
+		first, _, _ := strings.Cut(next.Name, ",")
+		switch {
+		case known, next.IsSection, next.Pos.File != n.Pos.File, strings.Trim(first, macroItem) != "":
+			return
+		case strings.HasSuffix(value, ","):
+		case value == "" || macroName(value) != len(value) || !strings.ContainsAny(next.Name, ".,$"):
+			return
+		}
+		n.Value = value + " " + strings.TrimSpace(next.Name+" "+next.Value)
+		next.isJoined = true
+		l.warnOnce(next.Pos, "domain-macro", "the list goes on from the line above; better write it on one line")
+	}
+}
+
+// maxMacroLines bounds how many lines of a list are put together.
+const maxMacroLines = 100
+
+// macroItem are the characters of an item of a macro's list: of domains and of macros.
+const macroItem = "abcdefghijklmnopqrstuvwxyz0123456789-_.$"
 
 // macroName returns how many bytes at the start of s are a macro's name.
 func macroName(s string) int {

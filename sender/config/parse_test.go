@@ -101,6 +101,19 @@ func TestMacroBounds(t *testing.T) {
 	}
 }
 
+func TestSuggestionsAreBounded(t *testing.T) {
+	_, _, err := parse("config", []byte(strings.Repeat("max-smtp-outt 1\n", maxSuggested+1)), memory{})
+	all := Errors(err)
+	if len(all) != maxSuggested+1 {
+		t.Fatalf("%d mistakes, want %d", len(all), maxSuggested+1)
+	}
+	for i, e := range all {
+		if has := strings.Contains(e.Message, "did you mean"); has != (i < maxSuggested) {
+			t.Errorf("mistake %d: %v", i, e)
+		}
+	}
+}
+
 func TestHash(t *testing.T) {
 	hash := func(name string, m memory) uint64 {
 		c, _, err := parse(name, []byte(m[name]), m)

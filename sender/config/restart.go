@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -29,6 +30,8 @@ func (c *Config) NeedsRestart(next *Config) []string {
 		{"reference-key", func(c *Config) any { return c.ReferenceKeys }},
 		{"<spool>", func(c *Config) any { return c.Spools }},
 		{"<acct-file>", func(c *Config) any { return c.AcctFiles }},
+		{"<rejectlog-file>", func(c *Config) any { return c.RejectLogs }},
+		{"<bounce-category-patterns>", func(c *Config) any { return c.BounceCategories }},
 		{"log-bounces", func(c *Config) any { return c.LogBounces }},
 		{"<event-log>", func(c *Config) any { return c.EventLog }},
 		{"<feed>", func(c *Config) any { return c.Feed }},
@@ -64,6 +67,11 @@ func write(b *strings.Builder, v reflect.Value) {
 			return
 		case Secret:
 			b.WriteString(x.Reveal())
+			return
+		case *regexp.Regexp:
+			if x != nil {
+				b.WriteString(x.String())
+			}
 			return
 		case CertificateFile:
 			b.WriteString(x.Path + " " + x.password.Reveal())

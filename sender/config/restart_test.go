@@ -29,6 +29,7 @@ func TestNeedsRestart(t *testing.T) {
 		{"a folder and a number", text + "total-max-smtp-out 9\n<spool /more>\n</spool>\n", []string{"total-max-smtp-out", "<spool>"}},
 		{"a section that was not there", text + "<event-log /log>\n</event-log>\n", []string{"<event-log>"}},
 		{"the first cold vmta", text + "<virtual-mta v>\ncold-virtual-mta c\n</virtual-mta>\n<virtual-mta c>\n</virtual-mta>\n", []string{"cold-virtual-mta"}},
+		{"a pattern", text + "<bounce-category-patterns>\n/spam/ spam-related\n</bounce-category-patterns>\n", []string{"<bounce-category-patterns>"}},
 		{"a secret", strings.Replace(text, "key1", "key2", 1), []string{"<feed>"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

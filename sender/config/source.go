@@ -82,6 +82,7 @@ type Source struct {
 	SourceGroup                string
 
 	SuppressionLists []string // names of <address-list>s whose addresses are refused
+	RewriteList      string   // empty: that of the vmta or the pool
 	BCC              string   // gets a copy of every message; empty: nobody
 
 	AddReceivedHeader  bool
@@ -154,6 +155,7 @@ var sourceScope = newScope("source",
 	one("disconnect-on-transient-error", boolean, func(s *Source) *bool { return &s.DisconnectOnTransientError }),
 	one("source-group", clearable(identifier), func(s *Source) *string { return &s.SourceGroup }),
 	one("suppression-lists", names, func(s *Source) *[]string { return &s.SuppressionLists }),
+	one("rewrite-list", clearable(identifier), func(s *Source) *string { return &s.RewriteList }),
 	one("bcc", clearable(mailbox), func(s *Source) *string { return &s.BCC }),
 	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
 	one("add-received-header", boolean, func(s *Source) *bool { return &s.AddReceivedHeader }),

@@ -10,6 +10,7 @@ import (
 // invented maps words of pages about PowerMTA that PowerMTA never had to what they mean.
 var invented = map[string]string{
 	"add-vmta":                   "virtual-mta",
+	"admin-password":             "http-access",
 	"administrator":              "postmaster",
 	"backoff-mode":               "smtp-pattern-list",
 	"backoff-trigger-pattern":    "smtp-pattern-list",
@@ -23,12 +24,15 @@ var invented = map[string]string{
 	"fbl-handler":                "feedback-loop-processor",
 	"http-listener":              "http-mgmt-port",
 	"http-mgmt-acl":              "http-access",
+	"http-mgmt-listener":         "http-mgmt-port",
 	"limits":                     "domain",
 	"log-level":                  "log-connections",
 	"map-header-to-column":       "map-header-to-field",
 	"max-conn-rate":              "max-connect-rate",
 	"max-message-rate":           "max-msg-rate",
+	"max-msg-size":               "max-message-size",
 	"max-per-host-out":           "max-smtp-out",
+	"max-rcpt-per-msg":           "max-rcpt-per-message",
 	"pmta-hostname":              "host-name",
 	"queue":                      "domain",
 	"resolve-to":                 "smtp-hosts",

@@ -18,6 +18,7 @@ type node struct {
 	Value     string // the rest of a directive's line, or a tag's argument, as written
 	ValuePos  Pos
 	IsSection bool
+	isJoined  bool // part of the directive before it
 	Children  []*node
 }
 

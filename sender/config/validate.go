@@ -8,6 +8,7 @@ func (b *builder) validate() {
 	b.validateReferences()
 	c := b.config
 	b.validateIntakeLists()
+	b.validateRewriteLists()
 	b.validateSourceGroups()
 	if f := c.fallback; f.name != "" {
 		b.vmtaExists(f.pos, "invalid-virtual-mta-fallback", f.name)
@@ -99,6 +100,10 @@ func (b *builder) validateSource(section *sourceSection) {
 		case "source-group":
 			if _, ok := b.config.SourceGroup(s.SourceGroup); !ok && s.SourceGroup != "" {
 				b.errorf(a.pos, "source-group: there is no <source-group %s>", s.SourceGroup)
+			}
+		case "rewrite-list":
+			if name := s.RewriteList; name != "" && b.config.rewriteLists[strings.ToLower(name)] == nil {
+				b.errorf(a.pos, "rewrite-list: there is no <rewrite-list %s>", name)
 			}
 		case "suppression-lists":
 			for _, name := range s.SuppressionLists {

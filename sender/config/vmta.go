@@ -53,6 +53,7 @@ type VMTA struct {
 	Pools []string // the pools that it is in
 
 	includeHeaders HeaderLines
+	rewriteList    string
 
 	bounceDomain []assignment[Settings]
 	domains      domainTable
@@ -74,6 +75,7 @@ var vmtaScope = newScope("virtual-mta",
 	one("max-smtp-data-volume-rate", dataRate, func(m *VMTA) *DataRate { return &m.MaxSMTPDataVolumeRate }),
 	many("cold-virtual-mta", identifier, func(m *VMTA) *[]string { return &m.ColdVMTAs }),
 	many("auto-cold-virtual-mta", sourceHost, func(m *VMTA) *[]SourceHost { return &m.autoCold }),
+	one("rewrite-list", clearable(identifier), func(m *VMTA) *string { return &m.rewriteList }),
 	one("include-headers-from", clearable(headerLines), func(m *VMTA) *HeaderLines { return &m.includeHeaders }),
 	one("source-public-ip", address, func(m *VMTA) *netip.Addr { return &m.SourcePublicIP }),
 	one("warmup-start", date, func(m *VMTA) *time.Time { return &m.WarmupStart }),
@@ -125,6 +127,7 @@ type Pool struct {
 	ColdVMTAs []string // of members without their own
 
 	includeHeaders HeaderLines
+	rewriteList    string
 
 	domainKeys []DomainKey // of the members, after their own and before the global ones
 	domains    domainTable
@@ -140,6 +143,7 @@ var poolScope = newScope("virtual-mta-pool",
 	orZero("unlimited", one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut })),
 	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(p *Pool) *DataRate { return &p.MaxSMTPDataVolumeRate }),
+	one("rewrite-list", clearable(identifier), func(p *Pool) *string { return &p.rewriteList }),
 	one("include-headers-from", clearable(headerLines), func(p *Pool) *HeaderLines { return &p.includeHeaders }),
 	many("cold-virtual-mta", identifier, func(p *Pool) *[]string { return &p.ColdVMTAs }),
 ).withDefaults(func() Pool { return Pool{} })

@@ -91,6 +91,7 @@ func (s *session) added(m *Message, header fields) []byte {
 		b = append(b, m.VMTA...)
 		b = append(b, "\r\n"...)
 	}
+	b = append(b, s.from...)
 	s.scratch = b
 	return b
 }

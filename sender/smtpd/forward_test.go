@@ -44,3 +44,31 @@ func TestSuppressionListsRefuse(t *testing.T) {
 		f.say("RCPT TO:<"+address+">", want)
 	}
 }
+
+func TestRewriteListsWriteTheSenderOtherwise(t *testing.T) {
+	const lists = "<rewrite-list r>\nmail-from *@shop.test bounce@new.test\nfrom-domain shop.test new.test\n</rewrite-list>\n"
+	for _, tc := range []struct{ name, header, want string }{
+		{"the usual", "From: The Shop <news@Shop.test>\r\nA: b\r\n", "From: The Shop <news@new.test>\r\nA: b\r\n"},
+		{"folded", "From:\r\n news@shop.test\r\nA: b\r\n", "From:\r\n news@new.test\r\nA: b\r\n"},
+		{"another domain", "From: news@myshop.test\r\n", "From: news@myshop.test\r\n"},
+		{"none", "A: b\r\n", "A: b\r\n"},
+		{"two", "From: a@shop.test\r\nFrom: b@shop.test\r\n", "From: a@shop.test\r\nFrom: b@shop.test\r\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := &desk{}
+			f := start(t, lists+open+"<source 127.0.0.1>\nadd-received-header no\nrewrite-list r\n</source>", d, nil).hello(t)
+			f.say("MAIL FROM:<news@shop.test>", "250")
+			f.say("RCPT TO:<ann@away.test>", "250")
+			f.say("DATA", "354")
+			f.send(tc.header + "\r\nbody\r\n.\r\n")
+			f.expect("250")
+			m := d.messages()[0]
+			if got, want := string(m.Content), tc.want+"\r\nbody\r\n"; got != want || m.From != "bounce@new.test" {
+				t.Errorf("content %q from %q, want %q", got, m.From, want)
+			}
+			if strings.Contains(tc.want, "@new.test") != (m.FromDomain == "new.test") {
+				t.Errorf("the domain of From is noted as %q", m.FromDomain)
+			}
+		})
+	}
+}

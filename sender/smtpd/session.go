@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,6 +63,7 @@ type session struct {
 
 	header  fields // these two are memory for the next message
 	scratch []byte
+	from    []byte // the From field in the place of the message's own; nil: that stays
 }
 
 var _ smtp.Session = (*session)(nil)
@@ -409,6 +411,7 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 		m.Recipients = append(m.Recipients, Recipient{Address: bcc, Notify: "NEVER"})
 	}
 	m.Headers = s.keptHeaders(header)
+	s.rewrite(m, header)
 	s.removeFields(header)
 	m.MessageID = s.messageID(m, header)
 	m.Content = s.assemble(m, in, header, rest)
@@ -479,6 +482,43 @@ func (s *session) readOptions(m *Message, header fields) *RefusalError {
 		}
 	}
 	return nil
+}
+
+// rewrite writes the sender otherwise where a rewrite list says so: the reverse-path and the domain of the
+// From field.
+func (s *session) rewrite(m *Message, header fields) {
+	s.from = nil
+	list := s.server.config.Load().RewriteListOf(s.source, m.VMTA, m.Pool)
+	if list == nil {
+		return
+	}
+	m.From = list.MailFrom(m.From)
+	domain := list.FromDomain(m.FromDomain)
+	if m.FromDomain == "" || domain == m.FromDomain || header.count("From") != 1 {
+		return
+	}
+	if raw, ok := withDomain(header.find("From").raw, m.FromDomain, domain); ok {
+		s.from, m.FromDomain = raw, domain
+		header.remove("From")
+	}
+}
+
+// withDomain returns a copy of a field with another domain in the place of the last address's. It reports
+// false where the field does not hold the domain as it is known, in lower case.
+func withDomain(raw []byte, old, to string) ([]byte, bool) {
+	folded := make([]byte, len(raw))
+	for i, c := range raw {
+		folded[i] = lower(c)
+	}
+	at := bytes.LastIndex(folded, []byte("@"+old))
+	if at < 0 || !bytes.HasSuffix(raw, []byte("\r\n")) { // a field that goes in front needs its line end
+		return nil, false
+	}
+	end := at + 1 + len(old)
+	if end < len(raw) && isPlain(raw[end:end+1], "") { // a longer one begins like it
+		return nil, false
+	}
+	return slices.Concat(raw[:at+1], []byte(to), raw[end:]), true
 }
 
 // maxKept bounds a header that accounting files ask for, in octets: it goes into each event.
