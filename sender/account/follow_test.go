@@ -358,6 +358,22 @@ func TestPipeDeaf(t *testing.T) {
 	}
 }
 
+// TestPipeInterrupted: a node that stops does not wait for a program that reads nothing.
+func TestPipeInterrupted(t *testing.T) {
+	program(t, "deaf")
+	p := NewPipe([]string{os.Args[0]}, time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	sent := make(chan error, 1)
+	go func() { sent <- p.Send(ctx, &Batch{Header: []byte("type\r\n"), Lines: make([]byte, 1<<20)}) }()
+	cancel()
+	if err := <-sent; err == nil {
+		t.Error("taken by a program that reads nothing")
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWebhook(t *testing.T) {
 	var got []*http.Request
 	var bodies []string
