@@ -131,7 +131,7 @@ func (n *node) openFollower(a *config.AcctFile, records account.RecordOptions, n
 	}
 	var receiver account.Receiver = account.NewPipe(a.Command, a.WriteTimeout)
 	if w := a.Webhook; w.URL != nil {
-		o.MaxBytes, o.Interval = int64(a.MaxSize), w.MaxInterval
+		o.MaxBytes, o.Interval, o.Keyed = int64(a.MaxSize), w.MaxInterval, true
 		o.Wait = func(failures int) time.Duration { return min(time.Second<<min(failures-1, 10), longestRetry) }
 		headers := make([]string, len(w.Headers))
 		for i, h := range w.Headers {
