@@ -57,7 +57,7 @@ func TestComplaintNamesItsCommandOnce(t *testing.T) {
 func TestHalfACommandNamesTheWhole(t *testing.T) {
 	for _, c := range commands {
 		first, second, ok := strings.Cut(c.name, " ")
-		if !ok {
+		if _, _, err := find([]string{first}); !ok || err == nil { // "carom classify" is one by itself
 			continue
 		}
 		err := run(t.Context(), []string{first}, service.IO{Out: t.Output(), Err: t.Output()})

@@ -26,8 +26,12 @@ const (
 	postTime = 5 * time.Second
 )
 
-// Webhook is the job that tells the operator's own system of each complaint that a verified report
-// brought, so that its lists follow. What is to be told stands in webhook_deliveries until it was
+// isTold is a complaint that is proven, as a condition on events: by a token, or by the signature of a
+// reporter whom the operator trusts.
+const isTold = `(kind = 'complaint' AND (match_confidence >= 1 OR match_method = 'dkim-reporter'))`
+
+// Webhook is the job that tells the operator's own system of each proven complaint, so that
+// its lists follow. What is to be told stands in webhook_deliveries until it was
 // answered with 2xx or three days are over; a run that is killed after a POST and before it wrote the
 // answer repeats it. A complaint is told from the first run of the job on.
 type Webhook struct {
@@ -56,10 +60,10 @@ func (h *Webhook) work(ctx context.Context, r *run, result *Result) error {
 INSERT INTO webhook_deliveries (endpoint, event_id, version, event_time, status, attempts, next_at, answer)
 SELECT {endpoint:String}, concat(node, '/', toString(incarnation), '/', toString(seq)) AS id, 0, time, 'waiting', 0, arrived, ''
 FROM events
-WHERE `+inSlice+` AND `+isComplaint+`
+WHERE `+inSlice+` AND `+isTold+`
     AND id NOT IN (
         SELECT event_id FROM webhook_deliveries
-        WHERE endpoint = {endpoint:String} AND event_time >= (SELECT min(time) FROM events WHERE `+inSlice+` AND `+isComplaint+`))`); err != nil {
+        WHERE endpoint = {endpoint:String} AND event_time >= (SELECT min(time) FROM events WHERE `+inSlice+` AND `+isTold+`))`); err != nil {
 		return fmt.Errorf("note complaints: %w", err)
 	}
 	result.DataTo = r.started

@@ -94,6 +94,7 @@ func TestWebhook(t *testing.T) {
 		Log: slog.New(slog.DiscardHandler), Version: "test",
 	}
 	events := []event.Event{complaintEvent(1, w.now, 1), complaintEvent(2, w.now, 1), complaintEvent(3, w.now, 0), complaintEvent(4, w.now, 0.9)}
+	events[3].MatchMethod = "return-path" // a token, but of another's message
 	w.arrive(t, events)
 	list.fail = 1
 	if r := mustRun(t, job.Run); r.Changes != 1 || r.Advised != 1 {
@@ -115,8 +116,14 @@ func TestWebhook(t *testing.T) {
 	if r := mustRun(t, job.Run); r.Changes+r.Advised != 0 {
 		t.Errorf("all is told: %+v", r)
 	}
-	if len(list.wrong) > 0 || len(list.told) != 2 || list.posted != 3 {
-		t.Fatalf("told %+v in %d posts, wrong: %v; want the two that are verified", list.told, list.posted, list.wrong)
+	signed := complaintEvent(5, w.now, 0.9)
+	signed.MatchMethod = "dkim-reporter"
+	w.arrive(t, []event.Event{signed})
+	if r := mustRun(t, job.Run); r.Changes != 1 {
+		t.Errorf("a complaint that a trusted reporter signed: %+v", r)
+	}
+	if len(list.wrong) > 0 || len(list.told) != 3 || list.posted != 4 {
+		t.Fatalf("told %+v in %d posts, wrong: %v; want the three that are proven", list.told, list.posted, list.wrong)
 	}
 	got := map[string]webhook.Complaint{}
 	for _, c := range list.told {

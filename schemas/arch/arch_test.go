@@ -30,12 +30,13 @@ var may = map[string][]string{
 	"deploy":         {"deploy", "schemas", "sender", "ingest", "analytics"},
 
 	// Mechanisms know no policy and not each other.
-	"sender/backoff":  {"schemas"},
+	"sender/backoff":  {"schemas", "sender/regexset"},
 	"sender/cold":     {"schemas"},
 	"sender/config":   {"schemas"},
 	"sender/dkim":     {"schemas", "sender/dkim"},
 	"sender/feed":     {"schemas"},
 	"sender/orders":   {"schemas"},
+	"sender/regexset": {"ingest/phrase"},
 	"sender/resolve":  {"schemas"},
 	"sender/schedule": {"schemas"},
 	"sender/smtpc":    {"schemas"},

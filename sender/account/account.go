@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"carom/schemas/event"
@@ -109,7 +110,7 @@ type Recorder struct {
 	log        Log
 	spool      Spool
 	sinks      []*sink
-	configHash uint64
+	configHash atomic.Uint64
 	categories *Categories // nil: the classifier's
 	privacy    *Privacy    // of the log; nil: recipients are shown
 	logger     *slog.Logger
@@ -137,15 +138,19 @@ type sink struct {
 // NewRecorder returns a recorder; Run starts it. Events carry configHash.
 func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *slog.Logger) *Recorder {
 	r := &Recorder{
-		log: log, spool: spool, configHash: configHash, logger: logger,
+		log: log, spool: spool, logger: logger,
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}), rotations: make(chan chan error),
 	}
+	r.configHash.Store(configHash)
 	r.room.L = &r.mu
 	for _, s := range sinks {
 		r.sinks = append(r.sinks, &sink{Sink: s})
 	}
 	return r
 }
+
+// SetConfigHash sets the hash that events carry from now on.
+func (r *Recorder) SetConfigHash(hash uint64) { r.configHash.Store(hash) }
 
 // Categorize makes bounces carry the operator's categories where a rule of c matches. It is called
 // before anything is submitted.
@@ -199,7 +204,7 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 	if e.Recipients == 0 {
 		e.Recipients = 1
 	}
-	e.ConfigHash = r.configHash
+	e.ConfigHash = r.configHash.Load()
 	if r.categories != nil {
 		r.categories.apply(e)
 	}

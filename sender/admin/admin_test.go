@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"carom/schemas/service"
 	"carom/sender/orders"
 )
 
@@ -62,6 +63,10 @@ func (n *node) Schedule(_ context.Context, pattern, actor string) (int, error) {
 }
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func (n *node) Reload(context.Context) (*Reloaded, error) {
+	return nil, service.Configf("config:3:1: unknown directive %q", "x")
+}
 
 func (n *node) Status() Status {
 	return Status{
@@ -332,6 +337,16 @@ func FuzzInstruction(f *testing.F) {
 			t.Errorf("%+v became %+v", i, again)
 		}
 	})
+}
+
+func TestReloadOfABadFileIsTheAskersMistake(t *testing.T) {
+	path := socket(t)
+	start(t, path, &node{})
+	_, err := NewClient(path).Reload(t.Context())
+	refused, ok := errors.AsType[*RefusedError](err)
+	if !ok || refused.Status != http.StatusBadRequest || !strings.Contains(refused.Text, `unknown directive "x"`) {
+		t.Errorf("Reload: %v", err)
+	}
 }
 
 func TestNoQueuesAreAnEmptyList(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"carom/schemas/service"
 	"carom/sender/orders"
 )
 
@@ -24,6 +25,9 @@ type Node interface {
 	Messages(f orders.Filter, limit int) ([]Message, error)
 	// Explain returns what holds the queue called domain/vmta. The error is ErrNoQueue if there is none.
 	Explain(queue string) (*Explanation, error)
+	// Reload reads the configuration again and puts it in force. A *service.ConfigError says what is
+	// wrong with it: then nothing has changed.
+	Reload(ctx context.Context) (*Reloaded, error)
 }
 
 // Operator takes orders. Its methods are safe for concurrent use, and return when what they did is
@@ -51,6 +55,14 @@ type Status struct {
 	QueuedRecipients   int    `json:"queued_recipients"`   // that wait
 	LiveRecipients     int    `json:"live_recipients"`     // in the spool: waiting or in an attempt
 	Sessions           int    `json:"sessions"`
+}
+
+// Reloaded says what came of reading the configuration again.
+type Reloaded struct {
+	Hash     string   `json:"hash"`
+	Changed  bool     `json:"changed"`           // the text is another than before
+	Restart  []string `json:"restart,omitempty"` // what differs from the start and counts only after a restart
+	Warnings []string `json:"warnings"`
 }
 
 // Queue is one queue.
@@ -195,6 +207,7 @@ func (a *api) routes() http.Handler {
 		"POST /v1/orders":        a.give,
 		"DELETE /v1/orders/{id}": a.end,
 		"POST /v1/schedule":      a.schedule,
+		"POST /v1/reload":        func(r *http.Request) (any, error) { return a.node.Reload(r.Context()) },
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if !allowed(r.Context()) {
@@ -221,8 +234,9 @@ type badRequestError struct{ error }
 func statusOf(err error) int {
 	_, invalid := errors.AsType[*orders.InvalidError](err)
 	_, bad := errors.AsType[badRequestError](err)
+	_, mistake := errors.AsType[*service.ConfigError](err)
 	switch {
-	case invalid, bad:
+	case invalid, bad, mistake:
 		return http.StatusBadRequest
 	case errors.Is(err, orders.ErrUnknown), errors.Is(err, ErrNoQueue):
 		return http.StatusNotFound

@@ -68,6 +68,11 @@ func (c *Client) Explain(ctx context.Context, queue string) (e Explanation, err 
 	return e, c.call(ctx, http.MethodGet, "/v1/explain?queue="+url.QueryEscape(queue), nil, &e)
 }
 
+// Reload lets the node read its configuration again.
+func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
+	return r, c.call(ctx, http.MethodPost, "/v1/reload", nil, &r)
+}
+
 // Orders returns the orders in force.
 func (c *Client) Orders(ctx context.Context) (o []Order, err error) {
 	return o, c.call(ctx, http.MethodGet, "/v1/orders", nil, &o)

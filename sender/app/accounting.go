@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"carom/schemas/event"
@@ -22,8 +19,8 @@ import (
 
 // openAccounting makes the recorder with all that it writes to, and what follows the log behind it.
 func (n *node) openAccounting(sinks []account.Sink) error {
-	c := n.config
-	skip := deliver.Unaccounted(c)
+	c := n.config.Load()
+	skip := deliver.Unaccounted(n.config.Load)
 	names := map[string]bool{}
 	for i := range c.AcctFiles {
 		a := &c.AcctFiles[i]
@@ -64,7 +61,7 @@ func (n *node) openAccounting(sinks []account.Sink) error {
 
 // openRules gives the recorder the operator's categories, and the privacy policy of the event log.
 func (n *node) openRules() error {
-	if list := n.config.BounceCategories; len(list) > 0 {
+	if list := n.config.Load().BounceCategories; len(list) > 0 {
 		rules := make([]account.CategoryRule, len(list))
 		for i, r := range list {
 			rules[i] = account.CategoryRule{Pattern: r.Pattern, Category: r.Category}
@@ -75,7 +72,7 @@ func (n *node) openRules() error {
 		}
 		n.recorder.Categorize(categories)
 	}
-	policy, err := privacyPolicy(n.config.EventLog.Privacy)
+	policy, err := privacyPolicy(n.config.Load().EventLog.Privacy)
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
@@ -126,7 +123,7 @@ const longestRetry = 5 * time.Minute
 // openFollower opens what hands records to a program or a webhook.
 func (n *node) openFollower(a *config.AcctFile, records account.RecordOptions, names map[string]bool) error {
 	o := account.FollowerOptions{
-		RecordOptions: records, Name: a.Path, Dir: n.config.EventLog.Dir, From: n.events.Last() + 1, MaxBytes: account.PipeBytes,
+		RecordOptions: records, Name: a.Path, Dir: n.config.Load().EventLog.Dir, From: n.events.Last() + 1, MaxBytes: account.PipeBytes,
 		GiveUp: a.DeleteAfter, Logger: n.logger, Wait: func(int) time.Duration { return a.RetryInterval },
 	}
 	var receiver account.Receiver = account.NewPipe(a.Command, a.WriteTimeout)
@@ -168,27 +165,13 @@ func (n *node) neededByFollowers(last uint64) uint64 {
 	return last
 }
 
-// rotateOnHangup begins new accounting files at each SIGHUP, until ctx is done.
-func (n *node) rotateOnHangup(ctx context.Context, hangups <-chan os.Signal) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangups:
-		}
-		if err := n.recorder.Rotate(ctx); err != nil {
-			n.logger.Error("accounting files not rotated", "error", err)
-			continue
-		}
-		n.logger.Info("accounting files rotated")
+// rotate begins new accounting files.
+func (n *node) rotate(ctx context.Context) {
+	if err := n.recorder.Rotate(ctx); err != nil {
+		n.logger.Error("accounting files not rotated", "error", err)
+		return
 	}
-}
-
-// hangups returns a channel of SIGHUPs, which end the process no more, and what gives them back.
-func hangups() (received chan os.Signal, stop func()) {
-	received = make(chan os.Signal, 1)
-	signal.Notify(received, syscall.SIGHUP)
-	return received, func() { signal.Stop(received) }
+	n.logger.Info("accounting files rotated")
 }
 
 // RefusedConnection is part of smtpd.Intake.

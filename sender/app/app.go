@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,8 +49,12 @@ import (
 
 // node is a running sender.
 type node struct {
-	config *config.Config
-	logger *slog.Logger
+	config  atomic.Pointer[config.Config] // in force
+	started *config.Config                // what the node started with, where no reload reaches
+	file    string                        // that the configuration is read from again; "" for none
+	logger  *slog.Logger
+
+	reloading sync.Mutex // held while a configuration is put in force
 
 	events, gauges, notes *seglog.Log
 	spool                 *spool.Set
@@ -61,11 +66,11 @@ type node struct {
 	followers             []*account.Follower
 	rejects               []*account.RejectLog
 	reports               *reports.Processor
-	handling              map[*config.ReportProcessor]*reports.Handling
 	turns                 route.Turns // of the members of pools, for mail that comes in
 	watcher               *feed.Watcher
 	orders                *orders.Store
 	operator              *operate.Operator
+	server                *smtpd.Server
 	traffic               *operate.Traffic
 	cold                  *cold.Store // nil where no virtual MTA has a cold one
 
@@ -74,13 +79,24 @@ type node struct {
 	closers  []func() error
 }
 
+func newNode(c *config.Config, logger *slog.Logger) *node {
+	n := &node{logger: logger, started: c}
+	n.config.Store(c)
+	return n
+}
+
 // Run runs a sender with the configuration until ctx is done. When it listens it calls ready with
 // the addresses. Errors of the configuration are *service.ConfigError.
-func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(addresses []string)) (err error) {
+func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(addresses []string)) error {
+	return newNode(c, logger).start(ctx, ready)
+}
+
+// start is Run.
+func (n *node) start(ctx context.Context, ready func(addresses []string)) (err error) {
+	c := n.started
 	if len(c.Spools) == 0 || c.EventLog == nil {
 		return service.Configf("a sender needs a <spool DIR> and an <event-log DIR> section")
 	}
-	n := &node{config: c, logger: logger}
 	listeners, addresses, err := n.listen(ctx) // while the node may be root; nobody is greeted yet
 	if err != nil {
 		return err
@@ -90,7 +106,7 @@ func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(
 			_ = l.Close() // again, if the server has closed it already
 		}
 	}()
-	if err := becomeUser(c, logger); err != nil {
+	if err := becomeUser(c, n.logger); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
@@ -112,7 +128,7 @@ func (n *node) close() error {
 }
 
 func (n *node) open(ctx context.Context) error {
-	c := n.config
+	c := n.config.Load()
 	for stream, log := range map[string]**seglog.Log{
 		event.StreamEvent: &n.events, event.StreamGauge: &n.gauges, event.StreamAnnotation: &n.notes,
 	} {
@@ -161,7 +177,7 @@ func (n *node) open(ctx context.Context) error {
 
 // assemble makes the parts that need no disk.
 func (n *node) assemble(dir string) error {
-	c := n.config
+	c := n.config.Load()
 	keys, err := referenceKeys(c, dir)
 	if err != nil {
 		return err
@@ -177,7 +193,7 @@ func (n *node) assemble(dir string) error {
 	if err != nil {
 		return fmt.Errorf("name servers: %w", err)
 	}
-	n.reports, n.handling = reports.New(keys, n.suppress.Key, resolver.TXT), handlings(c)
+	n.reports = reports.New(keys, n.suppress.Key, resolver.TXT)
 	n.reports.KeepHeaders(reportHeaders(c))
 	agent, err := deliver.New(deliver.Options{
 		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
@@ -189,15 +205,16 @@ func (n *node) assemble(dir string) error {
 		return &service.ConfigError{Err: err}
 	}
 	n.agent = agent
-	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.TotalMaxSMTPOut})
+	n.queues = queue.NewManager(agent, queue.Options{MaxSessions: n.config.Load().TotalMaxSMTPOut})
 	n.operator = n.newOperator()
+	n.server = smtpd.New(c, c.HostName(), n, n.logger)
 	n.logSigning()
 	return nil
 }
 
 // logSigning says with what mail is signed, where there is a key.
 func (n *node) logSigning() {
-	if len(n.config.KeyFiles()) == 0 {
+	if len(n.config.Load().KeyFiles()) == 0 {
 		return
 	}
 	if version, err := libcrypto.Version(); err != nil {
@@ -241,7 +258,7 @@ func (n *node) replay() error {
 // openEvents opens the event stream at from. Where a damaged spool asks for events that are gone,
 // it is told what is left: mail may be sent again, none is lost.
 func (n *node) openEvents(from uint64) (*seglog.Reader, error) {
-	dir := filepath.Join(n.config.EventLog.Dir, event.StreamEvent)
+	dir := filepath.Join(n.config.Load().EventLog.Dir, event.StreamEvent)
 	reader, err := seglog.OpenReader(dir, from, seglog.Options{})
 	if removed, ok := errors.AsType[*seglog.RemovedError](err); ok {
 		n.logger.Error("events that the spool asks for are gone", "error", removed)
@@ -288,27 +305,26 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
 		return err
 	}
-	rotations, giveBack := hangups()
+	received, giveBack := hangups()
 	defer giveBack()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return tuneGC(ctx) })
 	group.Go(func() error { return n.queues.Run(ctx) })
 	group.Go(func() error { return n.operator.Run(ctx) })
-	server := smtpd.New(n.config, n.config.HostName(), n, n.logger)
-	group.Go(func() error { return server.Run(ctx, listeners) })
+	group.Go(func() error { return n.server.Run(ctx, listeners) })
 	if n.watcher != nil {
 		group.Go(func() error { return n.watcher.Run(ctx) })
 	}
 	for _, f := range n.followers {
 		group.Go(func() error { return f.Run(ctx) })
 	}
-	group.Go(func() error { return n.rotateOnHangup(ctx, rotations) })
+	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
-	if n.config.Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Admin.Path, n, n.operator, n.logger) })
+	if n.config.Load().Admin != nil {
+		group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	}
-	n.logger.Info("sender runs", "node", n.config.HostName(), "listeners", addresses, "recovered_recipients", live)
+	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
 	return group.Wait()
 }
@@ -317,7 +333,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresses []string, err error) {
 	var errs []error
 	var lc net.ListenConfig
-	for _, l := range n.config.Listeners {
+	for _, l := range n.config.Load().Listeners {
 		address, ok := l.Address()
 		if !ok {
 			errs = append(errs, service.Configf("%s: smtp-listener needs one address, not a range", l.Pos))

@@ -291,7 +291,7 @@ func TestReceivedIsMadeUpFor(t *testing.T) {
 // cleanly, and keeps the mail.
 func TestStopWhileMailIsRecovered(t *testing.T) {
 	p := newPlace(t, newSink(t))
-	n := &node{config: p.config, logger: slog.New(slog.DiscardHandler)}
+	n := newNode(p.config, slog.New(slog.DiscardHandler))
 	if err := n.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 
 // openCold opens the counters of cold-virtual-mta, if any virtual MTA has one.
 func (n *node) openCold(dir string) error {
-	for _, m := range n.config.VMTAs() {
+	for _, m := range n.config.Load().VMTAs() {
 		if len(m.ColdVMTAs) == 0 {
 			continue
 		}
@@ -32,13 +32,13 @@ func (n *node) coldVMTA(warm, domain string) string {
 	if n.cold == nil {
 		return warm
 	}
-	m, ok := n.config.VMTA(warm)
+	m, ok := n.config.Load().VMTA(warm)
 	if !ok || len(m.ColdVMTAs) == 0 {
 		return warm
 	}
-	quotas := n.config.Domain(domain, warm).MaxColdVirtualMTAMsg
+	quotas := n.config.Load().Domain(domain, warm).MaxColdVirtualMTAMsg
 	chosen := n.cold.Choose(m.Name, domain, m.ColdVMTAs, func(_ string, day int) int { return quotas.Day(day) })
-	if c, ok := n.config.VMTA(chosen); ok && chosen != m.Name {
+	if c, ok := n.config.Load().VMTA(chosen); ok && chosen != m.Name {
 		return c.Name // as it was first written
 	}
 	return warm

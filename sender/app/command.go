@@ -7,7 +7,6 @@ import (
 
 	"carom/schemas/atomicfile"
 	"carom/schemas/service"
-	"carom/sender/config"
 )
 
 const about = `
@@ -15,7 +14,8 @@ carom sender -c FILE
 
 Takes mail over SMTP, keeps it in a durable queue and delivers it under per-destination limits.
 FILE is a configuration in PowerMTA's language; it needs a <spool DIR> and an <event-log DIR>.
-SIGTERM and SIGINT stop the node cleanly: what is not delivered stays in the spool.
+SIGTERM and SIGINT stop the node cleanly: what is not delivered stays in the spool. SIGHUP lets it read
+FILE again, as carom reload does: a file with mistakes changes nothing.
 
 Example:
   carom check config /etc/carom/config && carom sender -c /etc/carom/config
@@ -38,14 +38,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	if err != nil {
 		return err
 	}
-	c, warnings, err := config.Load(*file)
-	for _, w := range warnings {
-		logger.Warn("configuration", "place", w.Pos.String(), "warning", w.Message)
-	}
-	if err != nil {
-		return err
-	}
-	return Run(ctx, c, logger, func(addresses []string) {
+	return RunFile(ctx, *file, logger, func(addresses []string) {
 		if *readyFile == "" {
 			return
 		}

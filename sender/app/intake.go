@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -28,14 +29,14 @@ import (
 var _ smtpd.Intake = (*node)(nil)
 
 // Local is part of smtpd.Intake.
-func (n *node) Local(address string) bool { return n.config.Processor(address) != nil }
+func (n *node) Local(address string) bool { return n.config.Load().Processor(address) != nil }
 
 // Suppressed is part of smtpd.Intake.
 func (n *node) Suppressed(tenant, address string) bool { return n.suppress.Suppressed(tenant, address) }
 
 // SelectVMTA is part of smtpd.Intake.
 func (n *node) SelectVMTA(source *config.Source, asked string, local netip.Addr) (vmta, pool string, r *smtpd.RefusalError) {
-	choice, err := n.turns.SelectVMTA(n.config, source, asked, local)
+	choice, err := n.turns.SelectVMTA(n.config.Load(), source, asked, local)
 	if err != nil {
 		return "", "", &smtpd.RefusalError{Code: 550, Enhanced: [3]int{5, 5, 0}, Text: err.Error()}
 	}
@@ -47,7 +48,7 @@ func (n *node) Room(octets int64) *smtpd.RefusalError {
 	if err := n.spool.Room(octets); err != nil {
 		return errStorage
 	}
-	if most := n.config.SpoolMaxRecipients; most > 0 && n.spool.Stats().Recipients >= most {
+	if most := n.config.Load().SpoolMaxRecipients; most > 0 && n.spool.Stats().Recipients >= most {
 		return errStorage
 	}
 	return nil
@@ -81,8 +82,12 @@ func (n *node) Refused(m *smtpd.Message, recipient string, r *smtpd.RefusalError
 // Accept is part of smtpd.Intake: it returns nil when the message is on disk, or when the report
 // that it is has been written down.
 func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
+	recipients, err := expand(n.config.Load(), m.Recipients)
+	if err != nil {
+		return err
+	}
 	var local, others []smtpd.Recipient
-	for _, r := range m.Recipients {
+	for _, r := range recipients {
 		if n.Local(r.Address) {
 			local = append(local, r)
 		} else {
@@ -93,6 +98,39 @@ func (n *node) Accept(ctx context.Context, m *smtpd.Message) error {
 		return n.takeReport(ctx, m, local, others)
 	}
 	return n.store(ctx, m, others)
+}
+
+// maxExpanded bounds the recipients of one message after its aliases, as the server bounds those before.
+const maxExpanded = 10_000
+
+// expand puts those that aliases stand for in the place of recipients. Each address is there once.
+func expand(c *config.Config, recipients []smtpd.Recipient) ([]smtpd.Recipient, error) {
+	if !c.HasAliases() {
+		return recipients, nil
+	}
+	var all []smtpd.Recipient
+	known := map[string]bool{}
+	for _, r := range recipients {
+		to, ok := c.Expand(r.Address)
+		if !ok || len(all)+len(to) > maxExpanded {
+			return nil, &smtpd.RefusalError{Code: 554, Enhanced: [3]int{5, 4, 6}, Text: "the aliases of " + r.Address + " lead in a circle or to too many"}
+		}
+		for _, address := range to {
+			if known[strings.ToLower(address)] {
+				continue
+			}
+			known[strings.ToLower(address)] = true
+			one := r
+			if address != r.Address {
+				one.Address = address
+				if one.ORcpt == "" {
+					one.ORcpt = r.Address
+				}
+			}
+			all = append(all, one)
+		}
+	}
+	return all, nil
 }
 
 // store puts the message into the spool, accounts for it and queues it.

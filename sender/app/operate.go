@@ -25,7 +25,7 @@ func (n *node) newOperator() *operate.Operator {
 			deliver.FillEnvelope(e, envelope, index, n.suppress)
 		},
 		VMTA: func(name string) (string, bool) {
-			vmta, ok := n.config.VMTA(name)
+			vmta, ok := n.config.Load().VMTA(name)
 			if !ok {
 				return "", false
 			}
@@ -38,7 +38,7 @@ func (n *node) newOperator() *operate.Operator {
 
 // counted returns the recorder of deliveries. Where somebody can ask, it counts what passes.
 func (n *node) counted() deliver.Recorder {
-	if n.config.Admin == nil {
+	if n.config.Load().Admin == nil {
 		return n.recorder
 	}
 	n.traffic = operate.NewTraffic()
@@ -96,7 +96,7 @@ func (n *node) Messages(f orders.Filter, limit int) ([]admin.Message, error) {
 // Explain is part of admin.Node.
 func (n *node) Explain(name string) (*admin.Explanation, error) {
 	domain, vmta, _ := strings.Cut(name, "/")
-	if v, ok := n.config.VMTA(vmta); ok {
+	if v, ok := n.config.Load().VMTA(vmta); ok {
 		vmta = v.Name
 	}
 	q := n.queues.Queue(queue.Name{Domain: strings.ToLower(domain), VMTA: vmta})
@@ -161,7 +161,7 @@ var limitDirectives = map[string]bool{
 // configured returns the limits of a queue as the configuration gives them.
 func (n *node) configured(name queue.Name) []admin.Path {
 	path := admin.Path{Limits: []admin.Binding{}}
-	for _, s := range n.config.Explain(name.Domain, name.VMTA) {
+	for _, s := range n.config.Load().Explain(name.Domain, name.VMTA) {
 		byDefault := s.Origin == config.Pos{}
 		if !limitDirectives[s.Name] || byDefault && (s.Value == "0" || s.Value == "unlimited") {
 			continue

@@ -8,8 +8,8 @@ import (
 
 // openSpool opens the spool folders of the configuration.
 func (n *node) openSpool(ctx context.Context) (*spool.Set, error) {
-	folders := make([]spool.Folder, 0, len(n.config.Spools))
-	for _, s := range n.config.Spools {
+	folders := make([]spool.Folder, 0, len(n.config.Load().Spools))
+	for _, s := range n.config.Load().Spools {
 		folders = append(folders, spool.Folder{
 			Dir: s.Dir, Priority: s.Priority, DeliverOnly: s.DeliverOnly, MinFree: int64(s.MinFreeSpace),
 		})

@@ -13,29 +13,22 @@ import (
 	"carom/sender/smtpd"
 )
 
-// handlings returns what the configuration says about the reports of each processor.
-func handlings(c *config.Config) map[*config.ReportProcessor]*reports.Handling {
-	all := map[*config.ReportProcessor]*reports.Handling{}
-	for _, p := range []*config.ReportProcessor{c.BounceProcessor, c.FeedbackLoopProcessor} {
-		if p == nil {
-			continue
-		}
-		h := &reports.Handling{Trusted: p.TrustedDKIM}
-		for _, section := range p.Patterns {
-			for _, pattern := range section.Patterns {
-				h.Patterns = append(h.Patterns, reports.Pattern{
-					Name: pattern.File, Regexp: pattern.Regexp, Complaint: p == c.FeedbackLoopProcessor, Log: section.LogMatchInfo,
-				})
-			}
-		}
-		for _, rule := range p.Rules {
-			h.Rules = append(h.Rules, reports.Rule{
-				Pattern: rule.Pattern, Delete: rule.Action == config.DeleteReport, Suppress: rule.Action != config.KeepReport,
+// handling returns what the configuration says about the reports of one of its processors.
+func handling(c *config.Config, p *config.ReportProcessor) *reports.Handling {
+	h := &reports.Handling{Trusted: p.TrustedDKIM}
+	for _, section := range p.Patterns {
+		for _, pattern := range section.Patterns {
+			h.Patterns = append(h.Patterns, reports.Pattern{
+				Name: pattern.File, Regexp: pattern.Regexp, Complaint: p == c.FeedbackLoopProcessor, Log: section.LogMatchInfo,
 			})
 		}
-		all[p] = h
 	}
-	return all
+	for _, rule := range p.Rules {
+		h.Rules = append(h.Rules, reports.Rule{
+			Pattern: rule.Pattern, Delete: rule.Action == config.DeleteReport, Suppress: rule.Action != config.KeepReport,
+		})
+	}
+	return h
 }
 
 // takeReport reads a mail that came to a processor's addresses, local, and passes it on where the
@@ -45,13 +38,17 @@ func handlings(c *config.Config) map[*config.ReportProcessor]*reports.Handling {
 // What is passed on is there before the report is written down: an error in between makes the
 // sender come again, and a report twice is better than one that nobody hears of.
 func (n *node) takeReport(ctx context.Context, m *smtpd.Message, local, others []smtpd.Recipient) error {
-	processor := n.config.Processor(local[0].Address)
+	c := n.config.Load()
+	processor := c.Processor(local[0].Address)
+	if processor == nil {
+		return errors.New("the configuration was reloaded: the address is no report address any more") // the sender comes again
+	}
 	report := *m
 	if len(others) > 0 || processor.DeliverMatched {
 		report.ID = event.NewID() // two messages from here on, each with recipients from index 0
 	}
 	mail := reports.Mail{
-		ID: report.ID, Arrived: m.Arrived.UTC(), ClientIP: m.ClientIP, ClientName: m.ClientName, Content: m.Content, Handling: n.handling[processor],
+		ID: report.ID, Arrived: m.Arrived.UTC(), ClientIP: m.ClientIP, ClientName: m.ClientName, Content: m.Content, Handling: handling(c, processor),
 	}
 	for _, r := range local {
 		mail.Recipients = append(mail.Recipients, r.Address)
@@ -139,7 +136,7 @@ func forwarded(m *smtpd.Message) *smtpd.Message {
 func (n *node) canDeliver(m *smtpd.Message, local []smtpd.Recipient) bool {
 	for _, r := range local {
 		domain := route.Domain(r.Address)
-		if len(n.config.Domain(domain, config.DefaultVMTA).SMTPHosts) == 0 {
+		if len(n.config.Load().Domain(domain, config.DefaultVMTA).SMTPHosts) == 0 {
 			n.logger.Info("mail to a report address is not delivered: no smtp-hosts say where to", "message_id", m.ID.String(), "domain", domain)
 			return false
 		}

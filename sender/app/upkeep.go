@@ -45,7 +45,7 @@ func (n *node) writeGauges(ctx context.Context) error {
 	gauges := n.throttle.Gauges(func(queue string) int { return backlog[queue] })
 	records := make([][]byte, 0, len(gauges))
 	for _, g := range gauges {
-		g.FormatVersion, g.Time, g.ConfigHash = event.FormatVersion, now, n.config.Hash()
+		g.FormatVersion, g.Time, g.ConfigHash = event.FormatVersion, now, n.config.Load().Hash()
 		g.WarmupStart, g.Established = warmup[g.Source], established[g.Source]
 		records = append(records, event.EncodeGauge(nil, &g))
 	}
@@ -61,7 +61,7 @@ func (n *node) writeGauges(ctx context.Context) error {
 // sourceDates returns warmup-start and established-since by source, as the virtual MTAs give them.
 func (n *node) sourceDates() (warmup, established map[string]time.Time) {
 	warmup, established = map[string]time.Time{}, map[string]time.Time{}
-	for _, vmta := range n.config.VMTAs() {
+	for _, vmta := range n.config.Load().VMTAs() {
 		for _, host := range vmta.SourceHosts {
 			addr, single := host.Addr()
 			if !single {
@@ -95,7 +95,7 @@ func (n *node) prune(ctx context.Context) error {
 }
 
 func (n *node) pruneStream(stream string, log *seglog.Log, needed uint64) {
-	shipped, err := cursor.Load(n.config.EventLog.Dir, stream)
+	shipped, err := cursor.Load(n.config.Load().EventLog.Dir, stream)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return // nothing is shipped yet
@@ -115,8 +115,8 @@ var _ admin.Node = (*node)(nil)
 // Status is part of admin.Node.
 func (n *node) Status() admin.Status {
 	s := admin.Status{
-		Node: n.config.HostName(), EventSeq: n.events.Last(), GaugeSeq: n.gauges.Last(), AnnotationSeq: n.notes.Last(),
-		AcceptedRecipients: n.accepted.Load(), ConfigHash: n.config.HashText(),
+		Node: n.config.Load().HostName(), EventSeq: n.events.Last(), GaugeSeq: n.gauges.Last(), AnnotationSeq: n.notes.Last(),
+		AcceptedRecipients: n.accepted.Load(), ConfigHash: n.config.Load().HashText(),
 	}
 	for _, q := range n.queues.Statuses() {
 		s.QueuedRecipients += q.Recipients

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"sync"
 	"time"
+
+	"carom/sender/regexset"
 )
 
 // Actions is what a rule asks for.
@@ -36,6 +38,7 @@ type Rule struct {
 // List is the rules of one <smtp-pattern-list>.
 type List struct {
 	rules    []Rule
+	all      *regexset.Set
 	positive []int // the rules that a good reply can match
 }
 
@@ -43,11 +46,14 @@ type List struct {
 // no reason to back off, whatever its text.
 func NewList(rules []Rule) *List {
 	l := &List{rules: rules}
+	patterns := make([]*regexp.Regexp, len(rules))
 	for i, r := range rules {
+		patterns[i] = r.Pattern
 		if r.Actions.Normal {
 			l.positive = append(l.positive, i)
 		}
 	}
+	l.all = regexset.New(patterns)
 	return l
 }
 
@@ -104,10 +110,8 @@ func (l *List) match(text string, positive bool) *Rule {
 		}
 		return nil
 	}
-	for i := range l.rules {
-		if l.rules[i].Pattern.MatchString(text) {
-			return &l.rules[i]
-		}
+	if i := l.all.First(text); i >= 0 {
+		return &l.rules[i]
 	}
 	return nil
 }

@@ -14,9 +14,9 @@ type SourceGroup struct {
 }
 
 var sourceGroupScope = newScope("source-group",
-	one("max-smtp-in", limit, func(g *SourceGroup) *int { return &g.MaxSMTPIn }),
+	orZero("unlimited", one("max-smtp-in", limit, func(g *SourceGroup) *int { return &g.MaxSMTPIn })),
 	one("reserved-smtp-in", number(0, maxCount), func(g *SourceGroup) *int { return &g.ReservedSMTPIn }),
-)
+).withDefaults(func() SourceGroup { return SourceGroup{} })
 
 // SourceGroup returns the <source-group> of that name.
 func (c *Config) SourceGroup(name string) (*SourceGroup, bool) {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 )
 
 // sectionRule says where a section may stand and whether its tag has an argument.
@@ -58,7 +57,7 @@ var sectionRules = map[string]sectionRule{
 	"virtual-mta":              {in: outside, argument: withArgument},
 	"virtual-mta-pool":         {in: outside, argument: withArgument},
 
-	"aliases":                    {in: outside, inert: notYet},
+	"aliases":                    {in: outside},
 	"dns":                        {in: outside, inert: notYet},
 	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
 	"rewrite-list":               {in: outside, argument: withArgument, inert: notYet},
@@ -85,19 +84,27 @@ type builder struct {
 
 func newBuilder(l *loader, nodes []*node) *builder {
 	return &builder{
-		loader: l,
-		config: &Config{
-			TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90, RunAsRoot: true,
-			ServerTLS:    defaultServerTLS(),
-			AddressLists: map[string]*AddressList{},
-			keyLists:     map[string]*keyList{}, keyFiles: l.signers,
-			vmtas: map[string]*VMTA{}, pools: map[string]*Pool{}, users: map[string]*User{},
-			sourceNames: map[string]*sourceSection{}, patternLists: map[string]*PatternList{}, intakeLists: map[string]*IntakeList{}, sourceGroups: map[string]*SourceGroup{},
-			hash: l.hash(),
-		},
+		loader:       l,
+		config:       newConfig(l),
 		macros:       readMacros(l, nodes),
 		bounceDomain: map[string]bool{},
 	}
+}
+
+// defaultConfig returns PowerMTA's documented defaults of the directives outside sections.
+func defaultConfig() Config {
+	return Config{TotalMaxSMTPOut: 1200, TotalMaxSMTPIn: 100, MaxMemoryUsagePercent: 90, RunAsRoot: true, ServerTLS: defaultServerTLS()}
+}
+
+func newConfig(l *loader) *Config {
+	c := defaultConfig()
+	c.hash = l.hash()
+	c.AddressLists = map[string]*AddressList{}
+	c.keyLists, c.keyFiles = map[string]*keyList{}, l.signers
+	c.vmtas, c.pools, c.users = map[string]*VMTA{}, map[string]*Pool{}, map[string]*User{}
+	c.sourceNames, c.sourceGroups = map[string]*sourceSection{}, map[string]*SourceGroup{}
+	c.patternLists, c.intakeLists = map[string]*PatternList{}, map[string]*IntakeList{}
+	return &c
 }
 
 // global builds what stands outside sections, and from there everything.
@@ -111,13 +118,16 @@ func (b *builder) global(nodes []*node) {
 		case n.Name == "relay-domain":
 			for _, p := range b.patterns(n) {
 				c.RelayDomains = append(c.RelayDomains, p.DomainPattern)
+				if p.kind == matchAny {
+					c.relayAny = n.Pos
+				}
 			}
 		case globalDomain.has(n):
 			globalDomain.read(b, one, b.toDomain(&c.domainBase), nil)
 		case globalSource.has(n):
 			globalSource.read(b, one, func(a assignment[Source]) { c.sourceBase = append(c.sourceBase, a) }, nil)
 		default:
-			globals.read(b, one, func(a assignment[Config]) { a.apply(c) }, nil)
+			globals.read(b, one, func(a assignment[Config]) { a.apply(c); note(&c.set, a.row.Name, a.pos) }, nil)
 		}
 	}
 }
@@ -204,18 +214,28 @@ func (b *builder) known(n *node) {
 	case "event-log":
 		single(b, n, eventLogScope, func(v *value) (EventLog, error) {
 			dir, err := filePath(v)
-			return EventLog{Pos: n.Pos, Dir: dir, SegmentSize: 64 << 20}, err
+			e := defaultEventLog()
+			e.Pos, e.Dir = n.Pos, dir
+			return e, err
 		}, &c.EventLog)
 	case "feed":
 		single(b, n, feedScope, func(v *value) (Feed, error) {
 			dir, err := filePath(v)
-			return Feed{Pos: n.Pos, Dir: dir, PollInterval: time.Second}, err
+			f := defaultFeed()
+			f.Pos, f.Dir = n.Pos, dir
+			return f, err
 		}, &c.Feed)
 	case "event-stream":
 		single(b, n, eventStreamScope, func(v *value) (EventStream, error) {
 			u, err := streamURL(v)
-			return EventStream{Pos: n.Pos, URL: u, User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}, err
+			s := defaultEventStream()
+			s.Pos, s.URL = n.Pos, u
+			return s, err
 		}, &c.EventStream)
+	case "aliases":
+		var l aliasList
+		aliasScope.fill(b, n, &l)
+		c.aliases = append(c.aliases, l.aliases...)
 	case "source-group":
 		b.sourceGroup(n)
 	case "pattern-list":
@@ -387,7 +407,14 @@ func (b *builder) finish() {
 		c.HostNames = []string{systemName()}
 	}
 	if len(c.Listeners) == 0 {
-		c.Listeners = []Listener{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 32), Port: 25}}
+		addr, port := netip.IPv4Unspecified(), uint16(25)
+		if a := c.oldListener.addr; a.IsValid() {
+			addr = a
+		}
+		if p := c.oldListener.port; p != 0 {
+			port = p
+		}
+		c.Listeners = []Listener{{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Port: port}}
 	}
 	if _, ok := c.vmtas[DefaultVMTA]; !ok {
 		m := &VMTA{Name: DefaultVMTA}
@@ -397,6 +424,7 @@ func (b *builder) finish() {
 	b.finishListeners()
 	c.completeSpools()
 	b.addColdVMTAs()
+	b.finishAliases()
 	b.finishProcessors()
 	c.finishAcctFiles()
 	b.validate()

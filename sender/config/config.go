@@ -31,8 +31,9 @@ import (
 // the sections of which there are few; VMTA, Domain and Source answer for the others. It belongs
 // to all its readers: nobody changes it.
 type Config struct {
-	HostNames       []string // the first names the node; never empty
-	Postmasters     []string
+	HostNames       []string         // the first names the node; never empty
+	Postmasters     []string         // get the mail for postmaster and abuse at the host names
+	HostID          int              // part of the Message-IDs that the node makes; 0: none
 	Listeners       []Listener       // never empty
 	NameServers     []netip.AddrPort // empty: the system's
 	TotalMaxSMTPOut int              // 0 means no limit
@@ -54,6 +55,8 @@ type Config struct {
 	// Limits of connections to receivers: the first that fits counts.
 	MXConnectionLimits []MXConnectionLimit
 	IPConnectionLimits []IPConnectionLimit
+
+	HTTPAccess []HTTPAccess
 
 	RelayDomains   []DomainPattern
 	RelayAddresses []AddressPattern
@@ -80,8 +83,20 @@ type Config struct {
 	LogBounces     bool // each bounce is a line in the log, and a record where an acct-file names none
 
 	hash uint64
+	// set holds where the directives outside sections were written, by name.
+	set map[string]Pos
+
+	aliases        []mailAlias
+	aliasTable     aliasTable
+	includeHeaders HeaderLines
+	// oldListener is what the directives say that smtp-listener replaced.
+	oldListener struct {
+		addr netip.Addr
+		port uint16
+	}
 
 	fallback vmtaReference
+	relayAny Pos // of relay-domain *
 
 	spoolMinFreeSpace Size
 

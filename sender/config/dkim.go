@@ -88,7 +88,7 @@ func signatureRows(prefix string, at func(*Settings) *DKIMSignature) []directive
 		one(prefix+"disallow-adding-headers", dkimClosed, func(s *Settings) *DKIMHeaders { return &at(s).Closed }),
 		one(prefix+"add-body-limit", dkimBodyLimit(prefix), func(s *Settings) *bool { return &at(s).AddBodyLimit }),
 		one(prefix+"add-timestamp", boolean, func(s *Settings) *bool { return &at(s).AddTimestamp }),
-		one(prefix+"expire-after", neverOr(positiveInterval), func(s *Settings) *time.Duration { return &at(s).ExpireAfter }),
+		orZero("never", one(prefix+"expire-after", neverOr(positiveInterval), func(s *Settings) *time.Duration { return &at(s).ExpireAfter })),
 		one(prefix+"query-method", clearable(dkimQueryMethod), func(s *Settings) *string { return &at(s).QueryMethod }),
 	}
 }

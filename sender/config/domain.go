@@ -78,6 +78,25 @@ func (t *domainTable) sort() {
 	}
 }
 
+// all calls f with every assignment of the scope.
+func (t *domainTable) all(f func(assignment[Settings])) {
+	each := func(sections []domainSection) {
+		for _, s := range sections {
+			for _, a := range s.assignments {
+				f(a)
+			}
+		}
+	}
+	each(t.any)
+	each(t.literals)
+	for _, domain := range slices.Sorted(maps.Keys(t.byDomain)) {
+		p := t.byDomain[domain]
+		each(p.domainSub)
+		each(p.sub)
+		each(p.exact)
+	}
+}
+
 // empty reports whether the scope has no <domain> section.
 func (t *domainTable) empty() bool { return t.any == nil && t.literals == nil && t.byDomain == nil }
 
@@ -115,6 +134,19 @@ func (t *domainTable) each(domain string, f func(assignment[Settings])) {
 		}
 		end = start - 1
 	}
+}
+
+// eachOfPool calls f with every assignment that counts for the domain's mail in all members of the pool,
+// the strongest last. A member may say otherwise.
+func (c *Config) eachOfPool(domain string, p *Pool, f func(assignment[Settings])) {
+	if d, err := normalDomain(domain); err == nil {
+		domain = d
+	}
+	for _, a := range c.domainBase {
+		f(a)
+	}
+	c.domains.each(domain, f)
+	p.domains.each(domain, f)
 }
 
 // eachSetting calls f with every assignment that counts for a queue, the strongest last.
@@ -163,19 +195,18 @@ type Setting struct {
 // Explain returns what Domain returns, directive by directive in the order of their names, each
 // with its origin.
 func (c *Config) Explain(domain, vmta string) []Setting {
+	return c.explainDomain(func(f func(assignment[Settings])) { c.eachSetting(domain, vmta, f) })
+}
+
+// explainDomain returns the settings that the assignments make, which each hands out, the strongest last.
+func (c *Config) explainDomain(each func(func(assignment[Settings]))) []Setting {
 	s := DefaultSettings()
 	origins := map[string]Pos{}
-	c.eachSetting(domain, vmta, func(a assignment[Settings]) {
+	each(func(a assignment[Settings]) {
 		a.apply(&s)
 		origins[a.row.Name] = a.pos
 	})
-	all := make([]Setting, 0, len(domainScope.rows))
-	for _, name := range slices.Sorted(maps.Keys(domainScope.rows)) {
-		if row := domainScope.rows[name]; row.Status != Alias {
-			all = append(all, Setting{name, row.show(&s), origins[name]})
-		}
-	}
-	return all
+	return explain(domainScope, &s, func(name string) Pos { return origins[name] })
 }
 
 // Origin returns where a directive of the queue domain/vmta was written, the zero Pos if it was not.

@@ -12,8 +12,14 @@ import (
 var globals = newScope(globalScope, append(
 	serverTLSRows("smtp-server-", func(c *Config, change func(*ServerTLS)) { change(&c.ServerTLS) }),
 	many("host-name", hostName, func(c *Config) *[]string { return &c.HostNames }),
-	planned(many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters })),
+	many("postmaster", mailbox, func(c *Config) *[]string { return &c.Postmasters }),
+	many("alias", parseAlias, func(c *Config) *[]mailAlias { return &c.aliases }),
+	one("host-id", number(0, maxCount), func(c *Config) *int { return &c.HostID }),
+	one("include-headers-from", clearable(headerLines), func(c *Config) *HeaderLines { return &c.includeHeaders }),
+	one("smtp-ip", address, func(c *Config) *netip.Addr { return &c.oldListener.addr }),
+	one("smtp-port", port, func(c *Config) *uint16 { return &c.oldListener.port }),
 	many("smtp-listener", listener, func(c *Config) *[]Listener { return &c.Listeners }),
+	planned(many("http-access", httpAccess, func(c *Config) *[]HTTPAccess { return &c.HTTPAccess })),
 	many("name-server", nameServer, func(c *Config) *[]netip.AddrPort { return &c.NameServers }),
 	one("total-max-smtp-out", limit, func(c *Config) *int { return &c.TotalMaxSMTPOut }),
 	alias[Config]("max-smtp-out", "total-max-smtp-out"),
@@ -25,7 +31,7 @@ var globals = newScope(globalScope, append(
 	one("smtp-await-slot", boolean, func(c *Config) *bool { return &c.SMTPAwaitSlot }),
 	one("max-memory-usage-percent", percent, func(c *Config) *int { return &c.MaxMemoryUsagePercent }),
 	one("memory-pool-buffer-size", sizeAtLeast(leastMemoryPool), func(c *Config) *Size { return &c.MemoryPoolBufferSize }),
-	one("spool-max-recipients", spoolMaxRecipients, func(c *Config) *int { return &c.SpoolMaxRecipients }),
+	orZero("auto", one("spool-max-recipients", spoolMaxRecipients, func(c *Config) *int { return &c.SpoolMaxRecipients })),
 	one("relay-debug", boolean, func(c *Config) *bool { return &c.RelayDebug }),
 	one("domain-suffix", hostName, func(c *Config) *string { return &c.DomainSuffix }),
 	one("invalid-virtual-mta-fallback", referenceToVMTA, func(c *Config) *vmtaReference { return &c.fallback }),
@@ -38,7 +44,7 @@ var globals = newScope(globalScope, append(
 	one("deliver-bounces", boolean, func(c *Config) *bool { return &c.DeliverBounces }),
 	one("log-bounces", boolean, func(c *Config) *bool { return &c.LogBounces }),
 	one("spool-min-free-space", megabytes, func(c *Config) *Size { return &c.spoolMinFreeSpace }),
-)...)
+)...).withDefaults(defaultConfig)
 
 // Directives of other scopes that are allowed outside sections, where they count as weaker than
 // any section, and those that work on the whole tree.
@@ -47,6 +53,8 @@ var (
 	globalSource = registerAt(globalScope, sourceScope, "always-allow-relaying", "allow-relay")
 	vmtaDomain   = registerAt("virtual-mta", domainScope, "bounce-domain")
 	_            = registerNames(globalScope, "include", "domain-macro", "relay-domain")
+	_            = registerNames("source", "include") + registerNames("domain", "include") + registerNames("virtual-mta", "include") +
+		registerNames("virtual-mta-pool", "include") + registerNames("smtp-pattern-list", "include")
 )
 
 // registerAt adds directives of s to another scope and returns s with only these.

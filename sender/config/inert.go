@@ -19,11 +19,22 @@ func (b *builder) inertDirective(scopeName string, n *node) {
 		if scopeName != globalScope {
 			here = "in <" + scopeName + ">"
 		}
-		b.errorf(n.Pos, "%s cannot stand %s; it belongs %s", n.Name, here, strings.Join(places, " or "))
+		meant := ""
+		if s, ok := invented[n.Name]; ok {
+			meant = hint(s)
+		}
+		b.errorf(n.Pos, "%s cannot stand %s; it belongs %s%s", n.Name, here, strings.Join(places, " or "), meant)
 		return
 	}
-	b.errorf(n.Pos, "unknown directive %q%s", n.Name, suggest(n.Name, scopeName))
+	hint := suggest(n.Name, scopeName)
+	if patternScopes[scopeName] && strings.ContainsAny(n.Name+" "+n.Value, `/\`) {
+		hint = "; is it the rest of a pattern on the line above that was broken in two?"
+	}
+	b.errorf(n.Pos, "unknown directive %q%s", n.Name, hint)
 }
+
+// patternScopes are the sections whose lines hold patterns.
+var patternScopes = map[string]bool{"smtp-pattern-list": true, "pattern-list": true, "bounce-category-patterns": true}
 
 func (b *builder) warnInert(pos Pos, d Directive) {
 	if d.Status == NoEffect {

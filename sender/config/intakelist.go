@@ -79,6 +79,12 @@ func intakeRule(part intakePart) parser[IntakeRule] {
 				return r, err
 			}
 			if len(w.text) < 2 || w.text[0] != '/' || w.text[len(w.text)-1] != '/' {
+				if len(words) > 0 && strings.HasPrefix(words[0].text, "/") {
+					return r, w.errorf("the arguments are reversed: write %s %s", words[0].text, w.text)
+				}
+				if strings.HasPrefix(w.text, "/") {
+					return r, w.errorf("the pattern %s has no closing /: is the line broken in two?", w.text)
+				}
 				return r, w.errorf("bad pattern %q; want a /pattern/", w.text)
 			}
 			if r.pattern, err = parseRegex(w.text); err != nil {

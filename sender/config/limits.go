@@ -38,17 +38,17 @@ func defaultLimits() Limits { return Limits{BackoffMaxSMTPOut: 20} }
 var limitRows = []directive[Settings]{
 	one("max-connect-rate", rate, func(s *Settings) *Rate { return &s.MaxConnectRate }),
 	one("max-data-volume-rate", dataRate, func(s *Settings) *DataRate { return &s.MaxDataVolumeRate }),
-	one("smtp-out-rampup-interval", interval, func(s *Settings) *time.Duration { return &s.SMTPOutRampupInterval }),
+	orZero("0", one("smtp-out-rampup-interval", interval, func(s *Settings) *time.Duration { return &s.SMTPOutRampupInterval })),
 	one("backoff-max-smtp-out", limit, func(s *Settings) *int { return &s.BackoffMaxSMTPOut }),
 	one("backoff-max-msg-rate", backoff(rate), func(s *Settings) *BackoffRate[Rate] { return &s.BackoffMaxMsgRate }),
 	formerly("backoff-max-msg-rate", one("backoff-max-msg-per-hour", backoff(perHour), func(s *Settings) *BackoffRate[Rate] { return &s.BackoffMaxMsgRate })),
 	one("backoff-max-connect-rate", backoff(rate), func(s *Settings) *BackoffRate[Rate] { return &s.BackoffMaxConnectRate }),
 	one("backoff-max-data-volume-rate", backoff(dataRate), func(s *Settings) *BackoffRate[DataRate] { return &s.BackoffMaxDataVolumeRate }),
-	many("source-ip-max-smtp-out", sourceLimit(parseCount, "want CIDR N, for example 192.0.2.0/24 5"), func(s *Settings) *[]SourceLimit[Count] { return &s.SourceIPMaxSMTPOut }),
+	orZero("unlimited", many("source-ip-max-smtp-out", sourceLimit(parseCount, "want CIDR N, for example 192.0.2.0/24 5"), func(s *Settings) *[]SourceLimit[Count] { return &s.SourceIPMaxSMTPOut })),
 	formerly("source-ip-max-smtp-out", many("max-smtp-out-per-source-ip", everySource, func(s *Settings) *[]SourceLimit[Count] { return &s.SourceIPMaxSMTPOut })),
-	many("source-ip-max-msg-rate", sourceLimit(ParseRate, wantSourceRate), func(s *Settings) *[]SourceLimit[Rate] { return &s.SourceIPMaxMsgRate }),
-	many("source-ip-max-connect-rate", sourceLimit(ParseRate, wantSourceRate), func(s *Settings) *[]SourceLimit[Rate] { return &s.SourceIPMaxConnectRate }),
-	many("source-ip-max-data-volume-rate", sourceLimit(ParseDataRate, "want CIDR RATE, for example 192.0.2.0/24 10m/h"), func(s *Settings) *[]SourceLimit[DataRate] { return &s.SourceIPMaxDataVolumeRate }),
+	orZero("unlimited", many("source-ip-max-msg-rate", sourceLimit(ParseRate, wantSourceRate), func(s *Settings) *[]SourceLimit[Rate] { return &s.SourceIPMaxMsgRate })),
+	orZero("unlimited", many("source-ip-max-connect-rate", sourceLimit(ParseRate, wantSourceRate), func(s *Settings) *[]SourceLimit[Rate] { return &s.SourceIPMaxConnectRate })),
+	orZero("unlimited", many("source-ip-max-data-volume-rate", sourceLimit(ParseDataRate, "want CIDR RATE, for example 192.0.2.0/24 10m/h"), func(s *Settings) *[]SourceLimit[DataRate] { return &s.SourceIPMaxDataVolumeRate })),
 	one("max-cold-virtual-mta-msg", dailyLimits, func(s *Settings) *DailyLimits { return &s.MaxColdVirtualMTAMsg }),
 }
 
@@ -128,6 +128,11 @@ func (n Count) String() string {
 	return fmt.Sprint(int(n))
 }
 
+func isCount(s string) bool {
+	_, err := parseCount(s)
+	return err == nil
+}
+
 func parseCount(s string) (Count, error) {
 	n, err := parseNumber(s)
 	switch {
@@ -157,7 +162,7 @@ func sourceLimit[V fmt.Stringer](parse func(string) (V, error), want string) par
 			return l, err
 		}
 		if l.Prefix, err = parseCIDR(words[0].text); err != nil {
-			return l, words[0].errorf("%v; %s", err, want)
+			return l, words[0].errorf("%v; %s", err, reversed(words, isCIDR, want))
 		}
 		if l.Value, err = parse(words[1].text); err != nil {
 			return l, words[1].errorf("%v", err)

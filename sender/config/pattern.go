@@ -204,11 +204,10 @@ func parseRegex(s string) (*regexp.Regexp, error) {
 	expression := strings.ReplaceAll(s[1:len(s)-1], `\/`, "/")
 	re, err := regexp.Compile("(?i)" + expression)
 	if e, ok := errors.AsType[*syntax.Error](err); ok {
-		hint := ""
-		if e.Code == syntax.ErrInvalidPerlOp || e.Code == syntax.ErrInvalidEscape {
-			hint = "; look-around, back-references and other constructs of PCRE alone are not supported"
+		if construct := pcreOnly(expression); construct != "" {
+			return nil, fmt.Errorf("bad pattern %s: %s is PCRE's alone and not supported; write the pattern without it", s, construct)
 		}
-		return nil, fmt.Errorf("bad pattern %s: %s: %s%s", s, e.Code, e.Expr, hint)
+		return nil, fmt.Errorf("bad pattern %s: %s: %s", s, e.Code, e.Expr)
 	}
 	return re, err
 }

@@ -54,6 +54,9 @@ func (r PatternRule) String() string {
 func patternRule(v *value) (PatternRule, error) {
 	const want = "want /PATTERN/ and actions, for example /421 .*try later/ mode=backoff"
 	if !strings.HasPrefix(v.text, "/") {
+		if i := strings.Index(v.text, " /"); i >= 0 && patternEnd(v.text[i+1:]) >= 0 {
+			return PatternRule{}, fmt.Errorf("the arguments are reversed: write %s %s", v.text[i+1:], v.text[:i])
+		}
 		return PatternRule{}, fmt.Errorf("bad value %q; %s", v.text, want)
 	}
 	end := patternEnd(v.text)

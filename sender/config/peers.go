@@ -84,6 +84,9 @@ func mxConnectionLimit(v *value) (MXConnectionLimit, error) {
 	if err != nil {
 		return MXConnectionLimit{}, words[0].errorf("%v; %s", err, want)
 	}
+	if _, err := parseCount(words[0].text); err == nil && !isCount(words[1].text) {
+		return MXConnectionLimit{}, words[0].errorf("bad MX pattern %q; %s", words[0].text, reversed(words, func(string) bool { return true }, want))
+	}
 	n, err := parseCount(words[1].text)
 	if err != nil {
 		return MXConnectionLimit{}, words[1].errorf("%v", err)

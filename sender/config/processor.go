@@ -120,12 +120,12 @@ func (p *ReportProcessor) Match(address string) bool {
 
 func processorScope(name string, more ...directive[ReportProcessor]) *scope[ReportProcessor] {
 	return newScope(name, append([]directive[ReportProcessor]{
-		many("deliver-matched-email", boolean, func(p *ReportProcessor) *[]bool { return &p.deliverMatched }),
+		orZero("no", many("deliver-matched-email", boolean, func(p *ReportProcessor) *[]bool { return &p.deliverMatched })),
 		alias[ReportProcessor]("deliver-bounces", "deliver-matched-email"),
 		many("deliver-unmatched-email", boolean, func(p *ReportProcessor) *[]bool { return &p.deliverUnmatched }),
 		many("forward-unmatched-to", mailbox, func(p *ReportProcessor) *[]string { return &p.ForwardUnmatchedTo }),
 		many("forward-errors-to", mailbox, func(p *ReportProcessor) *[]string { return &p.ForwardErrorsTo }),
-	}, more...)...)
+	}, more...)...).withDefaults(func() ReportProcessor { return ReportProcessor{} })
 }
 
 var (

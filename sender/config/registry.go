@@ -26,6 +26,10 @@ type Directive struct {
 	Name   string `json:"name"`
 	Status Status `json:"status"`
 	Note   string `json:"note,omitempty"`
+	// Value says how the value is written, Default what counts where the directive does not stand, as
+	// the language writes it. Both are empty for directives whose value is not read.
+	Value   string `json:"value,omitempty"`
+	Default string `json:"default,omitempty"`
 }
 
 // directive is the row of an implemented directive that sets a part of a T.
@@ -61,13 +65,37 @@ func newScope[T any](name string, rows ...directive[T]) *scope[T] {
 	s := &scope[T]{name: name, rows: map[string]directive[T]{}}
 	for _, row := range rows {
 		row.Scope = name
-		register(row.Directive)
 		if row.compile == nil {
 			row.compile = s.rows[row.Note].compile
 		}
+		row.Value = wanted(row.compile)
+		register(row.Directive)
 		s.rows[row.Name] = row
 	}
 	return s
+}
+
+// withDefaults tells the registry what holds in the scope where nothing is written.
+func (s *scope[T]) withDefaults(base func() T) *scope[T] {
+	for name, row := range s.rows {
+		if row.Status != Alias {
+			t := base()
+			row.Default = row.show(&t)
+			register(row.Directive)
+			s.rows[name] = row
+		}
+	}
+	return s
+}
+
+// wanted returns how a value is written: what the parser says of one that is missing.
+func wanted[T any](compile func(*value) (func(*T), error)) string {
+	_, err := compile(&value{})
+	if err == nil {
+		return ""
+	}
+	_, want, _ := strings.Cut(err.Error(), "want ")
+	return want
 }
 
 // one is a directive that sets a field; the last one in a section wins.
@@ -117,9 +145,26 @@ func planned[T any](row directive[T]) directive[T] {
 	return row
 }
 
+// orZero is row that shows its zero value as the word that the language has for it.
+func orZero[T any](word string, row directive[T]) directive[T] {
+	var zero T
+	shown, nothing := row.show, row.show(&zero)
+	row.show = func(t *T) string {
+		if s := shown(t); s != nothing {
+			return s
+		}
+		return word
+	}
+	return row
+}
+
 // show writes a value the way the configuration language does.
 func show(v any) string {
 	switch x := v.(type) {
+	case Secret:
+		if x.IsZero() {
+			return ""
+		}
 	case bool:
 		if x {
 			return "yes"
@@ -188,7 +233,7 @@ func init() {
 		}
 		for name := range strings.FieldsSeq(parts[3]) {
 			if _, ok := registry[parts[0]][name]; !ok {
-				register(Directive{parts[0], name, Status(parts[1]), parts[2]})
+				register(Directive{Scope: parts[0], Name: name, Status: Status(parts[1]), Note: parts[2]})
 			}
 		}
 	}

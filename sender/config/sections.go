@@ -61,7 +61,7 @@ var userScope = newScope("smtp-user",
 	one("password", secret, func(u *User) *Secret { return &u.Password }),
 	one("tls-certificate", peerCertificate, func(u *User) *PeerCertificate { return &u.Certificate }),
 	one("source", identifier, func(u *User) *string { return &u.Source }),
-)
+).withDefaults(func() User { return User{Method: ByPassword} })
 
 // User returns the account of that name.
 func (c *Config) User(name string) (*User, bool) {
@@ -70,11 +70,14 @@ func (c *Config) User(name string) (*User, bool) {
 }
 
 var listenerScope = newScope("smtp-listener", append(
-	serverTLSRows("", func(l *Listener, change func(*ServerTLS)) { l.tls = append(l.tls, change) }),
+	serverTLSRows("", func(l *Listener, change func(*ServerTLS)) {
+		l.tls = append(l.tls, change) // for later: the global directives come first
+		change(&l.TLS)
+	}),
 	one("source", identifier, func(l *Listener) *string { return &l.Source }),
-	many("await-slot", boolean, func(l *Listener) *[]bool { return &l.await }),
+	orZero("no", many("await-slot", boolean, func(l *Listener) *[]bool { return &l.await })),
 	one("immediate-tls", boolean, func(l *Listener) *bool { return &l.ImmediateTLS }),
-)...)
+)...).withDefaults(func() Listener { return Listener{TLS: defaultServerTLS()} })
 
 // EventLog is where the node's events are kept until they are shipped.
 type EventLog struct {
@@ -85,11 +88,13 @@ type EventLog struct {
 	Privacy     Privacy
 }
 
+func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20} }
+
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
 	planned(one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
 	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
-)
+).withDefaults(defaultEventLog)
 
 // Feed is the folder in which limits and suppressions come back from analytics.
 type Feed struct {
@@ -100,10 +105,12 @@ type Feed struct {
 	SuppressionKey Secret
 }
 
+func defaultFeed() Feed { return Feed{PollInterval: time.Second} }
+
 var feedScope = newScope("feed",
 	one("poll-interval", positiveInterval, func(f *Feed) *time.Duration { return &f.PollInterval }),
 	one("suppression-key-file", secretFile, func(f *Feed) *Secret { return &f.SuppressionKey }),
-)
+).withDefaults(defaultFeed)
 
 // EventStream says where the node agent ships the event log.
 type EventStream struct {
@@ -116,13 +123,17 @@ type EventStream struct {
 	BatchInterval time.Duration // how long a batch waits for more events
 }
 
+func defaultEventStream() EventStream {
+	return EventStream{User: "default", Database: "carom", BatchSize: 100_000, BatchInterval: time.Second}
+}
+
 var eventStreamScope = newScope("event-stream",
 	one("user", freeText, func(s *EventStream) *string { return &s.User }),
 	one("password-file", secretFile, func(s *EventStream) *Secret { return &s.Password }),
 	one("database", identifier, func(s *EventStream) *string { return &s.Database }),
 	one("batch-size", number(1, 10_000_000), func(s *EventStream) *int { return &s.BatchSize }),
 	one("batch-interval", positiveInterval, func(s *EventStream) *time.Duration { return &s.BatchInterval }),
-)
+).withDefaults(defaultEventStream)
 
 func streamURL(v *value) (*url.URL, error) {
 	const want = "want an address such as clickhouse://db.example.com:9000 or http://127.0.0.1:8123"

@@ -101,7 +101,7 @@ func DefaultSettings() Settings {
 const maxIdle = 10 * time.Minute
 
 // domainScope takes its rows from the files that hold the parts of Settings.
-var domainScope = newScope("domain", slices.Concat(domainRows, limitRows, backoffRows, wayRows, dkimRows)...)
+var domainScope = newScope("domain", slices.Concat(domainRows, limitRows, backoffRows, wayRows, dkimRows)...).withDefaults(DefaultSettings)
 
 var domainRows = []directive[Settings]{
 	one("type", deliveryType, func(s *Settings) *DeliveryType { return &s.Type }),
@@ -129,7 +129,7 @@ var domainRows = []directive[Settings]{
 	one("smtp-greeting-timeout", positiveInterval, func(s *Settings) *time.Duration { return &s.SMTPGreetingTimeout }),
 	one("data-send-timeout", positiveInterval, func(s *Settings) *time.Duration { return &s.DataSendTimeout }),
 	one("smtp-data-termination-timeout", positiveInterval, func(s *Settings) *time.Duration { return &s.SMTPDataTerminationTimeout }),
-	one("connection-idle-timeout", intervalUpTo(maxIdle), func(s *Settings) *time.Duration { return &s.ConnectionIdleTimeout }),
+	orZero("0", one("connection-idle-timeout", intervalUpTo(maxIdle), func(s *Settings) *time.Duration { return &s.ConnectionIdleTimeout })),
 	one("ignore-pipelining", boolean, func(s *Settings) *bool { return &s.IgnorePipelining }),
 	one("ignore-8bitmime", boolean, func(s *Settings) *bool { return &s.Ignore8BitMIME }),
 	one("ignore-chunking", boolean, func(s *Settings) *bool { return &s.IgnoreChunking }),

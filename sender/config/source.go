@@ -81,6 +81,9 @@ type Source struct {
 	DisconnectOnTransientError bool // in place of a reply 4xx
 	SourceGroup                string
 
+	SuppressionLists []string // names of <address-list>s whose addresses are refused
+	BCC              string   // gets a copy of every message; empty: nobody
+
 	AddReceivedHeader  bool
 	AddDateHeader      AddDateHeader
 	AddMessageIDHeader bool
@@ -145,17 +148,19 @@ var sourceScope = newScope("source",
 	one("remove-header", headerNames, func(s *Source) *[]string { return &s.RemoveHeader }),
 	one("remove-received-headers", boolean, func(s *Source) *bool { return &s.RemoveReceivedHeaders }),
 	one("auto-qualify-domain", boolean, func(s *Source) *bool { return &s.AutoQualifyDomain }),
-	one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize }),
+	orZero("unlimited", one("max-message-size", sizeLimit, func(s *Source) *Size { return &s.MaxMessageSize })),
 	one("max-rcpt-per-message", limit, func(s *Source) *int { return &s.MaxRcptPerMessage }),
 	one("too-many-rcpts-fails-message", boolean, func(s *Source) *bool { return &s.TooManyRcptsFailsMessage }),
 	one("disconnect-on-transient-error", boolean, func(s *Source) *bool { return &s.DisconnectOnTransientError }),
 	one("source-group", clearable(identifier), func(s *Source) *string { return &s.SourceGroup }),
+	one("suppression-lists", names, func(s *Source) *[]string { return &s.SuppressionLists }),
+	one("bcc", clearable(mailbox), func(s *Source) *string { return &s.BCC }),
 	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
 	one("add-received-header", boolean, func(s *Source) *bool { return &s.AddReceivedHeader }),
 	one("add-date-header", addDateHeader, func(s *Source) *AddDateHeader { return &s.AddDateHeader }),
 	one("add-message-id-header", boolean, func(s *Source) *bool { return &s.AddMessageIDHeader }),
 	one("hide-message-source", boolean, func(s *Source) *bool { return &s.HideMessageSource }),
-)
+).withDefaults(DefaultSource)
 
 var addDateHeader = scalar("want no, yes or override", func(s string) (AddDateHeader, error) {
 	switch strings.ToLower(s) {
@@ -203,13 +208,20 @@ func sourceArgument(s string) (prefix netip.Prefix, isRange bool) {
 // does not come over the network addr is the zero Addr.
 func (c *Config) Source(addr netip.Addr, named ...string) Source {
 	s := DefaultSource()
+	c.eachSource(addr, named, func(name string) { s.Name = name }, func(a assignment[Source]) { a.apply(&s) })
+	return s
+}
+
+// eachSource calls f with every assignment that counts for mail from addr, the strongest last, and
+// section with the argument of each section before its own.
+func (c *Config) eachSource(addr netip.Addr, named []string, section func(name string), f func(assignment[Source])) {
 	for _, a := range c.sourceBase {
-		a.apply(&s)
+		f(a)
 	}
-	apply := func(section *sourceSection) {
-		s.Name = section.name
-		for _, a := range section.assignments {
-			a.apply(&s)
+	apply := func(s *sourceSection) {
+		section(s.name)
+		for _, a := range s.assignments {
+			f(a)
 		}
 	}
 	for _, section := range c.sourceRanges {
@@ -222,5 +234,4 @@ func (c *Config) Source(addr netip.Addr, named ...string) Source {
 			apply(section)
 		}
 	}
-	return s
 }

@@ -29,7 +29,7 @@ var spoolScope = newScope("spool",
 	one("priority", number(1, 100), func(s *Spool) *int { return &s.Priority }),
 	one("deliver-only", boolean, func(s *Spool) *bool { return &s.DeliverOnly }),
 	one("min-free-space", sizeLimit, func(s *Spool) *Size { return &s.MinFreeSpace }),
-)
+).withDefaults(func() Spool { return Spool{Priority: 1} })
 
 // spoolDirectory parses the old directive that <spool DIR> replaced.
 func spoolDirectory(v *value) (Spool, error) {

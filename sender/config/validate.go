@@ -100,6 +100,12 @@ func (b *builder) validateSource(section *sourceSection) {
 			if _, ok := b.config.SourceGroup(s.SourceGroup); !ok && s.SourceGroup != "" {
 				b.errorf(a.pos, "source-group: there is no <source-group %s>", s.SourceGroup)
 			}
+		case "suppression-lists":
+			for _, name := range s.SuppressionLists {
+				if b.config.AddressLists[strings.ToLower(name)] == nil {
+					b.errorf(a.pos, "suppression-lists: there is no <address-list %s>", name)
+				}
+			}
 		case "pattern-list":
 			if list := s.PatternList; list != "" && b.config.intakeLists[strings.ToLower(list)] == nil {
 				b.errorf(a.pos, "pattern-list: there is no <pattern-list %s>", list)

@@ -52,6 +52,8 @@ type VMTA struct {
 
 	Pools []string // the pools that it is in
 
+	includeHeaders HeaderLines
+
 	bounceDomain []assignment[Settings]
 	domains      domainTable
 	autoCold     []SourceHost
@@ -67,15 +69,16 @@ var vmtaScope = newScope("virtual-mta",
 	many("smtp-source-ip", sourceIP, func(m *VMTA) *[]SourceHost { return &m.SourceHosts }),
 	one("host-name", hostName, func(m *VMTA) *string { return &m.HostName }),
 	many("domain-key", domainKey, func(m *VMTA) *[]DomainKey { return &m.DomainKeys }),
-	one("max-smtp-out", limit, func(m *VMTA) *int { return &m.MaxSMTPOut }),
+	orZero("unlimited", one("max-smtp-out", limit, func(m *VMTA) *int { return &m.MaxSMTPOut })),
 	one("max-smtp-msg-rate", rate, func(m *VMTA) *Rate { return &m.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(m *VMTA) *DataRate { return &m.MaxSMTPDataVolumeRate }),
 	many("cold-virtual-mta", identifier, func(m *VMTA) *[]string { return &m.ColdVMTAs }),
 	many("auto-cold-virtual-mta", sourceHost, func(m *VMTA) *[]SourceHost { return &m.autoCold }),
+	one("include-headers-from", clearable(headerLines), func(m *VMTA) *HeaderLines { return &m.includeHeaders }),
 	one("source-public-ip", address, func(m *VMTA) *netip.Addr { return &m.SourcePublicIP }),
 	one("warmup-start", date, func(m *VMTA) *time.Time { return &m.WarmupStart }),
 	one("established-since", date, func(m *VMTA) *time.Time { return &m.EstablishedSince }),
-)
+).withDefaults(func() VMTA { return VMTA{} })
 
 const wantSourceHost = "want ADDRESS HOSTNAME, for example 192.0.2.1 mail1.example.com"
 
@@ -121,6 +124,8 @@ type Pool struct {
 
 	ColdVMTAs []string // of members without their own
 
+	includeHeaders HeaderLines
+
 	domainKeys []DomainKey // of the members, after their own and before the global ones
 	domains    domainTable
 	set        map[string]Pos
@@ -132,11 +137,12 @@ func (p *Pool) Origin(directive string) Pos { return p.set[directive] }
 var poolScope = newScope("virtual-mta-pool",
 	poolMember,
 	many("domain-key", domainKey, func(p *Pool) *[]DomainKey { return &p.domainKeys }),
-	one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut }),
+	orZero("unlimited", one("max-smtp-out", limit, func(p *Pool) *int { return &p.MaxSMTPOut })),
 	one("max-smtp-msg-rate", rate, func(p *Pool) *Rate { return &p.MaxSMTPMsgRate }),
 	one("max-smtp-data-volume-rate", dataRate, func(p *Pool) *DataRate { return &p.MaxSMTPDataVolumeRate }),
+	one("include-headers-from", clearable(headerLines), func(p *Pool) *HeaderLines { return &p.includeHeaders }),
 	many("cold-virtual-mta", identifier, func(p *Pool) *[]string { return &p.ColdVMTAs }),
-)
+).withDefaults(func() Pool { return Pool{} })
 
 // VMTA returns the vmta of that name; "" means {default}, which always exists.
 func (c *Config) VMTA(name string) (*VMTA, bool) {

@@ -67,7 +67,7 @@ func defaultWay() Way {
 }
 
 var wayRows = []directive[Settings]{
-	one("max-errors-per-connection", limit, func(s *Settings) *int { return &s.MaxErrorsPerConnection }),
+	orZero("unlimited", one("max-errors-per-connection", limit, func(s *Settings) *int { return &s.MaxErrorsPerConnection })),
 	one("queue-to", clearable(hostName), func(s *Settings) *string { return &s.QueueTo }),
 	one("disable-mx-rollup", boolean, func(s *Settings) *bool { return &s.DisableMXRollup }),
 	one("mx-connection-attempts", number(1, 1000), func(s *Settings) *int { return &s.MXConnectionAttempts }),

@@ -12,7 +12,7 @@ func TestUnaccounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	skip := Unaccounted(c)
+	skip := Unaccounted(func() *config.Config { return c })
 	for _, tc := range []struct {
 		queue string
 		kind  event.Kind
@@ -28,7 +28,13 @@ func TestUnaccounted(t *testing.T) {
 			t.Errorf("%s of %q is left out: %v", tc.kind, tc.queue, got)
 		}
 	}
-	if c, _, err = config.Parse("test", nil); err != nil || Unaccounted(c) != nil {
-		t.Errorf("there is something to leave out without the directive (%v)", err)
+	// A reload counts at once.
+	if c, _, err = config.Parse("test", []byte("<domain b.test>\ndisable-acct-records t\n</domain>\n")); err != nil {
+		t.Fatal(err)
+	}
+	for queue, want := range map[string]bool{"a.test/{default}": false, "b.test/{default}": true} {
+		if got := skip(&event.Event{Queue: queue, Kind: event.Deferred}); got != want {
+			t.Errorf("after the reload t of %q is left out: %v", queue, got)
+		}
 	}
 }

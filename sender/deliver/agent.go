@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,7 +90,7 @@ type Suppressions interface {
 
 // Options are what an Agent works with; all are needed but those that say what nil means.
 type Options struct {
-	Config       *config.Config
+	Config       *config.Config // at the start; see Prepare
 	Mail         Mail
 	Resolver     Resolver
 	Recorder     Recorder
@@ -113,9 +112,7 @@ type Options struct {
 type Agent struct {
 	Options
 
-	vmtas    map[string]*exit         // by the name of the virtual MTA
-	lists    map[string]*backoff.List // by name in lower case
-	signing  *signing
+	view     atomic.Pointer[view]
 	sessions *smtpc.Sessions // of TLS, for all connections
 	pool     pool
 	turns    route.Turns // of the members of pools that mail is rerouted to
@@ -139,24 +136,15 @@ const maxKnown = 100_000
 // New returns an agent.
 func New(o Options) (*Agent, error) {
 	a := &Agent{
-		Options: o, vmtas: map[string]*exit{}, lists: map[string]*backoff.List{}, sessions: smtpc.NewSessions(tlsSessions),
+		Options: o, sessions: smtpc.NewSessions(tlsSessions),
 		silent: map[limits.Key]int{}, noChunks: map[netip.Addr]bool{}, disabled: map[queue.Name]*backoff.Sources{},
 		members: map[string]member{}, plans: map[queue.Name]Plan{},
 	}
-	var err error
-	if a.signing, err = newSigning(o.Config, o.Logger); err != nil {
+	v, err := newView(o.Config, o.Logger)
+	if err != nil {
 		return nil, err
 	}
-	for _, vmta := range o.Config.VMTAs() {
-		list, err := sources(vmta)
-		if err != nil {
-			return nil, err
-		}
-		for _, addr := range missing(list) {
-			o.Logger.Warn("source address is not on this machine", "vmta", vmta.Name, "source", addr.String())
-		}
-		a.vmtas[vmta.Name] = &exit{vmta: vmta, sources: list, caps: limitsOfVMTA(o.Config, vmta)}
-	}
+	a.view.Store(v)
 	return a, nil
 }
 
@@ -166,21 +154,6 @@ type exit struct {
 	sources []source
 	caps    *throttle.VMTALimits
 	turn    atomic.Uint32
-}
-
-// list returns the compiled smtp-pattern-list of that name, nil for none.
-func (a *Agent) list(name string) *backoff.List {
-	written, ok := a.Config.PatternList(name)
-	if !ok {
-		return nil
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	key := strings.ToLower(name)
-	if a.lists[key] == nil {
-		a.lists[key] = backoff.NewList(rules(written))
-	}
-	return a.lists[key]
 }
 
 func rules(list *config.PatternList) []backoff.Rule {

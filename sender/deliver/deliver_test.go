@@ -12,7 +12,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -503,7 +505,7 @@ func TestRangesStandForLocalAddresses(t *testing.T) {
 
 func TestSourcesTakeTurns(t *testing.T) {
 	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
-	w := b.agent.vmtas["v"]
+	w := b.agent.view.Load().vmtas["v"]
 	targets := []target{{"six", netip.MustParseAddrPort("[::1]:25")}, {"four", netip.MustParseAddrPort("127.0.0.9:25")}}
 	none := func(netip.Addr) bool { return false }
 	a, reached, _ := w.source(targets, none)
@@ -514,6 +516,33 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 	if len(reached) != 1 || reached[0].name != "four" {
 		t.Errorf("an IPv4 source is to reach %v", reached)
+	}
+}
+
+// TestSourcesTakeTurnsSideBySide: queues that ask at the same time take turns away from each other,
+// and each finds the one source that is left all the same.
+func TestSourcesTakeTurnsSideBySide(t *testing.T) {
+	b := newBench(t, "<virtual-mta v>\nsmtp-source-host 127.0.0.2 a.test\nsmtp-source-host 127.0.0.3 b.test\n</virtual-mta>\n", names{})
+	w := b.agent.view.Load().vmtas["v"]
+	targets := []target{{"four", netip.MustParseAddrPort("127.0.0.9:25")}}
+	disabled := func(source netip.Addr) bool {
+		runtime.Gosched() // let others in between two looks
+		return source == netip.MustParseAddr("127.0.0.2")
+	}
+	var wg sync.WaitGroup
+	var missed atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for range 1000 {
+				if s, _, ok := w.source(targets, disabled); !ok || s.addr != netip.MustParseAddr("127.0.0.3") {
+					missed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if missed.Load() > 0 {
+		t.Errorf("%d of 8000 times the source that is left was not found", missed.Load())
 	}
 }
 

@@ -40,11 +40,11 @@ func (a *Agent) Plan(domain, vmta string) Plan {
 }
 
 func (a *Agent) plan(domain, vmta string) Plan {
-	s := a.Config.Domain(domain, vmta)
+	s := a.view.Load().config.Domain(domain, vmta)
 	p := Plan{Queue: queue.Name{Domain: domain, VMTA: vmta}, BounceAfter: s.BounceAfter}
 	if s.QueueTo != "" {
 		p.Queue.Domain = s.QueueTo
-		s = a.Config.Domain(s.QueueTo, vmta)
+		s = a.view.Load().config.Domain(s.QueueTo, vmta)
 	}
 	if s.RerouteToVirtualMTA != "" && !a.circular(p.Queue.Domain, vmta) {
 		p.pool = s.RerouteToVirtualMTA
@@ -77,10 +77,10 @@ func (a *Agent) reroute(w *way, q *queue.Queue) (queue.Name, bool) {
 
 // target returns the virtual MTA of that name, or the next member of the pool.
 func (a *Agent) target(name string) (string, bool) {
-	if pool, ok := a.Config.Pool(name); ok && len(pool.Members) > 0 {
+	if pool, ok := a.view.Load().config.Pool(name); ok && len(pool.Members) > 0 {
 		name = a.turns.Next(pool)
 	}
-	vmta, ok := a.Config.VMTA(name)
+	vmta, ok := a.view.Load().config.VMTA(name)
 	if !ok {
 		return "", false
 	}
@@ -90,7 +90,7 @@ func (a *Agent) target(name string) (string, bool) {
 // circular reports whether rerouting can lead mail for a domain from a virtual MTA back to it. Both
 // kinds of rerouting count: a queue in backoff mode must not send to one that may send back.
 func (a *Agent) circular(domain, vmta string) bool {
-	start, ok := a.Config.VMTA(vmta)
+	start, ok := a.view.Load().config.VMTA(vmta)
 	if !ok {
 		return false
 	}
@@ -101,9 +101,9 @@ func (a *Agent) circular(domain, vmta string) bool {
 			return false
 		}
 		seen[vmta] = true
-		s := a.Config.Domain(domain, vmta)
+		s := a.view.Load().config.Domain(domain, vmta)
 		for _, name := range [2]string{s.RerouteToVirtualMTA, s.BackoffRerouteToVirtualMTA} {
-			for _, next := range membersOf(a.Config, name) {
+			for _, next := range membersOf(a.view.Load().config, name) {
 				if next != vmta && (next == start.Name || leads(next)) { // to itself is no way at all
 					return true
 				}

@@ -57,6 +57,9 @@ type session struct {
 // another session for what is still due then.
 func (s *session) run(ctx context.Context) {
 	for {
+		if !s.current() {
+			return
+		}
 		item, ok := s.next(ctx)
 		if !ok {
 			if !s.idle(ctx) {

@@ -87,8 +87,9 @@ func newSource(addr netip.Addr, ehlo string, vmta *config.VMTA) source {
 func (e *exit) source(targets []target, disabled func(netip.Addr) bool) (source, []target, bool) {
 	out := 0
 	fallback := -1
-	for range e.sources {
-		i := int(e.turn.Add(1)-1) % len(e.sources)
+	first := e.turn.Add(1) - 1 // queues ask side by side, and each must see every source
+	for n := range e.sources {
+		i := int((first + uint32(n)) % uint32(len(e.sources))) //nolint:gosec // a handful of sources
 		next := e.sources[i]
 		if disabled(next.addr) {
 			out++
@@ -96,6 +97,7 @@ func (e *exit) source(targets []target, disabled func(netip.Addr) bool) (source,
 		}
 		fallback = i
 		if reached := ofFamily(targets, next.addr); len(reached) > 0 {
+			e.turn.Add(uint32(n)) //nolint:gosec // those passed over have had their turn
 			return next, reached, true
 		}
 	}
@@ -266,10 +268,10 @@ func (s *session) rolledUp(item *queue.Item, domain string, f found) bool {
 	case s.rollsUp():
 		s.joins(domain, name.Domain, f.until)
 		return false
-	case s.way.rollup != nil, s.way.settings.DisableMXRollup, f.lowest == nil, len(s.way.settings.SMTPHosts) > 0, !s.Config.HasRollups():
+	case s.way.rollup != nil, s.way.settings.DisableMXRollup, f.lowest == nil, len(s.way.settings.SMTPHosts) > 0, !s.way.view.config.HasRollups():
 		return false
 	}
-	r, ok := s.Config.Rollup(f.lowest)
+	r, ok := s.way.view.config.Rollup(f.lowest)
 	if !ok {
 		s.joins(domain, "", f.until)
 		return false

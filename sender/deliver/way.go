@@ -14,10 +14,11 @@ import (
 	"carom/sender/throttle"
 )
 
-// way is what the configuration says about one queue, worked out once in the queue's life. The arrays
+// way is what the configuration says about one queue, worked out once for each configuration. The arrays
 // are by queue.Mode.
 type way struct {
 	*exit
+	view      *view
 	settings  config.Settings
 	signer    *signer
 	list      *backoff.List
@@ -44,36 +45,43 @@ func (w *way) mode(q *queue.Queue, now time.Time) queue.Mode {
 	return queue.Normal
 }
 
+func (w *way) modeNow(q *queue.Queue) queue.Mode { return w.mode(q, time.Now()) }
+
 func (w *way) loopRules() bool {
 	return w.settings.BackoffAuthority == config.AuthorityLoop && w.leased.Load()
 }
 
 func (a *Agent) way(q *queue.Queue) (*way, error) {
-	if w, ok := q.Memo.Load().(*way); ok {
-		return w, nil
+	v := a.view.Load()
+	old, known := q.Memo.Load().(*way)
+	if known && old.view == v {
+		return old, nil
 	}
 	name := q.Name()
-	vmta, ok := a.Config.VMTA(name.VMTA)
+	vmta, ok := v.config.VMTA(name.VMTA)
 	if !ok {
 		return nil, errNoVMTA(name.VMTA)
 	}
-	settings := a.Config.Domain(name.Domain, name.VMTA)
-	s, err := a.signing.signer(vmta, settings.DKIM)
+	settings := v.config.Domain(name.Domain, name.VMTA)
+	s, err := v.signing.signer(vmta, settings.DKIM)
 	if err != nil {
 		return nil, err
 	}
 	w := &way{
-		exit: a.vmtas[vmta.Name], settings: settings, signer: s, list: a.list(settings.SMTPPatternList),
+		exit: v.vmtas[vmta.Name], view: v, settings: settings, signer: s, list: a.list(v, settings.SMTPPatternList),
 		waits:     [2][]time.Duration{settings.RetryAfter, settings.BackoffRetryAfter},
 		penalties: backoff.Penalties(settings.InitialPTS, settings.MaxPTS),
 	}
-	w.limits[queue.Normal], w.limits[queue.Backoff] = limitsOfQueue(a.Config, name.Domain, name.VMTA, &settings)
+	w.limits[queue.Normal], w.limits[queue.Backoff] = limitsOfQueue(v.config, name.Domain, name.VMTA, &settings)
 	for mode := range w.policies {
 		w.policies[mode] = policy(w, settings, w.limits[mode])
 	}
 	w.dial, w.transport = transport(settings)
 	w.dial.Sessions = a.sessions
-	w.rollup, _ = a.Config.RollupNamed(name.Domain)
+	w.rollup, _ = v.config.RollupNamed(name.Domain)
+	if known {
+		w.leased.Store(old.leased.Load())
+	}
 	q.Memo.Store(w)
 	return w, nil
 }

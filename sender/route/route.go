@@ -33,7 +33,7 @@ type Choice struct{ VMTA, Pool string }
 // ready.
 type Turns struct {
 	mu    sync.Mutex
-	pools map[*config.Pool][]int // how far each member is from its next turn
+	pools map[string][]int // by name: how far each member is from its next turn
 }
 
 // SelectVMTA returns the virtual MTA for a message: the one that it asks for by header or that a
@@ -95,13 +95,13 @@ func (t *Turns) Next(pool *config.Pool) string {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	current := t.pools[pool]
-	if current == nil {
+	current := t.pools[pool.Name]
+	if len(current) != len(pool.Members) { // it is new, or another configuration has it otherwise
 		if t.pools == nil {
-			t.pools = map[*config.Pool][]int{}
+			t.pools = map[string][]int{}
 		}
 		current = make([]int, len(pool.Members))
-		t.pools[pool] = current
+		t.pools[pool.Name] = current
 	}
 	total, best := 0, 0
 	for i, weight := range pool.Weights {

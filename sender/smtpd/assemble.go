@@ -3,6 +3,7 @@ package smtpd
 import (
 	"bytes"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"carom/sender/config"
@@ -68,6 +69,10 @@ func (s *session) added(m *Message, header fields) []byte {
 		b = m.Arrived.UTC().AppendFormat(b, time.RFC1123Z)
 		b = append(b, "\r\n"...)
 	}
+	c := s.server.config.Load()
+	if vmta, ok := c.VMTA(m.VMTA); ok {
+		b = append(b, c.HeadersOf(vmta)...)
+	}
 	if s.source.AddDateHeader == config.AddDateOverride {
 		header.remove("Date")
 	}
@@ -77,11 +82,9 @@ func (s *session) added(m *Message, header fields) []byte {
 		b = append(b, "\r\n"...)
 	}
 	if s.source.AddMessageIDHeader && header.find("Message-ID") == nil {
-		b = append(b, "Message-ID: <"...)
-		b = append(b, m.ID.String()...)
-		b = append(b, '@')
-		b = append(b, s.server.host...)
-		b = append(b, ">\r\n"...)
+		b = append(b, "Message-ID: "...)
+		b = s.appendMessageID(b, m)
+		b = append(b, "\r\n"...)
 	}
 	if s.source.AddXVirtualMTAHeader && header.find("X-Virtual-MTA") == nil {
 		b = append(b, "X-Virtual-MTA: "...)
@@ -90,6 +93,19 @@ func (s *session) added(m *Message, header fields) []byte {
 	}
 	s.scratch = b
 	return b
+}
+
+// appendMessageID appends a Message-ID of the node's own.
+func (s *session) appendMessageID(b []byte, m *Message) []byte {
+	b = append(b, '<')
+	b = append(b, m.ID.String()...)
+	if id := s.server.config.Load().HostID; id != 0 {
+		b = append(b, '.')
+		b = strconv.AppendInt(b, int64(id), 10)
+	}
+	b = append(b, '@')
+	b = append(b, s.server.host...)
+	return append(b, '>')
 }
 
 // appendFrom appends the from clause of our Received field, RFC 5321 section 4.4.

@@ -26,16 +26,16 @@ const maxLoginFailures = 3
 func (c *conn) login(user *config.User) {
 	c.user = user
 	if user == nil {
-		c.source = c.server.config.Source(c.client, c.door.source())
+		c.source = c.server.config.Load().Source(c.client, c.door.source())
 	} else {
-		c.source = c.server.config.Source(c.client, c.door.source(), "{auth}", user.Source)
+		c.source = c.server.config.Load().Source(c.client, c.door.source(), "{auth}", user.Source)
 	}
 }
 
 // mechanisms returns what AUTH (RFC 4954) is offered with.
 func (c *conn) mechanisms() []string {
 	switch {
-	case !c.source.AllowAuth || !c.server.hasPasswords || c.user != nil, c.source.RequireStartTLSBeforeAuth && !c.isTLS():
+	case !c.source.AllowAuth || !c.server.accounts.Load().hasPasswords || c.user != nil, c.source.RequireStartTLSBeforeAuth && !c.isTLS():
 		return nil
 	case c.isTLS() || c.source.AllowUnencryptedPlainAuth:
 		return []string{"PLAIN", "LOGIN", "CRAM-MD5"}
@@ -216,7 +216,7 @@ func (s *Server) byPassword(name string, password []byte) *config.User {
 
 // userWithPassword returns the user and the password, or nil and one that nobody knows.
 func (s *Server) userWithPassword(name string) (*config.User, string) {
-	if user, ok := s.config.User(name); ok && user.Method == config.ByPassword {
+	if user, ok := s.config.Load().User(name); ok && user.Method == config.ByPassword {
 		return user, user.Password.Reveal()
 	}
 	return nil, s.nobody

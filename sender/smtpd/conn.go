@@ -100,7 +100,7 @@ func (d *door) admit(raw net.Conn) (*conn, *RefusalError) {
 	s := d.server
 	client := addrPort(raw.RemoteAddr()).Addr()
 	c := &conn{
-		Conn: raw, stream: raw, server: s, door: d, client: client, source: s.config.Source(client, d.source()),
+		Conn: raw, stream: raw, server: s, door: d, client: client, source: s.config.Load().Source(client, d.source()),
 		in: make([]byte, 0, inputBytes), stopped: make(chan struct{}),
 	}
 	if !c.source.SMTPService {

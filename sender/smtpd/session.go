@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,7 +116,7 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 
 // room returns why no message can be taken now, or nil.
 func (s *session) room(octets int64) *RefusalError {
-	c := s.server.config
+	c := s.server.config.Load()
 	if most := c.MaxMemoryUsagePercent; most < 100 && s.server.memory.percent() > most || !s.server.buffers.hasRoom(octets) {
 		return errExhausted
 	}
@@ -124,7 +125,7 @@ func (s *session) room(octets int64) *RefusalError {
 
 // qualify completes an address whose domain is one label by domain-suffix.
 func (s *session) qualify(address string) string {
-	suffix := s.server.config.DomainSuffix
+	suffix := s.server.config.Load().DomainSuffix
 	if suffix == "" || !s.source.AutoQualifyDomain {
 		return address
 	}
@@ -210,11 +211,14 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 		return address, errTooManyRcpts
 	case s.server.intake.Local(address):
 		return address, nil
-	case !s.source.AlwaysAllowRelaying && !s.server.config.Relays(address):
-		if s.server.config.RelayDebug {
+	case !s.source.AlwaysAllowRelaying && !s.server.config.Load().Relays(address):
+		if s.server.config.Load().RelayDebug {
 			return address, &RefusalError{450, [3]int{4, 7, 1}, "relaying denied"}
 		}
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
+	case s.server.config.Load().SuppressionList(s.source, address) != "":
+		list := s.server.config.Load().SuppressionList(s.source, address)
+		return address, &RefusalError{550, [3]int{5, 7, 1}, fmt.Sprintf("recipient is in suppression list %q: <%s>", list, address)}
 	case s.rejectsSuppressed() && s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
@@ -401,6 +405,9 @@ func (s *session) prepare(m *Message, in message) *RefusalError {
 	case s.allSuppressed(m):
 		return errSuppressed
 	}
+	if bcc := source.BCC; bcc != "" && !slices.ContainsFunc(m.Recipients, func(r Recipient) bool { return strings.EqualFold(r.Address, bcc) }) {
+		m.Recipients = append(m.Recipients, Recipient{Address: bcc, Notify: "NEVER"})
+	}
 	m.Headers = s.keptHeaders(header)
 	s.removeFields(header)
 	m.MessageID = s.messageID(m, header)
@@ -503,7 +510,7 @@ func (s *session) messageID(m *Message, header fields) string {
 	f := header.find("Message-ID")
 	switch {
 	case f == nil && s.source.AddMessageIDHeader:
-		return "<" + m.ID.String() + "@" + s.server.host + ">"
+		return string(s.appendMessageID(nil, m))
 	case f == nil || len(f.raw) > maxMessageID:
 		return ""
 	}
@@ -522,7 +529,7 @@ func (s *session) chooseVMTA(m *Message, header fields, asked string) (refusal *
 				}
 			}
 		}
-		if d, ok := s.server.config.Decide(s.source.PatternList, m.From, recipients, header.raw); ok {
+		if d, ok := s.server.config.Load().Decide(s.source.PatternList, m.From, recipients, header.raw); ok {
 			if d.Priority >= 0 {
 				m.Priority = uint8(d.Priority) //nolint:gosec // at most 100
 			}

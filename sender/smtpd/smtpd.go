@@ -42,6 +42,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -155,7 +156,7 @@ type Intake interface {
 type Server struct {
 	kept []string // headers that accounting files ask for
 
-	config *config.Config
+	config atomic.Pointer[config.Config]
 	intake Intake
 	logger *slog.Logger
 	host   string
@@ -169,9 +170,8 @@ type Server struct {
 	memory  memory
 	lockout lockout
 
-	hasPasswords bool                               // some user logs in by password
-	certified    map[[sha256.Size]byte]*config.User // users by the hash of their certificate
-	nobody       string                             // a password that is nobody's
+	accounts atomic.Pointer[accounts]
+	nobody   string // a password that is nobody's
 
 	mu           sync.Mutex
 	conns        map[*conn]bool
@@ -185,21 +185,36 @@ const longestTimeout = 24 * time.Hour
 // the one of the greeting.
 func New(c *config.Config, host string, intake Intake, logger *slog.Logger) *Server {
 	s := &Server{
-		config: c, intake: intake, logger: logger, host: host,
+		intake: intake, logger: logger, host: host,
 		timeout: longestTimeout, grace: stopGrace, maxBytes: maxMessageBytes, strangerBytes: maxStrangerBytes,
 		slots: newSlots(c), memory: memory{read: readMeminfo}, buffers: buffers{limit: int64(c.MemoryPoolBufferSize)},
 		conns: map[*conn]bool{}, certificates: map[string]*certificate{},
-		certified: map[[sha256.Size]byte]*config.User{}, nobody: rand.Text(),
+		nobody: rand.Text(),
 	}
 	s.kept, _ = c.MessageHeaders()
+	s.Reload(c)
+	return s
+}
+
+// accounts are the users of a configuration by how they prove themselves.
+type accounts struct {
+	hasPasswords bool                               // some user logs in by password
+	certified    map[[sha256.Size]byte]*config.User // users by the hash of their certificate
+}
+
+// Reload puts another configuration in force for sessions from now on, and for what those that there
+// are look up. Listeners with their TLS, slots and bounds of memory stay as they are.
+func (s *Server) Reload(c *config.Config) {
+	u := &accounts{certified: map[[sha256.Size]byte]*config.User{}}
 	for _, user := range c.Users() {
 		if user.Method == config.ByCertificate {
-			s.certified[sha256.Sum256(user.Certificate.Raw)] = user
+			u.certified[sha256.Sum256(user.Certificate.Raw)] = user
 		} else {
-			s.hasPasswords = true
+			u.hasPasswords = true
 		}
 	}
-	return s
+	s.config.Store(c)
+	s.accounts.Store(u)
 }
 
 // Listener is where a server listens, and what the configuration says about it.

@@ -97,7 +97,7 @@ func (c *conn) certified() *config.User {
 	if len(shown) == 0 {
 		return nil
 	}
-	return c.server.certified[sha256.Sum256(shown[0].Raw)] // the others are its issuers'
+	return c.server.accounts.Load().certified[sha256.Sum256(shown[0].Raw)] // the others are its issuers'
 }
 
 // serverTLS returns the TLS configuration of a listener, nil where there is no certificate.
@@ -126,7 +126,7 @@ func (s *Server) serverTLS(l config.Listener) *tls.Config {
 	switch {
 	case t.CAFile.Pool != nil:
 		c.ClientAuth, c.ClientCAs = tls.VerifyClientCertIfGiven, t.CAFile.Pool
-	case len(s.certified) > 0:
+	case len(s.accounts.Load().certified) > 0:
 		c.ClientAuth = tls.RequestClientCert
 	}
 	return c

@@ -288,7 +288,7 @@ func TestCertificateFollowsItsFile(t *testing.T) {
 func TestCertificateThatCannotBeReadAgain(t *testing.T) {
 	conf, shown := encrypted(t, "")
 	f := start(t, conf, &desk{}, func(s *Server) {
-		if err := os.Remove(s.config.ServerTLS.Certificate.Path); err != nil {
+		if err := os.Remove(s.config.Load().ServerTLS.Certificate.Path); err != nil {
 			t.Fatal(err)
 		}
 	}).hello(t)

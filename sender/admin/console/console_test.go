@@ -24,7 +24,15 @@ import (
 type node struct {
 	told []string
 	last admin.Instruction
+	bad  bool // the configuration has a mistake
 	err  error
+}
+
+func (n *node) Reload(context.Context) (*admin.Reloaded, error) {
+	if n.bad {
+		return nil, service.Configf("config:3:1: unknown directive %q", "x")
+	}
+	return &admin.Reloaded{Hash: "00000000000000ff", Restart: []string{"<spool>", "smtp-listener"}, Warnings: []string{"config:2:1: careful"}}, nil
 }
 
 func (n *node) Status() admin.Status { return admin.Status{Node: "mx.test"} }
@@ -196,6 +204,34 @@ func TestCommands(t *testing.T) {
 				t.Errorf("the instruction is %+v", n.last)
 			}
 		})
+	}
+}
+
+func TestReloadCommand(t *testing.T) {
+	reload := func(n *node, args ...string) (string, int) {
+		var out bytes.Buffer
+		err := ReloadCommand(t.Context(), append(args, "--socket", start(t, n)), service.IO{Out: &out, Err: &out})
+		if err != nil {
+			fmt.Fprintln(&out, err)
+		}
+		return out.String(), service.ExitStatus(err)
+	}
+	const want = `warning: config:2:1: careful
+Configuration reloaded.
+It is the same as before.
+Not before the node is started again: <spool>, smtp-listener
+`
+	if out, status := reload(&node{}); out != want || status != 0 {
+		t.Errorf("reload = %d\n%swant\n%s", status, out, want)
+	}
+	if out, status := reload(&node{}, "--json"); status != 0 || !strings.Contains(out, `"hash": "00000000000000ff"`) {
+		t.Errorf("reload --json = %d\n%s", status, out)
+	}
+	if out, status := reload(&node{bad: true}); status != 2 || !strings.Contains(out, `carom reload: config:3:1: unknown directive "x"`) {
+		t.Errorf("reload of a bad file = %d\n%s", status, out)
+	}
+	if out, status := reload(&node{}, "more"); status != 2 {
+		t.Errorf("reload more = %d\n%s", status, out)
 	}
 }
 
