@@ -29,6 +29,7 @@ func (c *Config) NeedsRestart(next *Config) []string {
 		{"reference-key", func(c *Config) any { return c.ReferenceKeys }},
 		{"<spool>", func(c *Config) any { return c.Spools }},
 		{"<acct-file>", func(c *Config) any { return c.AcctFiles }},
+		{"<rejectlog-file>", func(c *Config) any { return c.RejectLogs }},
 		{"log-bounces", func(c *Config) any { return c.LogBounces }},
 		{"<event-log>", func(c *Config) any { return c.EventLog }},
 		{"<feed>", func(c *Config) any { return c.Feed }},
