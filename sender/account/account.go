@@ -111,8 +111,8 @@ type Recorder struct {
 	spool      Spool
 	sinks      []*sink
 	configHash atomic.Uint64
-	categories *Categories // nil: the classifier's
-	privacy    *Privacy    // of the log; nil: recipients are shown
+	categories atomic.Pointer[Categories] // nil: the classifier's
+	privacy    *Privacy                   // of the log; nil: recipients are shown
 	logger     *slog.Logger
 
 	rotations chan chan error
@@ -152,9 +152,9 @@ func NewRecorder(log Log, spool Spool, sinks []Sink, configHash uint64, logger *
 // SetConfigHash sets the hash that events carry from now on.
 func (r *Recorder) SetConfigHash(hash uint64) { r.configHash.Store(hash) }
 
-// Categorize makes bounces carry the operator's categories where a rule of c matches. It is called
-// before anything is submitted.
-func (r *Recorder) Categorize(c *Categories) { r.categories = c }
+// Categorize makes bounces carry the operator's categories from now on, where a rule of c matches; nil
+// for none.
+func (r *Recorder) Categorize(c *Categories) { r.categories.Store(c) }
 
 // HideInLog hides recipients in what is written to the log; sinks have policies of their own. It is
 // called before anything is submitted.
@@ -205,8 +205,8 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 		e.Recipients = 1
 	}
 	e.ConfigHash = r.configHash.Load()
-	if r.categories != nil {
-		r.categories.apply(e)
+	if c := r.categories.Load(); c != nil {
+		c.apply(e)
 	}
 	buffer := scratch.Get().(*[]byte)                 //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	*buffer = event.Encode((*buffer)[:0], r.shown(e)) // here, where there are many to do it

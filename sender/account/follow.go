@@ -26,7 +26,10 @@ type FollowerOptions struct {
 	MaxBytes int64  // of the records that are sent at once
 	// Interval is how long records wait for more; 0: they are sent when there are no more.
 	Interval time.Duration
-	GiveUp   time.Duration // age at which records that nobody takes are dropped; 0: never
+	// Keyed says that the other side tells batches by their keys: where one ends is on disk before it is
+	// sent. Else the ends may differ after a restart.
+	Keyed  bool
+	GiveUp time.Duration // age at which records that nobody takes are dropped; 0: never
 	// Wait returns how long to wait after a failure, the n-th in a row, n ≥ 1.
 	Wait   func(n int) time.Duration
 	Logger *slog.Logger
@@ -52,8 +55,9 @@ type Batch struct {
 
 // Follower hands the events of the node's log on to a Receiver, as records of CSV: to a program or an
 // address. It reads what is in the log, so it holds up nobody, needs no memory for what waits, and goes
-// on after a restart where it was: every record is sent at least once. The ends of a batch are on disk
-// before it is sent, so a batch that is sent again has the same Key.
+// on after a restart where it was: every record is sent at least once. With Keyed, a batch that is sent
+// again has the same Key. Without, the place is written down once a second at most, so that a program
+// that is fed record by record costs the disk little; a crash repeats what was sent since.
 //
 // The log keeps what a follower has not handed on (Needed), up to GiveUp.
 type Follower struct {
@@ -64,9 +68,10 @@ type Follower struct {
 	stream   string // the name of the cursor
 
 	reader   *seglog.Reader
-	position atomic.Uint64 // the last event that is done with
-	saved    uint64        // of position, on disk
-	pending  uint64        // where the next batch must end; 0: anywhere
+	position uint64        // the last event that is done with
+	saved    atomic.Uint64 // the position that is on disk
+	savedAt  time.Time
+	pending  uint64 // where the next batch must end; 0: anywhere
 	batch    Batch
 }
 
@@ -90,8 +95,9 @@ func NewFollower(o FollowerOptions, r Receiver) (*Follower, error) {
 	return f, nil
 }
 
-// Needed returns the first event that the follower still has to read.
-func (f *Follower) Needed() uint64 { return f.position.Load() + 1 }
+// Needed returns the first event that the follower may still have to read, now or after a crash. It may
+// be called at any time.
+func (f *Follower) Needed() uint64 { return f.saved.Load() + 1 }
 
 // pendingStream is the cursor that says where a batch ends that may have been sent.
 func (f *Follower) pendingStream() string { return f.stream + ".pending" }
@@ -104,6 +110,9 @@ func (f *Follower) open() error {
 	switch {
 	case fresh:
 		at.Seq = max(f.options.From, 1) - 1
+	case errors.Is(err, cursor.ErrMalformed):
+		f.options.Logger.Error("place in the event log is lost: records are sent again", "error", err)
+		at.Seq, fresh = 0, true
 	case err != nil:
 		return err
 	}
@@ -118,8 +127,8 @@ func (f *Follower) open() error {
 		}
 	}
 	f.reader = reader
-	f.position.Store(reader.Seq() - 1)
-	f.saved = 0
+	f.position = reader.Seq() - 1
+	f.saved.Store(0) // to be written in any case
 	if end, err := cursor.Load(dir, f.pendingStream()); err == nil && end.Incarnation == reader.Incarnation() && end.Seq >= reader.Seq() {
 		f.pending = end.Seq
 	}
@@ -142,16 +151,20 @@ func (f *Follower) openAt(from uint64) (*seglog.Reader, error) {
 
 // save writes the position down.
 func (f *Follower) save() error {
-	at := f.position.Load()
-	if at == f.saved && at > 0 {
+	at := f.position
+	if at == f.saved.Load() && at > 0 {
 		return nil
 	}
 	if err := cursor.Save(f.options.Dir, f.stream, cursor.Cursor{Incarnation: f.reader.Incarnation(), Seq: at}); err != nil {
 		return err
 	}
-	f.saved = at
+	f.saved.Store(at)
+	f.savedAt = f.now()
 	return nil
 }
+
+// saveInterval is how often the position is written down at most, without Keyed.
+const saveInterval = time.Second
 
 // Run hands records on until ctx is done. What goes wrong is logged and tried again; the error is
 // about the log itself.
@@ -176,8 +189,10 @@ func (f *Follower) Run(ctx context.Context) error {
 		if f.batch.Records > 0 && !f.deliver(ctx, oldest) {
 			return nil
 		}
-		f.position.Store(f.batch.Last)
-		f.pending = 0
+		f.position, f.pending = f.batch.Last, 0
+		if !f.options.Keyed && f.now().Sub(f.savedAt) < saveInterval {
+			continue
+		}
 		if err := f.save(); err != nil {
 			f.options.Logger.Error("position not written", "error", err)
 		}
@@ -203,7 +218,7 @@ const restEvery = 4096
 // gather reads events until a batch is complete, and returns the time of its oldest record.
 func (f *Follower) gather(ctx context.Context) (oldest time.Time, err error) {
 	b := &f.batch
-	b.First, b.Last, b.Records, b.Lines = f.position.Load()+1, f.position.Load(), 0, b.Lines[:0]
+	b.First, b.Last, b.Records, b.Lines = f.position+1, f.position, 0, b.Lines[:0]
 	var due time.Time
 	var e event.Event
 	for {
@@ -259,7 +274,7 @@ func (f *Follower) next(ctx context.Context, due time.Time) (seglog.Entry, bool,
 func (f *Follower) deliver(ctx context.Context, oldest time.Time) bool {
 	b := &f.batch
 	b.Key = fmt.Sprintf("%s-%s-%d-%d", f.reader.Incarnation(), f.stream, b.First, b.Last)
-	if f.pending == 0 {
+	if f.options.Keyed && f.pending == 0 {
 		end := cursor.Cursor{Incarnation: f.reader.Incarnation(), Seq: b.Last}
 		if err := cursor.Save(f.options.Dir, f.pendingStream(), end); err != nil {
 			f.options.Logger.Error("end of the batch not written", "error", err) // it may get another key if it is sent again

@@ -103,7 +103,7 @@ func jobs(text string) string {
 func follower(t *testing.T, l *events, r Receiver, change func(o *FollowerOptions)) *Follower {
 	t.Helper()
 	o := FollowerOptions{
-		RecordOptions: RecordOptions{Records: []string{"d", "b"}}, Name: "test", Dir: l.dir, From: 1, MaxBytes: 1 << 20,
+		RecordOptions: RecordOptions{Records: []string{"d", "b"}}, Name: "test", Dir: l.dir, From: 1, MaxBytes: 1 << 20, Keyed: true,
 		Wait: func(int) time.Duration { return time.Millisecond }, Logger: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
@@ -172,6 +172,22 @@ func TestFollowerBegins(t *testing.T) {
 	}
 }
 
+// TestPlaceIsLost: a damaged place is no reason not to start; records are sent again.
+func TestPlaceIsLost(t *testing.T) {
+	l, c := newEvents(t), newCatcher(0)
+	l.add(t, event.Delivered)
+	for range 2 {
+		f := follower(t, l, c, nil)
+		stop := follow(t, f)
+		<-c.taken
+		stop()
+		writeFile(t, filepath.Join(l.dir, f.stream+".cursor"), "no place")
+	}
+	if diff := cmp.Diff([]string{"1", "1"}, c.got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // TestBatchIsTheSame: what may have been sent before a restart is sent again with the same key,
 // although there are more events by now.
 func TestBatchIsTheSame(t *testing.T) {
@@ -198,6 +214,23 @@ func TestBatchIsTheSame(t *testing.T) {
 	}
 	if c.keys[0] != failing.keys[0] {
 		t.Errorf("key %s, before the restart %s", c.keys[0], failing.keys[0])
+	}
+}
+
+// TestPlaceIsKept: without keys too, a follower that is stopped goes on where it was, however short ago
+// it wrote its place down.
+func TestPlaceIsKept(t *testing.T) {
+	l, c := newEvents(t), newCatcher(0)
+	for range 2 {
+		l.add(t, event.Delivered)
+		stop := follow(t, follower(t, l, c, func(o *FollowerOptions) { o.Keyed = false }))
+		<-c.taken
+		l.add(t, event.Delivered)
+		<-c.taken
+		stop()
+	}
+	if diff := cmp.Diff([]string{"1", "2", "3", "4"}, c.got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
@@ -355,6 +388,22 @@ func TestPipeDeaf(t *testing.T) {
 	err := p.Send(t.Context(), &Batch{Header: []byte("type\r\n"), Lines: make([]byte, 1<<20)})
 	if !errors.Is(err, os.ErrDeadlineExceeded) || p.process != nil {
 		t.Errorf("error %v; still there: %v", err, p.process != nil)
+	}
+}
+
+// TestPipeInterrupted: a node that stops does not wait for a program that reads nothing.
+func TestPipeInterrupted(t *testing.T) {
+	program(t, "deaf")
+	p := NewPipe([]string{os.Args[0]}, time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	sent := make(chan error, 1)
+	go func() { sent <- p.Send(ctx, &Batch{Header: []byte("type\r\n"), Lines: make([]byte, 1<<20)}) }()
+	cancel()
+	if err := <-sent; err == nil {
+		t.Error("taken by a program that reads nothing")
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -54,9 +54,7 @@ type stamped struct {
 	text   []byte
 }
 
-// Letters lists PowerMTA's record types.
-func Letters() []string { return slices.Clone(letters) }
-
+// letters lists PowerMTA's record types.
 var letters = []string{"d", "b", "t", "tq", "r", "rb", "rs", "f"}
 
 // refusedConnection is the place of Layout.records for what is no event of a message.

@@ -34,8 +34,8 @@ func NewPipe(command []string, writeTimeout time.Duration) *Pipe {
 	return &Pipe{command: command, timeout: writeTimeout}
 }
 
-// Send is part of Receiver.
-func (p *Pipe) Send(_ context.Context, b *Batch) error {
+// Send is part of Receiver. A write that ctx interrupts ends the program, like one that takes too long.
+func (p *Pipe) Send(ctx context.Context, b *Batch) error {
 	if p.process != nil {
 		select {
 		case end := <-p.ended:
@@ -48,11 +48,11 @@ func (p *Pipe) Send(_ context.Context, b *Batch) error {
 		if err := p.start(); err != nil {
 			return fmt.Errorf("starting %q: %w", p.command[0], err)
 		}
-		if err := p.write(b.Header); err != nil {
+		if err := p.write(ctx, b.Header); err != nil {
 			return err
 		}
 	}
-	return p.write(b.Lines)
+	return p.write(ctx, b.Lines)
 }
 
 // exit is how a process ended.
@@ -84,12 +84,17 @@ func (p *Pipe) start() error {
 }
 
 // write writes whole lines, or ends the program: half a line must not be followed by another one.
-func (p *Pipe) write(lines []byte) error {
+func (p *Pipe) write(ctx context.Context, lines []byte) error {
+	input := p.input
+	defer context.AfterFunc(ctx, func() { _ = input.SetWriteDeadline(time.Unix(1, 0)) })() // if it is closed nobody waits
 	for len(lines) > 0 {
-		if err := p.input.SetWriteDeadline(time.Now().Add(p.timeout)); err != nil {
+		if err := input.SetWriteDeadline(time.Now().Add(p.timeout)); err != nil {
 			return p.kill(err)
 		}
-		n, err := p.input.Write(lines[:min(len(lines), PipeBytes)])
+		if err := ctx.Err(); err != nil { // its deadline may have been the earlier one
+			return p.kill(err)
+		}
+		n, err := input.Write(lines[:min(len(lines), PipeBytes)])
 		if lines = lines[n:]; err != nil && (n == 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
 			return p.kill(err)
 		}

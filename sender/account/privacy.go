@@ -52,9 +52,6 @@ func NewPrivacy(way string, key []byte) (*Privacy, error) {
 	return nil, fmt.Errorf("unknown privacy policy %q", way)
 }
 
-// Digest returns what stands in the place of a local part.
-func (p *Privacy) Digest(local string) string { return p.replace(local) }
-
 // Hide changes e, whose maps it replaces and does not change. The key of the recipient, which is a
 // hash of its own, stays.
 func (p *Privacy) Hide(e *event.Event) {

@@ -56,23 +56,13 @@ func (n *node) openAccounting(sinks []account.Sink) error {
 		sinks = append(sinks, rejects)
 	}
 	n.recorder = account.NewRecorder(n.events, n.spool, sinks, c.Hash(), n.logger)
-	return n.openRules()
+	return n.openRules(c)
 }
 
 // openRules gives the recorder the operator's categories, and the privacy policy of the event log.
-func (n *node) openRules() error {
-	if list := n.config.Load().BounceCategories; len(list) > 0 {
-		rules := make([]account.CategoryRule, len(list))
-		for i, r := range list {
-			rules[i] = account.CategoryRule{Pattern: r.Pattern, Category: r.Category}
-		}
-		categories, err := account.NewCategories(rules)
-		if err != nil {
-			return &service.ConfigError{Err: err}
-		}
-		n.recorder.Categorize(categories)
-	}
-	policy, err := privacyPolicy(n.config.Load().EventLog.Privacy)
+func (n *node) openRules(c *config.Config) error {
+	n.recorder.Categorize(categories(c))
+	policy, err := privacyPolicy(c.EventLog.Privacy)
 	if err != nil {
 		return &service.ConfigError{Err: err}
 	}
@@ -80,11 +70,23 @@ func (n *node) openRules() error {
 	return nil
 }
 
+// categories returns the operator's bounce categories, nil for none.
+func categories(c *config.Config) *account.Categories {
+	if len(c.BounceCategories) == 0 {
+		return nil
+	}
+	rules := make([]account.CategoryRule, len(c.BounceCategories))
+	for i, r := range c.BounceCategories {
+		rules[i] = account.CategoryRule{Pattern: r.Pattern, Category: r.Category}
+	}
+	return account.NewCategories(rules)
+}
+
 func privacyPolicy(p config.Privacy) (*account.Privacy, error) {
 	if p.Way == "" {
 		return nil, nil //nolint:nilnil // nothing is hidden
 	}
-	return account.NewPrivacy(p.Way, p.Key())
+	return account.NewPrivacy(p.Way, []byte(p.Key.Reveal()))
 }
 
 func recordOptions(a *config.AcctFile, skip func(*event.Event) bool) (account.RecordOptions, error) {
@@ -128,7 +130,7 @@ func (n *node) openFollower(a *config.AcctFile, records account.RecordOptions, n
 	}
 	var receiver account.Receiver = account.NewPipe(a.Command, a.WriteTimeout)
 	if w := a.Webhook; w.URL != nil {
-		o.MaxBytes, o.Interval = int64(a.MaxSize), w.MaxInterval
+		o.MaxBytes, o.Interval, o.Keyed = int64(a.MaxSize), w.MaxInterval, true
 		o.Wait = func(failures int) time.Duration { return min(time.Second<<min(failures-1, 10), longestRetry) }
 		headers := make([]string, len(w.Headers))
 		for i, h := range w.Headers {

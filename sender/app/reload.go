@@ -104,6 +104,7 @@ func (n *node) apply(c *config.Config) error {
 	n.throttle.LimitPeers(deliver.PeerLimits(c))
 	n.config.Store(c)
 	n.recorder.SetConfigHash(c.Hash())
+	n.recorder.Categorize(categories(c))
 	n.server.Reload(c)
 	return nil
 }

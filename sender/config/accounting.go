@@ -69,7 +69,8 @@ type HeaderField struct {
 
 // QueuePattern is one item of queue-filter.
 type QueuePattern struct {
-	Not    bool // queues that match are left out
+	Text   string // as it was written
+	Not    bool   // queues that match are left out
 	Domain DomainPattern
 	VMTA   string // in lower case; "*" for any
 }
@@ -107,11 +108,8 @@ func (a *AcctFile) Fields() map[string][]string {
 // Privacy is the value of privacy-policy. The zero value retains.
 type Privacy struct {
 	Way string // "", redact, siphash or hmac-sha256
-	key Secret
+	Key Secret // or the text of redact
 }
-
-// Key returns the key, or the text of redact.
-func (p Privacy) Key() []byte { return []byte(p.key.Reveal()) }
 
 // String returns the policy without its key.
 func (p Privacy) String() string {
@@ -368,7 +366,7 @@ func queueFilter(v *value) ([]QueuePattern, error) {
 		if _, err := checkName(vmta); err != nil || vmta == "" {
 			return nil, w.errorf("bad virtual MTA %q; %s", vmta, want)
 		}
-		all[i] = QueuePattern{Not: not, Domain: d, VMTA: strings.ToLower(vmta)}
+		all[i] = QueuePattern{Text: w.text, Not: not, Domain: d, VMTA: strings.ToLower(vmta)}
 	}
 	return all, nil
 }

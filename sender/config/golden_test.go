@@ -198,7 +198,7 @@ func dump(c *Config) string {
 	}
 	for _, a := range c.AcctFiles {
 		if a.Command != nil || a.HeaderFields != nil || a.QueueFilter != nil || a.Privacy.Way != "" || a.Webhook.URL != nil || a.WorldReadable || a.Sync || a.CountMoved {
-			line("acct-file", a.Path, "more", fmt.Sprintf("%q", a.Command), a.HeaderFields, a.QueueFilter, a.Privacy, len(a.Privacy.Key()), a.WorldReadable, a.Sync, a.CountMoved,
+			line("acct-file", a.Path, "more", fmt.Sprintf("%q", a.Command), a.HeaderFields, a.QueueFilter, a.Privacy, len(a.Privacy.Key.Reveal()), a.WorldReadable, a.Sync, a.CountMoved,
 				FormatDuration(a.RetryInterval), FormatDuration(a.WriteTimeout))
 		}
 		if w := a.Webhook; w.URL != nil {
@@ -212,7 +212,7 @@ func dump(c *Config) string {
 	if e := c.EventLog; e != nil {
 		line("event-log", e.Dir, e.SegmentSize, e.MaxSize)
 		if e.Privacy.Way != "" {
-			line("event-log privacy", e.Privacy, string(e.Privacy.Key()))
+			line("event-log privacy", e.Privacy, e.Privacy.Key.Reveal())
 		}
 	}
 	if f := c.Feed; f != nil {

@@ -31,7 +31,6 @@ func (c *Config) NeedsRestart(next *Config) []string {
 		{"<spool>", func(c *Config) any { return c.Spools }},
 		{"<acct-file>", func(c *Config) any { return c.AcctFiles }},
 		{"<rejectlog-file>", func(c *Config) any { return c.RejectLogs }},
-		{"<bounce-category-patterns>", func(c *Config) any { return c.BounceCategories }},
 		{"log-bounces", func(c *Config) any { return c.LogBounces }},
 		{"<event-log>", func(c *Config) any { return c.EventLog }},
 		{"<feed>", func(c *Config) any { return c.Feed }},

@@ -29,7 +29,8 @@ func TestNeedsRestart(t *testing.T) {
 		{"a folder and a number", text + "total-max-smtp-out 9\n<spool /more>\n</spool>\n", []string{"total-max-smtp-out", "<spool>"}},
 		{"a section that was not there", text + "<event-log /log>\n</event-log>\n", []string{"<event-log>"}},
 		{"the first cold vmta", text + "<virtual-mta v>\ncold-virtual-mta c\n</virtual-mta>\n<virtual-mta c>\n</virtual-mta>\n", []string{"cold-virtual-mta"}},
-		{"a pattern", text + "<bounce-category-patterns>\n/spam/ spam-related\n</bounce-category-patterns>\n", []string{"<bounce-category-patterns>"}},
+		{"reject logs", text + "<rejectlog-file r.csv>\n</rejectlog-file>\n", []string{"<rejectlog-file>"}},
+		{"bounce categories", text + "<bounce-category-patterns>\n/x/ other\n</bounce-category-patterns>\n", nil},
 		{"a secret", strings.Replace(text, "key1", "key2", 1), []string{"<feed>"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -37,5 +38,29 @@ func TestNeedsRestart(t *testing.T) {
 				t.Errorf("NeedsRestart = %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestNeedsRestartOfAccounting: what a file hides and filters is part of it.
+func TestNeedsRestartOfAccounting(t *testing.T) {
+	load := func(line string) *Config {
+		t.Helper()
+		c, _, err := parse("/etc/carom/config", []byte("<acct-file a.csv>\n"+line+"\n</acct-file>\n"), memory{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, pair := range [][2]string{
+		{"privacy-policy siphash one", "privacy-policy siphash two"},
+		{"queue-filter a.test/*", "queue-filter b.test/*"},
+		{"http-webhook-url http://a.test/x", "http-webhook-url http://a.test/y"},
+	} {
+		if got := load(pair[0]).NeedsRestart(load(pair[1])); !slices.Equal(got, []string{"<acct-file>"}) {
+			t.Errorf("%q: NeedsRestart = %q", pair, got)
+		}
+		if got := load(pair[0]).NeedsRestart(load(pair[0])); len(got) > 0 {
+			t.Errorf("%q twice: NeedsRestart = %q", pair[0], got)
+		}
 	}
 }

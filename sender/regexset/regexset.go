@@ -1,17 +1,19 @@
 // Package regexset tries a list of regular expressions on a text and finds the first that matches, without
 // trying them all.
 //
-// Most expressions ask for some literal text ("try again", "5.7.1"). One pass over the text finds which of
-// these occur (package phrase), and only the expressions whose literals are there are tried, and those of
-// which nothing is known. The answer is the same as that of trying one after the other.
+// Most expressions ask for some literal text ("try again", "5.7.1"), and many for several. One pass over the
+// text finds which of these occur (package phrase), and only the expressions all of whose literals are there
+// are tried, and those of which nothing is known. The answer is the same as that of trying one after the
+// other.
 //
 // A Set does no I/O, never changes and is safe for concurrent use.
 package regexset
 
 import (
-	"math/bits"
+	"cmp"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 
 	"carom/ingest/phrase"
@@ -20,30 +22,33 @@ import (
 // Set is a list of regular expressions.
 type Set struct {
 	patterns []*regexp.Regexp
+	claims   []uint8 // by pattern: a bit for each claim; with 0 it is tried on every text
 	finder   *phrase.Finder
-	asking   []int    // by phrase: the pattern that asks for it
-	always   []uint64 // a bit for each pattern that asks for nothing
+	asking   []claim // by phrase
+}
+
+// claim is one of the things that a pattern asks for: one of several literals.
+type claim struct {
+	pattern int
+	bit     uint8
 }
 
 // New returns the set of the patterns, in their order.
 func New(patterns []*regexp.Regexp) *Set {
-	s := &Set{patterns: patterns, always: make([]uint64, (len(patterns)+63)/64)}
+	s := &Set{patterns: patterns, claims: make([]uint8, len(patterns))}
 	var phrases []string
 	for i, p := range patterns {
-		literals := required(p.String())
-		if literals == nil {
-			s.always[i/64] |= 1 << (i % 64)
-		}
-		for _, literal := range literals {
-			phrases = append(phrases, literal)
-			s.asking = append(s.asking, i)
+		for n, literals := range required(p.String()) {
+			s.claims[i] |= 1 << n
+			for _, literal := range literals {
+				phrases = append(phrases, literal)
+				s.asking = append(s.asking, claim{i, 1 << n})
+			}
 		}
 	}
 	finder, err := phrase.New(phrases)
 	if err != nil { // required returns nothing that it refuses; without a finder all are tried
-		for i := range patterns {
-			s.always[i/64] |= 1 << (i % 64)
-		}
+		clear(s.claims)
 		return s
 	}
 	s.finder = finder
@@ -52,18 +57,20 @@ func New(patterns []*regexp.Regexp) *Set {
 
 // First returns the index of the first pattern that matches text, -1 if none does.
 func (s *Set) First(text string) int {
-	candidates := append([]uint64(nil), s.always...)
+	var few [1024]uint8
+	met := few[:]
+	if len(s.patterns) > len(met) {
+		met = make([]uint8, len(s.patterns))
+	}
 	if s.finder != nil {
 		for m := range s.finder.All(fold(text)) {
-			i := s.asking[m.ID]
-			candidates[i/64] |= 1 << (i % 64)
+			c := s.asking[m.ID]
+			met[c.pattern] |= c.bit
 		}
 	}
-	for word, set := range candidates {
-		for ; set != 0; set &= set - 1 {
-			if i := word*64 + bits.TrailingZeros64(set); s.patterns[i].MatchString(text) {
-				return i
-			}
+	for i, p := range s.patterns {
+		if met[i] == s.claims[i] && p.MatchString(text) {
+			return i
 		}
 	}
 	return -1
@@ -81,41 +88,57 @@ func fold(text string) string { return phrase.Lower(foreign.Replace(text)) }
 const (
 	leastLiteral = 3
 	mostLiterals = 32
+	mostClaims   = 8 // of one pattern: the bits of claim
 )
 
-// required returns literals of which every match of the expression holds at least one, case aside; nil if
-// there are none to be told.
-func required(expression string) []string {
+// required returns lists of literals: every match of the expression holds at least one of each list, case
+// aside. The lists that say most come first.
+func required(expression string) [][]string {
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
 		return nil
 	}
-	literals := analyse(parsed).claim()
-	trimmed := make([]string, 0, len(literals))
-	for _, l := range literals {
-		if l = strings.Trim(l, "~"); l == "" { // the mark of an edge in package phrase
-			return nil
+	var all [][]string
+	for _, literals := range analyse(parsed).claims() {
+		trimmed := make([]string, 0, len(literals))
+		for _, l := range literals {
+			trimmed = append(trimmed, strings.Trim(l, "~")) // the mark of an edge in package phrase
 		}
-		trimmed = append(trimmed, l)
+		if !slices.Contains(trimmed, "") {
+			all = append(all, trimmed)
+		}
 	}
-	if len(trimmed) == 0 {
-		return nil
-	}
-	return trimmed
+	return all[:min(len(all), mostClaims)]
 }
 
 // facts are what is known of the texts that an expression matches.
 type facts struct {
-	exact []string // all of them, in lower case; nil if that is not known
-	some  []string // every one holds one of these; nil if that is not known
+	exact []string   // all of them, in lower case; nil if that is not known
+	some  [][]string // every one holds one of each of these lists
 }
 
-// claim returns the literals of which one must occur.
-func (f facts) claim() []string {
-	if f.some == nil {
-		return useful(f.exact)
+// claims returns the lists of literals that say something, those with the longest literals first.
+func (f facts) claims() [][]string {
+	lists := f.some
+	if len(lists) == 0 {
+		lists = [][]string{f.exact}
 	}
-	return useful(f.some)
+	var all [][]string
+	for _, literals := range lists {
+		if literals = useful(literals); literals != nil {
+			all = append(all, literals)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b []string) int { return cmp.Compare(shortest(b), shortest(a)) })
+	return all
+}
+
+// claim returns the list that says most, nil if none says anything.
+func (f facts) claim() []string {
+	if all := f.claims(); len(all) > 0 {
+		return all[0]
+	}
+	return nil
 }
 
 // useful returns literals if they say something.
@@ -152,10 +175,10 @@ func analyse(re *syntax.Regexp) facts {
 			return facts{exact: append([]string{""}, f.exact...)}
 		}
 	case syntax.OpPlus:
-		return facts{some: analyse(re.Sub[0]).claim()}
+		return facts{some: analyse(re.Sub[0]).claims()}
 	case syntax.OpRepeat:
 		if re.Min > 0 {
-			return facts{some: analyse(re.Sub[0]).claim()}
+			return facts{some: analyse(re.Sub[0]).claims()}
 		}
 	case syntax.OpConcat:
 		return concat(re.Sub)
@@ -181,7 +204,7 @@ func literal(runes []rune) facts {
 	if longest == "" {
 		return facts{}
 	}
-	return facts{some: []string{longest}}
+	return facts{some: [][]string{{longest}}}
 }
 
 // class returns the characters of a class of few, given as pairs of bounds.
@@ -207,25 +230,19 @@ func class(bounds []rune) facts {
 	return facts{exact: all}
 }
 
-// concat joins the exact texts of neighbours as long as they stay few, and keeps the best claim.
+// concat joins the exact texts of neighbours as long as they stay few, and keeps what each part asks for.
 func concat(parts []*syntax.Regexp) facts {
-	var best []string
-	better := func(literals []string) {
-		if literals = useful(literals); shortest(literals) > shortest(best) {
-			best = literals
-		}
-	}
+	var some [][]string
 	run, whole := []string{""}, true
 	for _, part := range parts {
 		f := analyse(part)
 		if f.exact == nil {
-			better(run)
-			better(f.claim())
+			some = append(append(some, run), f.claims()...)
 			run, whole = []string{""}, false
 			continue
 		}
 		if len(run)*len(f.exact) > mostLiterals {
-			better(run)
+			some = append(some, run)
 			run, whole = []string{""}, false
 		}
 		joined := make([]string, 0, len(run)*len(f.exact))
@@ -236,11 +253,10 @@ func concat(parts []*syntax.Regexp) facts {
 		}
 		run = joined
 	}
-	better(run)
 	if whole {
-		return facts{exact: run, some: best}
+		return facts{exact: run}
 	}
-	return facts{some: best}
+	return facts{some: append(some, run)}
 }
 
 func alternate(parts []*syntax.Regexp) facts {
@@ -263,7 +279,7 @@ func alternate(parts []*syntax.Regexp) facts {
 		f.exact = exact
 	}
 	if claimed {
-		f.some = some
+		f.some = [][]string{some}
 	}
 	return f
 }
