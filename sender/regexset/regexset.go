@@ -24,7 +24,7 @@ type Set struct {
 	patterns []*regexp.Regexp
 	claims   []uint8 // by pattern: a bit for each claim; with 0 it is tried on every text
 	finder   *phrase.Finder
-	asking   []claim // by phrase
+	asking   [][]claim // by phrase
 }
 
 // claim is one of the things that a pattern asks for: one of several literals.
@@ -37,12 +37,18 @@ type claim struct {
 func New(patterns []*regexp.Regexp) *Set {
 	s := &Set{patterns: patterns, claims: make([]uint8, len(patterns))}
 	var phrases []string
+	known := map[string]int{}
 	for i, p := range patterns {
 		for n, literals := range required(p.String()) {
 			s.claims[i] |= 1 << n
 			for _, literal := range literals {
-				phrases = append(phrases, literal)
-				s.asking = append(s.asking, claim{i, 1 << n})
+				id, ok := known[literal]
+				if !ok {
+					id = len(phrases)
+					known[literal] = id
+					phrases, s.asking = append(phrases, literal), append(s.asking, nil)
+				}
+				s.asking[id] = append(s.asking[id], claim{i, 1 << n})
 			}
 		}
 	}
@@ -64,8 +70,9 @@ func (s *Set) First(text string) int {
 	}
 	if s.finder != nil {
 		for m := range s.finder.All(fold(text)) {
-			c := s.asking[m.ID]
-			met[c.pattern] |= c.bit
+			for _, c := range s.asking[m.ID] {
+				met[c.pattern] |= c.bit
+			}
 		}
 	}
 	for i, p := range s.patterns {
