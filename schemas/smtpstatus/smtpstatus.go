@@ -117,7 +117,12 @@ func (r Reply) String() string {
 	if r.IsZero() {
 		return ""
 	}
+	size := len("250")
+	for _, line := range r.Lines {
+		size += 1 + len(line)
+	}
 	var b strings.Builder
+	b.Grow(size)
 	if r.Code != 0 {
 		b.WriteString(strconv.Itoa(r.Code))
 	}
