@@ -12,9 +12,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -299,8 +301,10 @@ func TestMain(m *testing.M) {
 				os.Exit(7)
 			}
 		}
-	case "deaf":
-		select {}
+	case "deaf": // until it is killed; the runtime would end a program in which nothing can happen any more
+		never := make(chan os.Signal, 1)
+		signal.Notify(never, syscall.SIGUSR1)
+		<-never
 	}
 }
 
