@@ -220,12 +220,17 @@ func (w *walk) entity(header Header, mediaType string, params map[string]string,
 	if boundary == "" { // the text is better than nothing
 		return w.leaf(header, "text/plain", nil, body, depth)
 	}
+	found := false
 	for part := range split(body, boundary) {
+		found = true
 		partHeader, partBody := w.header(part)
 		partType, partParams := contentType(partHeader, standard)
 		if !w.entity(partHeader, partType, partParams, partBody, depth+1) {
 			return false
 		}
+	}
+	if !found { // the boundary ends before a part begins
+		return w.leaf(header, "text/plain", nil, body, depth)
 	}
 	return true
 }
