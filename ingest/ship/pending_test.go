@@ -117,8 +117,8 @@ func TestBatchAge(t *testing.T) {
 	for _, tc := range []struct{ configured, took, want time.Duration }{
 		{time.Second, 0, time.Second},
 		{time.Second, 200 * time.Millisecond, time.Second},
-		{time.Second, 300 * time.Millisecond, 1500 * time.Millisecond},
-		{time.Second, time.Minute, maxBatchAge},
+		{DefaultBatchAge, 150 * time.Millisecond, 750 * time.Millisecond},
+		{DefaultBatchAge, time.Minute, maxBatchAge},
 		{time.Minute, time.Minute, time.Minute}, // whoever wants it longer gets it
 	} {
 		if got := batchAge(tc.configured, tc.took); got != tc.want {

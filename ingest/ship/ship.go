@@ -53,7 +53,9 @@ const (
 // So a batch is collected for insertShare times as long as the last one took to store.
 const (
 	insertShare = 5
-	maxBatchAge = 2 * time.Second
+	// maxBatchAge is as long as carom up lets an event wait in any case: the control loop takes a
+	// bucket for complete by how late the last ones were, so batches must not grow at a whim.
+	maxBatchAge = time.Second
 )
 
 const (
@@ -72,7 +74,7 @@ type Options struct {
 	Log  *slog.Logger
 
 	// A batch is sent when it has so many records or bytes, or its first record has waited so
-	// long; longer, but never over 2 s, while inserts take more than a fifth of the time. Zero means
+	// long; longer, but never over 1 s, while inserts take more than a fifth of the time. Zero means
 	// the default.
 	BatchRows  int
 	BatchBytes int
