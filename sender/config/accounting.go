@@ -413,21 +413,8 @@ func privacy(v *value) (Privacy, error) {
 }
 
 func webhookURL(v *value) (*url.URL, error) {
-	const want = "want an address such as https://collector.example.com/pmta"
-	s, err := v.single(want)
-	if err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return nil, errors.New("bad address; " + want) // url's error would quote a password
-	case u.User != nil:
-		return nil, errors.New("the address must not hold a user or password: write an Authorization header into the file of http-webhook-extra-headers")
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return nil, fmt.Errorf("bad address %q; %s", s, want)
-	}
-	return u, nil
+	return serverURL(v, "want an address such as https://collector.example.com/pmta",
+		"write an Authorization header into the file of http-webhook-extra-headers", "http", "https")
 }
 
 // headerFile reads a file of header fields, one a line, whose values are secrets.

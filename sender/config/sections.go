@@ -136,7 +136,12 @@ var eventStreamScope = newScope("event-stream",
 ).withDefaults(defaultEventStream)
 
 func streamURL(v *value) (*url.URL, error) {
-	const want = "want an address such as clickhouse://db.example.com:9000 or http://127.0.0.1:8123"
+	return serverURL(v, "want an address such as clickhouse://db.example.com:9000 or http://127.0.0.1:8123",
+		"write them as user and password-file inside the section", "clickhouse", "http", "https")
+}
+
+// serverURL reads the address of a server. A login must not stand in it; instead says where it belongs.
+func serverURL(v *value, want, instead string, schemes ...string) (*url.URL, error) {
 	s, err := v.single(want)
 	if err != nil {
 		return nil, err
@@ -146,8 +151,8 @@ func streamURL(v *value) (*url.URL, error) {
 	case err != nil:
 		return nil, errors.New("bad address; " + want) // url's error would quote a password
 	case u.User != nil:
-		return nil, errors.New("the address must not hold a user or password: write them as user and password-file inside the section")
-	case !slices.Contains([]string{"clickhouse", "http", "https"}, u.Scheme) || u.Host == "":
+		return nil, errors.New("the address must not hold a user or password: " + instead)
+	case !slices.Contains(schemes, u.Scheme) || u.Host == "":
 		return nil, fmt.Errorf("bad address %q; %s", s, want)
 	}
 	return u, nil
