@@ -58,7 +58,7 @@ func insertSettings(token string) clickhouse.Settings {
 		"deduplicate_blocks_in_dependent_materialized_views": 1,
 		"async_insert":                                       0,
 		"max_insert_threads":                                 1,
-		"parallel_view_processing":                           0,
+		"parallel_view_processing":                           1,
 		"materialized_views_ignore_errors":                   0,
 		"max_partitions_per_insert_block":                    0, // a wrong clock must not stop the log
 	}
