@@ -53,9 +53,10 @@ const (
 // So a batch is collected for insertShare times as long as the last one took to store.
 const (
 	insertShare = 5
-	// maxBatchAge is as long as carom up lets an event wait in any case: the control loop takes a
-	// bucket for complete by how late the last ones were, so batches must not grow at a whim.
-	maxBatchAge = time.Second
+	// maxLag is how long an event may take to be stored because of that: waiting, and the insert. The
+	// control loop allows for it when it takes a bucket for complete (analytics/windows,
+	// shortestSettle).
+	maxLag = 2 * time.Second
 )
 
 const (
@@ -74,8 +75,8 @@ type Options struct {
 	Log  *slog.Logger
 
 	// A batch is sent when it has so many records or bytes, or its first record has waited so
-	// long; longer, but never over 1 s, while inserts take more than a fifth of the time. Zero means
-	// the default.
+	// long; longer, while inserts take more than a fifth of the time and events are stored within
+	// 2 s. Zero means the default.
 	BatchRows  int
 	BatchBytes int
 	BatchAge   time.Duration

@@ -280,7 +280,7 @@ func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) 
 
 // batchAge returns how long a batch is collected if the last one took so long to store.
 func batchAge(configured, took time.Duration) time.Duration {
-	return max(configured, min(insertShare*took, maxBatchAge))
+	return max(configured, min(insertShare*took, maxLag-took))
 }
 
 // read adds the next record to b, or what the log says in its place.
