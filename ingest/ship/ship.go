@@ -13,7 +13,7 @@
 // to find the record; each split is durable before its parts are sent. Every other error is
 // waited out, for as long as it takes.
 //
-// Files in the folder of the event log, for each STREAM (event, gauge, annotation):
+// Files in the folder of the event log, for each STREAM (event, gauge, queue_gauge, annotation):
 //
 //	STREAM/                  the log itself, written by the sender (schemas/seglog)
 //	STREAM.cursor            the last record that is stored (schemas/cursor)
@@ -115,7 +115,7 @@ func (o Options) withDefaults() Options {
 type Status struct {
 	Incarnation event.ID // of the log of events; zero until there is one
 	// The last stored record of each stream.
-	EventSeq, GaugeSeq, AnnotationSeq uint64
+	EventSeq, GaugeSeq, AnnotationSeq, QueueGaugeSeq uint64
 	// Quarantined counts the files in quarantine, those of earlier runs included.
 	Quarantined uint64
 }
@@ -126,7 +126,7 @@ type Shipper struct {
 	lock io.Closer
 
 	incarnation atomic.Pointer[event.ID]
-	seqs        [3]atomic.Uint64 // in the order of Status
+	seqs        [4]atomic.Uint64 // in the order of Status
 	quarantined atomic.Uint64
 }
 
@@ -175,7 +175,7 @@ func (s *Shipper) Close() error { return s.lock.Close() }
 // Status returns how far the shipper is. It is safe for concurrent use.
 func (s *Shipper) Status() Status {
 	st := Status{
-		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(),
+		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(), QueueGaugeSeq: s.seqs[3].Load(),
 		Quarantined: s.quarantined.Load(),
 	}
 	if id := s.incarnation.Load(); id != nil {
@@ -205,8 +205,14 @@ func (s *Shipper) Run(ctx context.Context) error {
 			a.Node, a.Incarnation, a.Seq = node, id, seq
 		},
 	}
+	queueGauges := stream[event.QueueGauge]{
+		shipper: s, name: event.StreamQueueGauge, table: warehouse.QueueGauges, decode: event.DecodeQueueGauge, seq: &s.seqs[3],
+		place: func(g *event.QueueGauge, node string, id event.ID, seq uint64) {
+			g.Node, g.Incarnation, g.Seq = node, id, seq
+		},
+	}
 	g, gctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run} {
+	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run, queueGauges.run} {
 		g.Go(func() error { return run(gctx) })
 	}
 	err := g.Wait()
