@@ -30,6 +30,7 @@ type Table[T any] struct {
 var (
 	Events      = Table[event.Event]{"events", event.Columns, true}
 	Gauges      = Table[event.Gauge]{"gauges", event.GaugeColumns, false}
+	QueueGauges = Table[event.QueueGauge]{"queue_gauges", event.QueueGaugeColumns, false}
 	Annotations = Table[event.Annotation]{"annotations", event.AnnotationColumns, false}
 )
 

@@ -56,23 +56,24 @@ type node struct {
 
 	reloading sync.Mutex // held while a configuration is put in force
 
-	events, gauges, notes *seglog.Log
-	spool                 *spool.Set
-	suppress              *suppress.Store
-	throttle              *throttle.Throttle
-	recorder              *account.Recorder
-	queues                *queue.Manager
-	agent                 *deliver.Agent
-	followers             []*account.Follower
-	rejects               []*account.RejectLog
-	reports               *reports.Processor
-	turns                 route.Turns // of the members of pools, for mail that comes in
-	watcher               *feed.Watcher
-	orders                *orders.Store
-	operator              *operate.Operator
-	server                *smtpd.Server
-	traffic               *operate.Traffic
-	cold                  *cold.Store // nil where no virtual MTA has a cold one
+	events, gauges, queueGauges, notes *seglog.Log
+
+	spool     *spool.Set
+	suppress  *suppress.Store
+	throttle  *throttle.Throttle
+	recorder  *account.Recorder
+	queues    *queue.Manager
+	agent     *deliver.Agent
+	followers []*account.Follower
+	rejects   []*account.RejectLog
+	reports   *reports.Processor
+	turns     route.Turns // of the members of pools, for mail that comes in
+	watcher   *feed.Watcher
+	orders    *orders.Store
+	operator  *operate.Operator
+	server    *smtpd.Server
+	traffic   *operate.Traffic
+	cold      *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
 	full     fullDisk
@@ -127,7 +128,7 @@ func (n *node) close() error {
 func (n *node) open(ctx context.Context) error {
 	c := n.config.Load()
 	for stream, log := range map[string]**seglog.Log{
-		event.StreamEvent: &n.events, event.StreamGauge: &n.gauges, event.StreamAnnotation: &n.notes,
+		event.StreamEvent: &n.events, event.StreamGauge: &n.gauges, event.StreamQueueGauge: &n.queueGauges, event.StreamAnnotation: &n.notes,
 	} {
 		opened, err := seglog.Open(filepath.Join(c.EventLog.Dir, stream), seglog.Options{SegmentBytes: int64(c.EventLog.SegmentSize)})
 		if err != nil {
