@@ -7,7 +7,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/schemas/service"
@@ -109,9 +108,9 @@ func createDatabase(ctx context.Context, rawURL string, o Options) error {
 	}
 	database := opt.Auth.Database
 	opt.Auth.Database = "default"
-	conn, err := clickhouse.Open(opt)
+	conn, err := open(opt)
 	if err != nil {
-		return fmt.Errorf("ClickHouse at %s: %w", opt.Addr[0], err)
+		return err
 	}
 	defer func() { _ = conn.Close() }() // every statement was answered
 	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+database+"`"); err != nil {
