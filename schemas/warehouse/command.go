@@ -16,8 +16,12 @@ const about = `carom schema creates and describes carom's tables in ClickHouse.
   carom schema status --url URL   list the migrations and when they were applied
   carom schema print              write the SQL, without connecting to anything
 
+With --cluster NAME the tables are made on every server of that cluster (its name in remote_servers):
+replicated, what nodes write split over the shards by node, everything else whole on each.
+
 Example:
-  carom schema apply --url http://127.0.0.1:8123/carom`
+  carom schema apply --url http://127.0.0.1:8123/carom
+  carom schema apply --url 'clickhouse://ch1,ch2/carom?secure=true' --cluster main`
 
 // Command runs carom schema apply, status or print. version is that of the binary.
 func Command(ctx context.Context, args []string, stdio service.IO, version string) error {
@@ -27,6 +31,8 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	}
 	flags := service.NewFlags("schema "+verb, about, stdio)
 	rawURL, options := Flags(flags)
+	var layout Layout
+	flags.StringVar(&layout.Cluster, "cluster", "", "`name` of the cluster to apply to or print for")
 	asJSON := flags.Bool("json", false, "write the result of apply or status as JSON")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -36,7 +42,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	}
 	switch verb {
 	case "apply":
-		applied, err := Apply(ctx, *rawURL, *options, version)
+		applied, err := layout.Apply(ctx, *rawURL, *options, version)
 		if err != nil {
 			return err
 		}
@@ -56,7 +62,11 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 		if *asJSON {
 			return service.Configf("carom schema print: it writes SQL, without --json")
 		}
-		return Print(stdio.Out)
+		opt, err := parse(*rawURL, *options)
+		if err != nil {
+			return err
+		}
+		return layout.Print(stdio.Out, opt.Auth.Database)
 	default:
 		return service.Configf("%s: want apply, status or print (see carom schema --help)", strings.TrimSpace("carom schema "+verb))
 	}

@@ -112,6 +112,16 @@ func Dial(rawURL string, o Options) (driver.Conn, error) {
 	return open(opt)
 }
 
+// clusterSettings are what every statement needs where the tables are split over shards; one server
+// takes no notice of them. An insert is confirmed when its shard has stored it, not when it waits
+// in a queue of the server that took it (insertSettings say so again); IN (SELECT ...) means all
+// shards on each of them. The embedded engine has HTTP only and no shards; who reaches a cluster by
+// HTTP has the settings from the profiles of carom schema roles.
+var clusterSettings = clickhouse.Settings{
+	"insert_distributed_sync":  1,
+	"distributed_product_mode": "global",
+}
+
 func open(opt *clickhouse.Options) (driver.Conn, error) {
 	conn, err := clickhouse.Open(opt)
 	if err != nil {
@@ -253,6 +263,7 @@ func parse(rawURL string, o Options) (*clickhouse.Options, error) {
 		opt.Protocol, port, secure = clickhouse.HTTP, "8443", true
 	case "clickhouse":
 		opt.Protocol, port = clickhouse.Native, "9000"
+		opt.Settings = clusterSettings
 		if query.Get("secure") == "true" {
 			port, secure = "9440", true
 		}
