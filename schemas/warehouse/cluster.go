@@ -52,6 +52,18 @@ func (l Layout) onCluster() string {
 	return " ON CLUSTER `" + l.Cluster + "`"
 }
 
+// local returns the name of the table that holds the rows of table.
+func (l Layout) local(table string) (string, error) {
+	if l.Cluster == "" {
+		return table, nil
+	}
+	sharded, err := shardedTables()
+	if err != nil {
+		return "", err
+	}
+	return localName(table, sharded), nil
+}
+
 // localName returns the name of the table that holds the rows of table on a cluster.
 func localName(table string, sharded map[string]bool) string {
 	if sharded[table] {
