@@ -52,7 +52,7 @@ var (
 	globalDomain = registerAt(globalScope, domainScope, "default-smtp-port", "smtp-hosts", "route", "bounce-domain")
 	globalSource = registerAt(globalScope, sourceScope, "always-allow-relaying", "allow-relay")
 	vmtaDomain   = registerAt("virtual-mta", domainScope, "bounce-domain")
-	_            = registerNames(globalScope, "include", "domain-macro", "relay-domain")
+	_            = registerNames(globalScope, "include", "include-from", "domain-macro", "relay-domain")
 	_            = registerNames("source", "include") + registerNames("domain", "include") + registerNames("virtual-mta", "include") +
 		registerNames("virtual-mta-pool", "include") + registerNames("smtp-pattern-list", "include")
 )

@@ -39,7 +39,7 @@ func (b *builder) inertDirective(scopeName string, n *node) {
 		b.suggested++
 		hint = suggest(n.Name, scopeName)
 	}
-	b.errorf(n.Pos, "unknown directive %q%s", n.Name, hint)
+	b.errorf(n.Pos, "unknown directive %q%s", start(n.Name), hint)
 }
 
 // maxSuggested bounds how many unknown directives get a suggestion, each of which is compared with all that
