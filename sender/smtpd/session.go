@@ -220,7 +220,7 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
 	case s.server.config.Load().SuppressionList(s.source, address) != "":
 		list := s.server.config.Load().SuppressionList(s.source, address)
-		return address, &RefusalError{550, [3]int{5, 7, 1}, fmt.Sprintf("recipient is in suppression list %q: <%s>", list, address)}
+		return address, &RefusalError{550, [3]int{5, 7, 1}, fmt.Sprintf("%s %q: <%s>", inSuppressionList, list, address)}
 	case s.rejectsSuppressed() && s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
@@ -237,6 +237,15 @@ func (s *session) rejectsSuppressed() bool {
 var errTooManyRcpts = &RefusalError{452, [3]int{4, 5, 3}, "too many recipients"}
 
 var errSuppressed = &RefusalError{550, [3]int{5, 7, 1}, "recipient is suppressed"}
+
+// inSuppressionList begins the text about a recipient of a suppression list; it is PowerMTA's.
+const inSuppressionList = "recipient is in suppression list"
+
+// OfSuppression reports whether the recipient was refused because nobody may write to him, and not
+// because of how the feeder behaves.
+func (r *RefusalError) OfSuppression() bool {
+	return r == errSuppressed || strings.HasPrefix(r.Text, inSuppressionList)
+}
 
 // tenantAtRcpt returns the tenant before the header is known: "", where a field may name another
 // than the source.
