@@ -153,6 +153,12 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 		}
 		envelope.Attrs[deliver.AttrDKIMOptions] = m.DKIMOptions
 	}
+	if m.VERP && m.From != "" {
+		envelope.Attrs[deliver.AttrVERP] = "yes"
+	}
+	if m.DateAtDelivery {
+		envelope.Attrs[deliver.AttrDate] = "yes"
+	}
 	if m.Priority != queue.DefaultPriority {
 		envelope.Attrs[attrPriority] = strconv.Itoa(int(m.Priority))
 	}

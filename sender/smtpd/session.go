@@ -88,6 +88,10 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	m := &Message{
 		ID: event.NewID(), Arrived: time.Now(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
 		Listener: s.listener, ClientIP: s.wire.client, ClientName: s.hello, Tenant: s.tenant(),
+		VERP: s.wire.verp || s.source.VERPDefault,
+	}
+	if m.Ret == "" {
+		m.Ret = ret[s.source.DSNReturnDefault]
 	}
 	if s.wire.user != nil {
 		m.SMTPUser = s.wire.user.Name
@@ -115,6 +119,9 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	s.message, s.announced, s.overRcpt = m, options.Size, false
 	return nil
 }
+
+// ret is how RET says what DSNs return, RFC 3461 section 4.3.
+var ret = map[config.DSNReturn]string{config.ReturnHeaders: "HDRS", config.ReturnFull: "FULL"}
 
 // room returns why no message can be taken now, or nil.
 func (s *session) room(octets int64) *RefusalError {
