@@ -28,12 +28,14 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the expectations in testdata")
 
-// memory is a folder /etc/carom in memory.
+// memory is files in memory by their names; those that are not absolute are in the root.
 type memory map[string]string
 
 func (m memory) ReadFile(name string) ([]byte, error) {
-	if text, ok := m[name]; ok {
-		return []byte(text), nil
+	for _, key := range []string{name, strings.TrimPrefix(name, "/")} {
+		if text, ok := m[key]; ok {
+			return []byte(text), nil
+		}
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }
@@ -50,6 +52,15 @@ func (m memory) Glob(pattern string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// Resolve knows no links; what is called /etc/carom/link leads to the root.
+func (m memory) Resolve(name string) (string, error) {
+	name = path.Join("/", name)
+	if rest, ok := strings.CutPrefix(name, "/etc/carom/link"); ok {
+		return path.Clean("/" + rest), nil
+	}
+	return name, nil
 }
 
 // testKeys returns private keys as PEM by file name.
