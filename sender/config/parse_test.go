@@ -115,6 +115,14 @@ func TestSuggestionsAreBounded(t *testing.T) {
 	}
 }
 
+func TestMistakesAreBounded(t *testing.T) {
+	_, _, err := parse("config", []byte(strings.Repeat("x\n", maxMistakes+2)), memory{})
+	all := Errors(err)
+	if len(all) != maxMistakes+1 || all[maxMistakes].Error() != "config:10001:1: and 2 mistakes more: is it a configuration?" {
+		t.Errorf("%d mistakes, the last %v", len(all), all[len(all)-1])
+	}
+}
+
 func TestHash(t *testing.T) {
 	hash := func(name string, m memory) uint64 {
 		c, _, err := parse(name, []byte(m[name]), m)
