@@ -24,6 +24,7 @@ func TestGoldenFilesCoverEveryDirective(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := maps.Clone(testKeys())
+		maps.Copy(m, testPairs())
 		for _, f := range archive.Files {
 			m["/etc/carom/"+f.Name] = string(f.Data)
 		}

@@ -96,7 +96,7 @@ var testKeys = sync.OnceValue(func() memory {
 })
 
 // TestGolden parses the file "config" of each archive in testdata and compares what its other
-// files name: "errors", "warnings", "global", "settings DOMAIN/VMTA", "source IP [NAME…]". What
+// files name: "errors", "warnings", "global", "tree", "settings DOMAIN/VMTA", "source IP [NAME…]". What
 // has another name can be included. "go test -update" rewrites the expectations.
 func TestGolden(t *testing.T) {
 	archives, err := filepath.Glob("testdata/*.txtar")
@@ -110,6 +110,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			m := maps.Clone(testKeys())
+			maps.Copy(m, testPairs())
 			for _, f := range archive.Files {
 				m["/etc/carom/"+f.Name] = string(f.Data)
 			}
@@ -154,7 +155,7 @@ func expectation(t *testing.T, name string, c *Config, warnings []Warning, err e
 			fmt.Fprintln(&b, w)
 		}
 		return b.String(), true
-	case "global", "settings", "source":
+	case "global", "tree", "settings", "source":
 	default:
 		return "", false
 	}
@@ -162,6 +163,8 @@ func expectation(t *testing.T, name string, c *Config, warnings []Warning, err e
 		t.Fatalf("unexpected mistakes:\n%v", err)
 	}
 	switch kind {
+	case "tree":
+		return tree(c), true
 	case "settings":
 		domain, vmta, _ := strings.Cut(argument, "/")
 		var b strings.Builder

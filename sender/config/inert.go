@@ -29,6 +29,8 @@ func (b *builder) inertDirective(scopeName string, n *node) {
 	hint := ""
 	_, isSection := sectionRules[n.Name]
 	switch {
+	case strings.Trim(n.Name, "{}") == "":
+		hint = "; " + noBraces
 	case patternScopes[scopeName] && strings.ContainsAny(n.Name+" "+n.Value, `/\`):
 		hint = "; is it the rest of a pattern on the line above that was broken in two?"
 	case isSection:
