@@ -15,15 +15,19 @@ const about = `carom schema creates and describes carom's tables in ClickHouse.
   carom schema apply  --url URL   create what is missing; applying twice changes nothing
   carom schema status --url URL   list the migrations and when they were applied
   carom schema print              write the SQL, without connecting to anything
+  carom schema rebuild --url URL --from TIME   compute the roll-ups of a span anew (see its --help)
 
 Example:
   carom schema apply --url http://127.0.0.1:8123/carom`
 
-// Command runs carom schema apply, status or print. version is that of the binary.
+// Command runs carom schema apply, status, print or rebuild. version is that of the binary.
 func Command(ctx context.Context, args []string, stdio service.IO, version string) error {
 	verb := ""
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
 		verb, args = args[0], args[1:]
+	}
+	if verb == "rebuild" {
+		return rebuildCommand(ctx, args, stdio)
 	}
 	flags := service.NewFlags("schema "+verb, about, stdio)
 	rawURL, options := Flags(flags)
@@ -58,7 +62,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 		}
 		return Print(stdio.Out)
 	default:
-		return service.Configf("%s: want apply, status or print (see carom schema --help)", strings.TrimSpace("carom schema "+verb))
+		return service.Configf("%s: want apply, status, print or rebuild (see carom schema --help)", strings.TrimSpace("carom schema "+verb))
 	}
 }
 
