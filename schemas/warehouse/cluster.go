@@ -39,6 +39,9 @@ var shardingKeys = map[string]string{
 	"queue_gauges": "cityHash64(node)",
 }
 
+// NodeTables returns the tables that nodes fill, sorted.
+func NodeTables() []string { return slices.Sorted(maps.Keys(shardingKeys)) }
+
 var clusterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
 func (l Layout) validate() error {

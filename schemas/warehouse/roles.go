@@ -28,9 +28,9 @@ type role struct {
 var roles = []role{
 	{
 		name: ingestRole, about: "the agents of the nodes, and imports",
-		inserts: []string{"annotations", "events", "gauges", "nodes"},
+		inserts: []string{"annotations", "events", "gauges", "nodes", "queue_gauges"},
 		selects: []string{
-			"annotations", "events", "gauges", // what of the last batch is stored
+			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
 			"leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
 	},

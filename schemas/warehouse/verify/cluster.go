@@ -129,7 +129,7 @@ func (t *trial) everywhere(ctx context.Context) (string, error) {
 // bound it by its own settings.
 func (t *trial) windows(ctx context.Context) (string, error) {
 	var seen []string
-	for _, table := range []string{warehouse.Events.Name, warehouse.Gauges.Name, warehouse.Annotations.Name} {
+	for _, table := range warehouse.NodeTables() {
 		w, err := warehouse.DedupWindow(ctx, t.conn, table)
 		if err != nil {
 			return "", err
