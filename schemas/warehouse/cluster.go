@@ -24,6 +24,10 @@ import (
 // all see one table. See deploy/docs/clickhouse-server.md.
 type Layout struct {
 	Cluster string // its name in remote_servers of the servers
+
+	// RolePrefix begins the names of roles, users, profiles and row policies. It is "carom_" if
+	// empty; a trial of a server gives its own.
+	RolePrefix string
 }
 
 // shardingKeys tells for the tables that nodes write which shard a row belongs to. It is never
@@ -34,6 +38,9 @@ var shardingKeys = map[string]string{
 	"annotations":  "cityHash64(node)",
 	"queue_gauges": "cityHash64(node)",
 }
+
+// NodeTables returns the tables that nodes fill, sorted.
+func NodeTables() []string { return slices.Sorted(maps.Keys(shardingKeys)) }
 
 var clusterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
