@@ -76,6 +76,7 @@ type node struct {
 
 	accepted atomic.Int64 // recipients since the start
 	full     fullDisk
+	budget   budget // of the event log
 	closers  []func() error
 }
 
@@ -321,6 +322,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
+	group.Go(func() error { return n.watchBudget(ctx) })
 	if n.config.Load().Admin != nil {
 		group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	}

@@ -84,7 +84,7 @@ type EventLog struct {
 	Pos         Pos
 	Dir         string
 	SegmentSize Size // of one file
-	MaxSize     Size // of all files; 0 means no limit but the disk
+	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means no limit but the disk
 	Privacy     Privacy
 }
 
@@ -92,7 +92,7 @@ func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20} }
 
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
-	planned(one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
+	one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize }),
 	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
 ).withDefaults(defaultEventLog)
 
