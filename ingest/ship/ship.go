@@ -13,7 +13,7 @@
 // to find the record; each split is durable before its parts are sent. Every other error is
 // waited out, for as long as it takes.
 //
-// Files in the folder of the event log, for each STREAM (event, gauge, annotation):
+// Files in the folder of the event log, for each STREAM (event, gauge, queue_gauge, annotation):
 //
 //	STREAM/                  the log itself, written by the sender (schemas/seglog)
 //	STREAM.cursor            the last record that is stored (schemas/cursor)
@@ -116,7 +116,7 @@ func (o Options) withDefaults() Options {
 type Status struct {
 	Incarnation event.ID // of the log of events; zero until there is one
 	// The last stored record of each stream.
-	EventSeq, GaugeSeq, AnnotationSeq uint64
+	EventSeq, GaugeSeq, AnnotationSeq, QueueGaugeSeq uint64
 	// Quarantined counts the files in quarantine, those of earlier runs included.
 	Quarantined uint64
 }
@@ -127,7 +127,7 @@ type Shipper struct {
 	lock io.Closer
 
 	incarnation atomic.Pointer[event.ID]
-	seqs        [3]atomic.Uint64 // in the order of Status
+	seqs        [4]atomic.Uint64 // in the order of Status
 	quarantined atomic.Uint64
 }
 
@@ -176,7 +176,7 @@ func (s *Shipper) Close() error { return s.lock.Close() }
 // Status returns how far the shipper is. It is safe for concurrent use.
 func (s *Shipper) Status() Status {
 	st := Status{
-		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(),
+		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(), QueueGaugeSeq: s.seqs[3].Load(),
 		Quarantined: s.quarantined.Load(),
 	}
 	if id := s.incarnation.Load(); id != nil {
@@ -191,8 +191,9 @@ func (s *Shipper) Run(ctx context.Context) error {
 	events := stream[event.Event]{shipper: s, name: event.StreamEvent, table: warehouse.Events, seq: &s.seqs[0]}
 	gauges := stream[event.Gauge]{shipper: s, name: event.StreamGauge, table: warehouse.Gauges, seq: &s.seqs[1]}
 	annotations := stream[event.Annotation]{shipper: s, name: event.StreamAnnotation, table: warehouse.Annotations, seq: &s.seqs[2]}
+	queueGauges := stream[event.QueueGauge]{shipper: s, name: event.StreamQueueGauge, table: warehouse.QueueGauges, seq: &s.seqs[3]}
 	g, gctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run} {
+	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run, queueGauges.run} {
 		g.Go(func() error { return run(gctx) })
 	}
 	err := g.Wait()

@@ -30,6 +30,7 @@ type Table[T any] struct {
 var (
 	Events      = Table[event.Event]{"events", event.Columns, true}
 	Gauges      = Table[event.Gauge]{"gauges", event.GaugeColumns, false}
+	QueueGauges = Table[event.QueueGauge]{"queue_gauges", event.QueueGaugeColumns, false}
 	Annotations = Table[event.Annotation]{"annotations", event.AnnotationColumns, false}
 )
 
@@ -57,6 +58,7 @@ func insertSettings(token string) clickhouse.Settings {
 		"insert_deduplication_token":                         token,
 		"deduplicate_blocks_in_dependent_materialized_views": 1,
 		"async_insert":                                       0,
+		"insert_distributed_sync":                            1, // on a cluster: stored by the shard, not queued for it
 		"max_insert_threads":                                 1,
 		"parallel_view_processing":                           1,
 		"materialized_views_ignore_errors":                   0,

@@ -185,6 +185,7 @@ func TestColumnsAgreeWithSchema(t *testing.T) {
 	conn := migrated(t)
 	agree(t, conn, warehouse.Events)
 	agree(t, conn, warehouse.Gauges)
+	agree(t, conn, warehouse.QueueGauges)
 	agree(t, conn, warehouse.Annotations)
 }
 

@@ -128,5 +128,7 @@ func (n *node) unshipped() (int64, error) {
 
 // streams returns the logs of the event log by the names of their streams.
 func (n *node) streams() map[string]*seglog.Log {
-	return map[string]*seglog.Log{event.StreamEvent: n.events, event.StreamGauge: n.gauges, event.StreamAnnotation: n.notes}
+	return map[string]*seglog.Log{
+		event.StreamEvent: n.events, event.StreamGauge: n.gauges, event.StreamQueueGauge: n.queueGauges, event.StreamAnnotation: n.notes,
+	}
 }
