@@ -76,8 +76,10 @@ func (n *node) watchBudget(ctx context.Context) error {
 		}
 		if blind = err != nil; !blind {
 			if name, text := n.budget.set(waiting, most); name != "" {
-				n.logger.Warn(name, "waiting_bytes", waiting, "max_bytes", most, "text", text)
-				n.noteDelivery(name, text)
+				n.logger.Warn("event log and its max-size", "state", name, "waiting_bytes", waiting, "max_bytes", most, "text", text)
+				if err := n.annotate(context.WithoutCancel(ctx), name, text); err != nil {
+					n.logger.Error("annotation not written", "error", err)
+				}
 			}
 			if n.budget.scarce.Load() {
 				n.pruneAll()
