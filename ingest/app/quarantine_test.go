@@ -40,7 +40,7 @@ func TestQuarantineCommand(t *testing.T) {
 	note := event.EncodeAnnotation(nil, &event.Annotation{FormatVersion: 1, Time: time.Now(), Name: "note"})
 	for name, q := range map[string]ship.Quarantined{
 		"a": {Node: "n1", Incarnation: event.ID{1}, Stream: event.StreamAnnotation, Seq: 1, Reason: "once \x1b[2J refused", Record: note, Time: time.Now()},
-		"b": {Node: "n1", Incarnation: event.ID{1}, Stream: event.StreamAnnotation, Seq: 2, Reason: "no annotation", Record: []byte("?"), Time: time.Now()},
+		"b": {Node: "n1", Incarnation: event.ID{1}, Stream: event.StreamAnnotation, Seq: 2, Reason: "no annotation", Record: []byte{0}, Time: time.Now()},
 		"c": {Node: "n1", Incarnation: event.ID{1}, Stream: event.StreamEvent, Seq: 5, Last: 9, Reason: "damaged", Time: time.Now()},
 	} {
 		data, err := json.Marshal(q)
