@@ -46,6 +46,7 @@ var commands = []command{
 	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest quarantine", "list the records that ClickHouse refused, and try them again", agent.QuarantineCommand},
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
