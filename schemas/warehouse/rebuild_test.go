@@ -171,7 +171,7 @@ func TestRebuildWhileAgentsInsert(t *testing.T) {
 	if err := conn.Exec(t.Context(), "ALTER TABLE events DELETE WHERE seq <= 100 SETTINGS mutations_sync = 2"); err != nil {
 		t.Fatal(err)
 	}
-	if err := warehouse.Events.Repair(t.Context(), conn, "repair", events[:100]); err != nil {
+	if err := warehouse.Events.Repair(t.Context(), conn, "repair", blockOf(t, events[:100])); err != nil {
 		t.Fatal(err)
 	}
 	// The events of the history are of long ago.
