@@ -53,9 +53,10 @@ const (
 // So a batch is collected for insertShare times as long as the last one took to store.
 const (
 	insertShare = 5
-	// maxBatchAge is as long as carom up lets an event wait in any case: the control loop takes a
-	// bucket for complete by how late the last ones were, so batches must not grow at a whim.
-	maxBatchAge = time.Second
+	// maxLag is how long an event may take to be stored because of that: waiting, and the insert. The
+	// control loop allows for it when it takes a bucket for complete (analytics/windows,
+	// shortestSettle).
+	maxLag = 2 * time.Second
 )
 
 const (
@@ -74,8 +75,8 @@ type Options struct {
 	Log  *slog.Logger
 
 	// A batch is sent when it has so many records or bytes, or its first record has waited so
-	// long; longer, but never over 1 s, while inserts take more than a fifth of the time. Zero means
-	// the default.
+	// long; longer, while inserts take more than a fifth of the time and events are stored within
+	// 2 s. Zero means the default.
 	BatchRows  int
 	BatchBytes int
 	BatchAge   time.Duration
@@ -187,30 +188,10 @@ func (s *Shipper) Status() Status {
 // Run ships every stream until ctx ends and then returns nil. It returns an error only for what
 // waiting does not cure: the disk, a damaged cursor, a log that was put back to an older state.
 func (s *Shipper) Run(ctx context.Context) error {
-	events := stream[event.Event]{
-		shipper: s, name: event.StreamEvent, table: warehouse.Events, decode: event.Decode, seq: &s.seqs[0],
-		place: func(e *event.Event, node string, id event.ID, seq uint64) {
-			e.Node, e.Incarnation, e.Seq = node, id, seq
-		},
-	}
-	gauges := stream[event.Gauge]{
-		shipper: s, name: event.StreamGauge, table: warehouse.Gauges, decode: event.DecodeGauge, seq: &s.seqs[1],
-		place: func(g *event.Gauge, node string, id event.ID, seq uint64) {
-			g.Node, g.Incarnation, g.Seq = node, id, seq
-		},
-	}
-	annotations := stream[event.Annotation]{
-		shipper: s, name: event.StreamAnnotation, table: warehouse.Annotations, decode: event.DecodeAnnotation, seq: &s.seqs[2],
-		place: func(a *event.Annotation, node string, id event.ID, seq uint64) {
-			a.Node, a.Incarnation, a.Seq = node, id, seq
-		},
-	}
-	queueGauges := stream[event.QueueGauge]{
-		shipper: s, name: event.StreamQueueGauge, table: warehouse.QueueGauges, decode: event.DecodeQueueGauge, seq: &s.seqs[3],
-		place: func(g *event.QueueGauge, node string, id event.ID, seq uint64) {
-			g.Node, g.Incarnation, g.Seq = node, id, seq
-		},
-	}
+	events := stream[event.Event]{shipper: s, name: event.StreamEvent, table: warehouse.Events, seq: &s.seqs[0]}
+	gauges := stream[event.Gauge]{shipper: s, name: event.StreamGauge, table: warehouse.Gauges, seq: &s.seqs[1]}
+	annotations := stream[event.Annotation]{shipper: s, name: event.StreamAnnotation, table: warehouse.Annotations, seq: &s.seqs[2]}
+	queueGauges := stream[event.QueueGauge]{shipper: s, name: event.StreamQueueGauge, table: warehouse.QueueGauges, seq: &s.seqs[3]}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run, queueGauges.run} {
 		g.Go(func() error { return run(gctx) })

@@ -95,9 +95,6 @@ func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(
 // start is Run.
 func (n *node) start(ctx context.Context, ready func(addresses []string)) (err error) {
 	c := n.started
-	if len(c.Spools) == 0 || c.EventLog == nil {
-		return service.Configf("a sender needs a <spool DIR> and an <event-log DIR> section")
-	}
 	listeners, addresses, err := n.listen(ctx) // while the node may be root; nobody is greeted yet
 	if err != nil {
 		return err
@@ -166,10 +163,8 @@ func (n *node) open(ctx context.Context) error {
 	if err := n.openCold(dir); err != nil {
 		return err
 	}
-	if c.Feed != nil {
-		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
-		n.watcher.Poll()
-	}
+	n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
+	n.watcher.Poll()
 	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
 		return err
 	}
@@ -313,18 +308,14 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.queues.Run(ctx) })
 	group.Go(func() error { return n.operator.Run(ctx) })
 	group.Go(func() error { return n.server.Run(ctx, listeners) })
-	if n.watcher != nil {
-		group.Go(func() error { return n.watcher.Run(ctx) })
-	}
+	group.Go(func() error { return n.watcher.Run(ctx) })
 	for _, f := range n.followers {
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
-	if n.config.Load().Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
-	}
+	group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
 	return group.Wait()
@@ -398,7 +389,7 @@ func referenceKeys(c *config.Config, dir string) (*correlate.Keys, error) {
 // suppressionKey returns the key of the suppression hash: the feed's, which all nodes share, else
 // one of the node's own.
 func suppressionKey(c *config.Config, dir string) ([]byte, error) {
-	if c.Feed != nil && c.Feed.SuppressionKey.Reveal() != "" {
+	if c.Feed.SuppressionKey.Reveal() != "" {
 		return []byte(c.Feed.SuppressionKey.Reveal()), nil
 	}
 	return ownSecret(filepath.Join(dir, "suppression.key"))
