@@ -41,7 +41,7 @@ type command struct {
 var commands = []command{
 	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
-	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"sender", "take mail over SMTP and deliver it", withVersion(sender.Command)},
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
