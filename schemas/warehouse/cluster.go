@@ -77,7 +77,7 @@ var (
 	createTable = regexp.MustCompile(`^CREATE TABLE IF NOT EXISTS (\w+)`)
 	createView  = regexp.MustCompile(`^CREATE VIEW IF NOT EXISTS (\w+)`)
 	createFill  = regexp.MustCompile(`^CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO (\w+)`)
-	source      = regexp.MustCompile(`\b(FROM|JOIN)(\s+)(\w+)\b`)
+	readsFrom   = regexp.MustCompile(`\b(FROM|JOIN)(\s+)(\w+)\b`)
 	mergeTree   = regexp.MustCompile(`(?m)^ENGINE = (\w*MergeTree)(?:\((.*)\))?$`)
 	dedupRule   = regexp.MustCompile(`non_replicated_deduplication_window = (\d+)`)
 	ordering    = regexp.MustCompile(`(?m)^ORDER BY \(?(\w+)`)
@@ -99,7 +99,7 @@ func shardedTables() (map[string]bool, error) {
 				tables[t[1]] = true
 			}
 			if v := createFill.FindStringSubmatch(s); v != nil {
-				from := source.FindStringSubmatch(s)
+				from := readsFrom.FindStringSubmatch(s)
 				if from == nil {
 					return nil, fmt.Errorf("migration %d %s: %s follows no table", m.version, m.name, v[1])
 				}
@@ -148,8 +148,8 @@ func (l Layout) statement(s, database string, sharded map[string]bool) ([]string
 	}
 	if m := createFill.FindStringSubmatch(s); m != nil {
 		head := fmt.Sprintf("CREATE MATERIALIZED VIEW IF NOT EXISTS %s%s TO %s", m[1], l.onCluster(), localName(m[2], sharded))
-		rest := source.ReplaceAllStringFunc(s[len(m[0]):], func(from string) string {
-			p := source.FindStringSubmatch(from)
+		rest := readsFrom.ReplaceAllStringFunc(s[len(m[0]):], func(from string) string {
+			p := readsFrom.FindStringSubmatch(from)
 			return p[1] + p[2] + localName(p[3], sharded)
 		})
 		return []string{head + rest}, nil
