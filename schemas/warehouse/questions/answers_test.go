@@ -586,9 +586,15 @@ var answers = map[string]func(w *world) [][]any{
 		})
 		return by(rows(all, func(k pair, n int) []any { return []any{k[0], k[1], n, first[k], last[k]} }), -3, 1, 2)
 	},
-	"top-deferral-replies": func(w *world) [][]any {
-		return by(rows(count(w, week.From, week.To, func(e *event.Event) (pair, bool) { return pair{e.Provider, e.ReplyTemplate}, e.Kind == event.Deferred }),
-			func(k pair, c *tally) []any { return []any{k[0], k[1], c.deferred, c.deferredRecipients} }), -3, 1, 2)
+	"temporary-answers": func(w *world) [][]any {
+		type key struct{ provider, template, category string }
+		all := map[key]int{}
+		w.each(week.From, week.To, func(e *event.Event) {
+			if e.Code/100 == 4 {
+				all[key{e.Provider, e.ReplyTemplate, string(e.Category)}]++
+			}
+		})
+		return by(rows(all, func(k key, n int) []any { return []any{k.provider, k.template, k.category, n} }), -4, 1, 2, 3)
 	},
 	"top-domains": func(w *world) [][]any {
 		return by(rows(count(w, week.From, week.To, func(e *event.Event) (string, bool) { return e.RecipientDomain, true }), func(d string, c *tally) []any {

@@ -2,14 +2,18 @@
 SELECT provider, last_reply, count() AS recipients
 FROM
 (
-    SELECT
-        argMax(provider, time) AS provider,
-        if(countIf(kind = 'deferred') = 0, 'never answered', argMaxIf(reply_template, time, kind = 'deferred')) AS last_reply
+    SELECT provider, reply_template AS last_reply
     FROM events
-    WHERE kind IN ('deferred', 'expired')
-        AND time >= {from:DateTime('UTC')} - INTERVAL 7 DAY AND time < {to:DateTime('UTC')}
-        AND (message_id, recipient_index) GLOBAL IN (SELECT message_id, recipient_index FROM events WHERE kind = 'expired' AND time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')})
-    GROUP BY message_id, recipient_index
+    WHERE kind = 'deferred' AND provider != '' AND time >= {from:DateTime('UTC')} - INTERVAL 1 DAY AND time < {to:DateTime('UTC')}
+        -- Expired mail has the number of its last attempt. A hash is quicker to look for than three columns.
+        AND cityHash64(message_id, recipient_index, attempt) GLOBAL IN (
+            SELECT cityHash64(message_id, recipient_index, attempt)
+            FROM events
+            WHERE kind = 'expired' AND attempt > 0 AND time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')})
+    UNION ALL
+    SELECT provider, 'never answered' AS last_reply
+    FROM events
+    WHERE kind = 'expired' AND attempt = 0 AND time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')}
 )
 GROUP BY provider, last_reply
 ORDER BY recipients DESC, provider, last_reply

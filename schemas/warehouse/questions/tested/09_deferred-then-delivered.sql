@@ -7,7 +7,7 @@ FROM
 (
     SELECT multiIf(seconds < 60, 0, seconds < 300, 1, seconds < 900, 2, seconds < 3600, 3, seconds < 14400, 4, seconds < 86400, 5, 6) AS bucket
     FROM deliveries
-    WHERE time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')} AND attempt > 1
+    WHERE time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')} AND provider != '' AND attempt > 1
 )
 GROUP BY bucket
 ORDER BY bucket

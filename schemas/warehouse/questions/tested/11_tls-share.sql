@@ -5,6 +5,6 @@ SELECT
     round(countIf(tls != '') / count(), 4) AS tls_share,
     round(countIf(tls = 'TLS 1.3') / count(), 4) AS tls13_share
 FROM deliveries
-WHERE time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')}
+WHERE time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')} AND provider != ''
 GROUP BY provider
 ORDER BY delivered DESC, provider

@@ -12,7 +12,7 @@ FROM
 (
     SELECT limit_reason, count() AS attempts, avg(queued_us) / 1e6 AS seconds
     FROM events
-    WHERE time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')} AND limiting_scope IN ('loop', 'glide', 'guard') AND kind IN ('delivered', 'deferred', 'bounced')
+    WHERE time >= {from:DateTime('UTC')} AND time < {to:DateTime('UTC')} AND provider != '' AND limiting_scope IN ('loop', 'glide', 'guard') AND kind IN ('delivered', 'deferred', 'bounced')
     GROUP BY limit_reason
 ) AS h
 GLOBAL INNER JOIN (SELECT id, ts, provider, source, rule_id, rate_old, rate_new FROM limit_log) AS l ON l.id = h.limit_reason
