@@ -342,7 +342,7 @@ AS SELECT
     if({{mature "day" 8}}, delivered, 0) AS delivered_7d,
     0 AS complaints, 0 AS complaints_24h, 0 AS complaints_72h, 0 AS complaints_7d, 0 AS bounces, 0 AS bounces_72h, 0 AS hard_bounces_72h
 FROM traffic_day
-WHERE dimension = 'ok'
+WHERE delivered > 0
 UNION ALL
 SELECT
     toDate(delivered_at) AS day, provider, source, tenant, 0 AS delivered, 0 AS delivered_24h, 0 AS delivered_72h, 0 AS delivered_7d,

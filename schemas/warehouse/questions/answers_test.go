@@ -631,15 +631,35 @@ var answers = map[string]func(w *world) [][]any{
 		return list
 	},
 	"backlog": func(w *world) [][]any {
-		latest := map[pair]event.Gauge{}
-		for _, g := range w.gauges {
-			if k := (pair{g.Provider, g.Source}); g.Time.After(latest[k].Time) {
-				latest[k] = g
-			}
+		type sums struct {
+			due, later, stopped, oldest, most int
+			limit                             string
 		}
-		return by(rows(latest, func(k pair, g event.Gauge) []any {
-			return []any{k[0], k[1], int(g.Backlog), int(g.OpenConnections), approx{float64(g.ThrottleBound), 0.001}} //nolint:gosec // small
-		}), -3, 1)
+		all := map[pair]*sums{}
+		for _, g := range w.gauges {
+			if !g.Time.Equal(end.Add(-10 * time.Second)) { // the last reading
+				continue
+			}
+			k := pair{g.Queue, g.Provider}
+			if all[k] == nil {
+				all[k] = &sums{}
+			}
+			s, ready := all[k], int(g.Ready) //nolint:gosec // small, like those below
+			if ready > s.most {
+				s.most, s.limit = ready, g.Limit
+			}
+			s.due += ready
+			s.later += int(g.Waiting)                  //nolint:gosec // small
+			s.stopped += int(g.Held + g.Paused)        //nolint:gosec // small
+			s.oldest = max(s.oldest, int(g.OldestAge)) //nolint:gosec // small
+		}
+		list := by(rows(all, func(k pair, s *sums) []any {
+			return []any{k[0], k[1], s.due, s.later, s.stopped, s.oldest, s.limit, "loop", s.due + s.later + s.stopped}
+		}), -9, 1, 2)
+		for i := range list {
+			list[i] = list[i][:8]
+		}
+		return list
 	},
 	"tenants-by-week": func(w *world) [][]any {
 		type key struct {

@@ -51,7 +51,7 @@ type world struct {
 	events  []event.Event
 	reports []report
 	changes []change
-	gauges  []event.Gauge
+	gauges  []event.QueueGauge
 
 	firstAttempt map[recipient]*event.Event // of each recipient that was attempted
 }
@@ -313,10 +313,14 @@ func (b *builder) limits() {
 	}
 	for i, at := range []time.Time{end.Add(-50 * time.Second), end.Add(-10 * time.Second), end.Add(-time.Hour)} {
 		for j, p := range peers {
-			b.gauges = append(b.gauges, event.Gauge{
-				Node: "mail1.test", Incarnation: event.ID{0: 1}, Seq: uint64(len(b.gauges)) + 1, FormatVersion: 1, Time: at, //nolint:gosec // small
-				Provider: p.name, Source: p.source, Backlog: uint64(100*i + 10*j), OpenConnections: uint32(j), ThrottleBound: 0.25 * float32(j), //nolint:gosec // small
-			})
+			for _, tenant := range []string{"shop", "news"} {
+				b.gauges = append(b.gauges, event.QueueGauge{
+					Node: "mail1.test", Incarnation: event.ID{0: 1}, Seq: uint64(len(b.gauges)) + 1, FormatVersion: 1, Time: at, //nolint:gosec // small
+					Queue: p.domains[0] + "/v1", VMTA: "v1", Provider: p.name, Source: p.source, Tenant: tenant, Queues: 1,
+					Ready: uint64(100*i + 10*j + len(b.gauges)), Waiting: uint64(j), Paused: uint64(5 * i), OldestAge: uint64(60 * len(b.gauges)), //nolint:gosec // small
+					LimitScope: "key", Limit: fmt.Sprintf("rate %d", len(b.gauges)), LimitBy: "loop",
+				})
+			}
 		}
 	}
 }
@@ -344,7 +348,7 @@ func (w *world) store(t *testing.T) driver.Conn {
 	if err := warehouse.Events.Insert(t.Context(), conn, "all", w.events); err != nil {
 		t.Fatal(err)
 	}
-	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", w.gauges); err != nil {
+	if err := warehouse.QueueGauges.Insert(t.Context(), conn, "gauges", w.gauges); err != nil {
 		t.Fatal(err)
 	}
 	batch, err := conn.PrepareBatch(t.Context(), `INSERT INTO attributions (node, incarnation, seq, time, kind, class, proven, match_method,
