@@ -24,6 +24,7 @@ import (
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
+	"carom/schemas/warehouse/verify"
 	"carom/sender/admin/console"
 	sender "carom/sender/app"
 	"carom/sender/config"
@@ -52,7 +53,8 @@ var commands = []command{
 	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
-	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
+	{"schema verify", "try a ClickHouse server of yours in a scratch database", withVersion(verify.Command)},
+	{"schema", "apply, compare or print the warehouse's tables, their retention and roles", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
 	{"check directives", "list every directive, and what carom does with it", config.DirectivesCommand},
 	{"show settings", "show what counts for a queue, and where it was written", config.SettingsCommand},
@@ -158,7 +160,7 @@ func suppressionKey(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c.Feed == nil || c.Feed.SuppressionKey.Reveal() == "" {
+	if c.Feed.SuppressionKey.Reveal() == "" {
 		return "", service.Configf("%s has no suppression-key-file in <feed DIR>: the node uses a key that it made itself", file)
 	}
 	return c.Feed.SuppressionKey.Reveal(), nil
@@ -170,9 +172,6 @@ func agentOptions(file string) (agent.Options, error) {
 	c, _, err := config.Load(file)
 	if err != nil {
 		return agent.Options{}, err
-	}
-	if c.EventLog == nil || c.Feed == nil || c.EventStream == nil {
-		return agent.Options{}, service.Configf("%s: the agent needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", file)
 	}
 	url := *c.EventStream.URL
 	if strings.Trim(url.Path, "/") == "" {
