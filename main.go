@@ -16,6 +16,7 @@ import (
 	"carom/deploy/bench"
 	"carom/deploy/demo"
 	"carom/deploy/load"
+	"carom/deploy/load/events"
 	"carom/deploy/receivers"
 	"carom/deploy/up"
 	agent "carom/ingest/app"
@@ -61,6 +62,7 @@ var commands = []command{
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
+	{"load events", "make an event history inside ClickHouse", events.Command},
 	{"bench", "measure the node against Postfix and go-smtp", bench.Command},
 }
 
