@@ -20,6 +20,7 @@ import (
 	"carom/deploy/up"
 	agent "carom/ingest/app"
 	"carom/ingest/classify"
+	"carom/ingest/importer"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
@@ -47,6 +48,7 @@ var commands = []command{
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
+	{"import pmta", "bring PowerMTA's accounting files into ClickHouse", importPMTA},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
@@ -144,6 +146,10 @@ func withVersion(f func(context.Context, []string, service.IO, string) error) fu
 
 func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 	return agent.Command(ctx, args, stdio, version, agentOptions)
+}
+
+func importPMTA(ctx context.Context, args []string, stdio service.IO) error {
+	return importer.Command(ctx, args, stdio, version, suppressionKey)
 }
 
 func suppress(ctx context.Context, args []string, stdio service.IO) error {

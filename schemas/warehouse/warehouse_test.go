@@ -203,7 +203,7 @@ WHERE database = currentDatabase() AND comment = ''
 	for _, table := range []string{
 		"events", "gauges", "annotations", "k10s", "k1m", "leases", "limit_state", "limit_log", "overrides",
 		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
-		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "schema_migrations", "completeness",
+		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "imports", "schema_migrations", "completeness",
 		"reports", "attributions", "attributed", "report_cohorts",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {
