@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	analytics "carom/analytics/app"
+	"carom/analytics/trace"
 	"carom/deploy/bench"
 	"carom/deploy/demo"
 	"carom/deploy/load"
@@ -51,6 +52,7 @@ var commands = []command{
 	{"import pmta", "bring PowerMTA's accounting files into ClickHouse", importPMTA},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"suppress", "show and change whom the nodes must not mail", suppress},
+	{"trace", "tell the life of a message, or of what a recipient was sent", traceMail},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
@@ -150,6 +152,10 @@ func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 
 func importPMTA(ctx context.Context, args []string, stdio service.IO) error {
 	return importer.Command(ctx, args, stdio, version, suppressionKey)
+}
+
+func traceMail(ctx context.Context, args []string, stdio service.IO) error {
+	return trace.Command(ctx, args, stdio, suppressionKey)
 }
 
 func suppress(ctx context.Context, args []string, stdio service.IO) error {

@@ -137,12 +137,9 @@ func hasher(keyFile, config string, secretFrom func(string) (string, error)) (fu
 			return nil, err
 		}
 	case keyFile != "":
-		data, err := os.ReadFile(keyFile) //nolint:gosec // the operator names it
-		if err != nil {
-			return nil, service.Configf("carom import pmta: key: %w", err)
-		}
-		if secret = strings.TrimSpace(string(data)); secret == "" {
-			return nil, service.Configf("carom import pmta: %s is empty", keyFile)
+		var err error
+		if secret, err = suppression.ReadSecret(keyFile); err != nil {
+			return nil, service.Configf("carom import pmta: %w", err)
 		}
 	default:
 		return nil, nil
