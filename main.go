@@ -168,7 +168,7 @@ func suppressionKey(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c.Feed == nil || c.Feed.SuppressionKey.Reveal() == "" {
+	if c.Feed.SuppressionKey.Reveal() == "" {
 		return "", service.Configf("%s has no suppression-key-file in <feed DIR>: the node uses a key that it made itself", file)
 	}
 	return c.Feed.SuppressionKey.Reveal(), nil
@@ -180,9 +180,6 @@ func agentOptions(file string) (agent.Options, error) {
 	c, _, err := config.Load(file)
 	if err != nil {
 		return agent.Options{}, err
-	}
-	if c.EventLog == nil || c.Feed == nil || c.EventStream == nil {
-		return agent.Options{}, service.Configf("%s: the agent needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", file)
 	}
 	url := *c.EventStream.URL
 	if strings.Trim(url.Path, "/") == "" {

@@ -43,7 +43,7 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	n.conn = dial(t, n.url)
-	for _, stream := range []string{event.StreamEvent, event.StreamGauge, event.StreamAnnotation} {
+	for _, stream := range []string{event.StreamEvent, event.StreamGauge, event.StreamQueueGauge, event.StreamAnnotation} {
 		n.openLog(stream)
 	}
 	return n
@@ -186,6 +186,7 @@ func TestShipsEveryStream(t *testing.T) {
 	n := newNode(t)
 	n.deliver(250)
 	n.append(event.StreamGauge, event.EncodeGauge(nil, &event.Gauge{Time: time.Now(), Provider: "google", Source: "192.0.2.1"}))
+	n.append(event.StreamQueueGauge, event.EncodeQueueGauge(nil, &event.QueueGauge{Time: time.Now(), Queue: "x.test/v1", Queues: 1, Ready: 7}))
 	n.append(event.StreamAnnotation, event.EncodeAnnotation(nil, &event.Annotation{Time: time.Now(), Name: "start"}))
 	st, err := n.live(t.Context(), Options{Once: true, BatchRows: 100})
 	if err != nil {
@@ -194,8 +195,9 @@ func TestShipsEveryStream(t *testing.T) {
 	n.wantExact()
 	n.wantCursor(event.StreamEvent, 250)
 	n.wantCursor(event.StreamGauge, 1)
+	n.wantCursor(event.StreamQueueGauge, 1)
 	n.wantCursor(event.StreamAnnotation, 1)
-	if st.EventSeq != 250 || st.GaugeSeq != 1 || st.AnnotationSeq != 1 || st.Quarantined != 0 ||
+	if st.EventSeq != 250 || st.GaugeSeq != 1 || st.AnnotationSeq != 1 || st.QueueGaugeSeq != 1 || st.Quarantined != 0 ||
 		strings.ReplaceAll(st.Incarnation.String(), "-", "") != n.logs[event.StreamEvent].Incarnation() {
 		t.Errorf("Status = %+v", st)
 	}

@@ -110,6 +110,8 @@ var functions = template.FuncMap{
 			return definitions(event.Columns), nil
 		case "gauges":
 			return definitions(event.GaugeColumns), nil
+		case "queue_gauges":
+			return definitions(event.QueueGaugeColumns), nil
 		case "annotations":
 			return definitions(event.AnnotationColumns), nil
 		default:

@@ -185,6 +185,7 @@ func TestColumnsAgreeWithSchema(t *testing.T) {
 	conn := migrated(t)
 	agree(t, conn, warehouse.Events)
 	agree(t, conn, warehouse.Gauges)
+	agree(t, conn, warehouse.QueueGauges)
 	agree(t, conn, warehouse.Annotations)
 }
 
@@ -484,7 +485,7 @@ func TestRepair(t *testing.T) {
 		t.Fatalf("%d rows after the repetition, want 40: the token must be known", n)
 	}
 	for range 2 {
-		if err := warehouse.Events.Repair(t.Context(), conn, "a/repair-1", all[40:]); err != nil {
+		if err := warehouse.Events.Repair(t.Context(), conn, "a/repair-1", blockOf(t, all[40:])); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -495,6 +496,17 @@ func TestRepair(t *testing.T) {
 	if diff := cmp.Diff(recompute(all, 10*time.Second, epoch), readRollup(t, conn, "k10s", "epoch")); diff != "" {
 		t.Errorf("k10s (-recomputed +ClickHouse):\n%.3000s", diff)
 	}
+}
+
+func blockOf(t *testing.T, events []event.Event) *event.Block[event.Event] {
+	t.Helper()
+	block := warehouse.Events.NewBlock()
+	for i := range events {
+		if err := block.Append(&events[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return block
 }
 
 func TestBadData(t *testing.T) {

@@ -50,6 +50,7 @@ type Status struct {
 	ConfigHash         string `json:"config_hash"`
 	EventSeq           uint64 `json:"event_seq"` // last record of each stream of the event log
 	GaugeSeq           uint64 `json:"gauge_seq"`
+	QueueGaugeSeq      uint64 `json:"queue_gauge_seq"`
 	AnnotationSeq      uint64 `json:"annotation_seq"`
 	AcceptedRecipients int64  `json:"accepted_recipients"` // since the start
 	QueuedRecipients   int    `json:"queued_recipients"`   // that wait

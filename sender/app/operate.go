@@ -36,11 +36,8 @@ func (n *node) newOperator() *operate.Operator {
 	})
 }
 
-// counted returns the recorder of deliveries. Where somebody can ask, it counts what passes.
+// counted returns the recorder of deliveries, which counts what passes for those who ask.
 func (n *node) counted() deliver.Recorder {
-	if n.config.Load().Admin == nil {
-		return n.recorder
-	}
 	n.traffic = operate.NewTraffic()
 	return countingRecorder{n.recorder, n.traffic}
 }
