@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"carom/analytics/annotate"
 	analytics "carom/analytics/app"
 	"carom/analytics/trace"
 	"carom/deploy/bench"
@@ -53,6 +54,7 @@ var commands = []command{
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"trace", "tell the life of a message, or of what a recipient was sent", traceMail},
+	{"annotate", "write a note beside the curves of the dashboards, or list them", annotate.Command},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},

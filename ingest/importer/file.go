@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"time"
@@ -90,7 +91,7 @@ func (f *file) advance(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan *block)
 	inOrder := make(chan *block, len(f.run.converters))
-	batches := make(chan batch)
+	batches := make(chan *batch)
 	g.Go(func() error {
 		defer close(work)
 		defer close(inOrder)
@@ -112,16 +113,19 @@ func (f *file) advance(ctx context.Context) error {
 	g.Go(func() error {
 		for b := range batches {
 			if f.run.store != nil {
-				if err := f.run.store.put(ctx, b.state, b.events, b.repeated); err != nil {
+				if err := f.run.store.put(ctx, b); err != nil {
 					return err
 				}
+				f.run.rows <- b.rows
 			}
-			f.run.recycle(b.events)
 			f.run.report.stored.Add(int64(len(b.events)))
+			f.run.recycle(b.events)
 		}
 		return nil
 	})
-	return g.Wait()
+	err := g.Wait()
+	f.run.refill() // after an error some are lost
+	return err
 }
 
 // read cuts the file into blocks and hands each to a converter, and in order to number.
@@ -159,21 +163,28 @@ func (f *file) limit() int {
 type batch struct {
 	state    state
 	events   []event.Event
-	repeated bool
+	rows     *event.Block[event.Event] // the same, as ClickHouse takes them
+	repeated bool                      // it may have been sent before
 }
 
-// number gives each event its place, in the order of the file, and drops what is stored already.
-func (f *file) number(ctx context.Context, inOrder <-chan *block, batches chan<- batch) error {
+// number gives each event its place, in the order of the file, and drops what is stored already. While
+// one batch is stored it fills the next.
+func (f *file) number(ctx context.Context, inOrder <-chan *block, batches chan<- *batch) error {
 	for b := range inOrder {
 		select {
 		case <-b.ready:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		next, ok := f.take(b)
-		if !ok {
+		next := f.take(b)
+		if next == nil {
 			f.run.recycle(b.events)
 			continue
+		}
+		if f.run.store != nil {
+			if err := f.fill(ctx, next); err != nil {
+				return err
+			}
 		}
 		select {
 		case batches <- next:
@@ -184,9 +195,25 @@ func (f *file) number(ctx context.Context, inOrder <-chan *block, batches chan<-
 	return nil
 }
 
-// take makes a batch of a block. ok is false for one without records, and for one that an earlier run
+// fill makes the rows of a batch.
+func (f *file) fill(ctx context.Context, b *batch) error {
+	select {
+	case b.rows = <-f.run.rows:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	b.rows.Reset()
+	for i := range b.events {
+		if err := b.rows.Append(&b.events[i]); err != nil {
+			return fmt.Errorf("%s: a record between %d and %d cannot be stored: %w", f.name, b.state.recordFrom, b.state.records, err)
+		}
+	}
+	return nil
+}
+
+// take makes a batch of a block. It returns nil for one without records, and for one that an earlier run
 // has stored.
-func (f *file) take(b *block) (next batch, ok bool) {
+func (f *file) take(b *block) *batch {
 	for i := range b.events {
 		f.run.known.Complete(&b.events[i])
 	}
@@ -196,7 +223,7 @@ func (f *file) take(b *block) (next batch, ok bool) {
 	if f.state.node == "" {
 		_, _ = io.WriteString(f.head, b.text) // a hash takes everything
 		if b.records == 0 {
-			return batch{}, false
+			return nil
 		}
 		if f.resume != nil {
 			f.state.node, f.state.incarnation = f.resume.node, f.resume.incarnation
@@ -215,12 +242,12 @@ func (f *file) take(b *block) (next batch, ok bool) {
 			f.state.recordFrom, f.state.seqFrom, f.state.seq, f.state.skipped = r.recordFrom, r.seqFrom, r.seq, r.skipped
 			f.skipped += uint64(len(b.bad))
 			f.run.report.known.Add(int64(len(b.events)))
-			return batch{}, false
+			return nil
 		}
 		seq, repeated = r.seqFrom-1, true
 	}
 	if b.records == from-1 { // a header line, blank lines
-		return batch{}, false
+		return nil
 	}
 	f.skipped += uint64(len(b.bad))
 	f.run.report.skip(b.bad)
@@ -232,7 +259,7 @@ func (f *file) take(b *block) (next batch, ok bool) {
 	f.run.report.count(b.events)
 	f.state.recordFrom, f.state.seqFrom, f.state.seq = from, seq-uint64(len(b.events))+1, seq
 	f.state.skipped, f.state.done, f.state.fileBytes = f.skipped, false, 0
-	return batch{f.state, b.events, repeated}, true
+	return &batch{state: f.state, events: b.events, repeated: repeated}
 }
 
 // finish notes that the file was read to its end.

@@ -31,6 +31,7 @@ import (
 	"carom/ingest/importer/pmta"
 	"carom/schemas/event"
 	"carom/schemas/service"
+	"carom/schemas/warehouse"
 )
 
 // Options say what to import and where.
@@ -63,7 +64,8 @@ type run struct {
 	states     []state
 	store      *store // nil: a dry run
 	report     *tally
-	pool       sync.Pool // of []event.Event
+	pool       sync.Pool                      // of []event.Event
+	rows       chan *event.Block[event.Event] // two: one is filled while the other is stored
 	size       int64
 }
 
@@ -86,6 +88,8 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 		return r, nil
 	}
 	r.store = &store{conn: o.Conn, version: o.Version, patience: o.Patience, log: o.Log}
+	r.rows = make(chan *event.Block[event.Event], 2)
+	r.refill()
 	var err error
 	r.states, err = readStates(ctx, o.Conn)
 	return r, err
@@ -97,6 +101,13 @@ func (r *run) memory(n int) []event.Event {
 		return (*events)[:0]
 	}
 	return make([]event.Event, 0, n)
+}
+
+// refill sees to it that r.rows is full.
+func (r *run) refill() {
+	for len(r.rows) < cap(r.rows) {
+		r.rows <- warehouse.Events.NewBlock()
+	}
 }
 
 func (r *run) recycle(events []event.Event) {

@@ -28,13 +28,14 @@ type store struct {
 	log      *slog.Logger
 }
 
-// put stores the events of s, the batch that s.seqFrom and s.seq bound. repeated says that it may have
-// been sent before; if not, its bounds are made durable first. The error is that of the last attempt.
-func (w *store) put(ctx context.Context, s state, events []event.Event, repeated bool) error {
+// put stores b. If it was not sent before, its bounds are made durable first. The error is that of the
+// last attempt.
+func (w *store) put(ctx context.Context, b *batch) error {
 	started := time.Now()
 	var warned bool
+	s := &b.state
 	for try := 0; ; try++ {
-		err := w.attempt(ctx, &s, events, &repeated)
+		err := w.attempt(ctx, b)
 		switch {
 		case err == nil:
 			return nil
@@ -57,11 +58,12 @@ func (w *store) put(ctx context.Context, s state, events []event.Event, repeated
 	}
 }
 
-// attempt tries once. It sets repeated when something was sent.
-func (w *store) attempt(ctx context.Context, s *state, events []event.Event, repeated *bool) error {
+// attempt tries once.
+func (w *store) attempt(ctx context.Context, b *batch) error {
 	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
-	if !*repeated {
+	s, events := &b.state, b.events
+	if !b.repeated {
 		if err := s.write(ctx, w.conn, w.version); err != nil {
 			return err
 		}
@@ -69,21 +71,23 @@ func (w *store) attempt(ctx context.Context, s *state, events []event.Event, rep
 	if len(events) == 0 {
 		return nil
 	}
-	if !*repeated {
-		*repeated = true
-		return warehouse.Events.Insert(ctx, w.conn, s.token(), events)
+	if !b.repeated {
+		b.repeated = true
+		return warehouse.Events.InsertBlock(ctx, w.conn, s.token(), b.rows)
 	}
 	place := warehouse.Place{Node: s.node, Incarnation: s.incarnation, From: events[0].Seq, To: events[len(events)-1].Seq}
 	stored, forgotten, err := warehouse.Events.Landed(ctx, w.conn, place)
 	if err != nil {
 		return err
 	}
-	again := events
+	again := b.rows
 	if forgotten { // the token makes a repetition exact only for so long
-		again = without(events, stored)
+		if again, err = without(events, stored); err != nil {
+			return err
+		}
 	}
-	if len(again) > 0 {
-		if err := warehouse.Events.Insert(ctx, w.conn, s.token(), again); err != nil {
+	if again.Len() > 0 {
+		if err := warehouse.Events.InsertBlock(ctx, w.conn, s.token(), again); err != nil {
 			return err
 		}
 	}
@@ -92,9 +96,9 @@ func (w *store) attempt(ctx context.Context, s *state, events []event.Event, rep
 		if stored, _, err = warehouse.Events.Landed(ctx, w.conn, place); err != nil {
 			return err
 		}
-		missing := without(events, stored)
-		if len(missing) == 0 {
-			return nil
+		missing, err := without(events, stored)
+		if err != nil || missing.Len() == 0 {
+			return err
 		}
 		if n > maxRepairs {
 			return errors.New("rows do not arrive although ClickHouse confirms them")
@@ -108,15 +112,18 @@ func (w *store) attempt(ctx context.Context, s *state, events []event.Event, rep
 // maxRepairs is generous: each repair but the first follows another death of ClickHouse.
 const maxRepairs = 20
 
-// without returns the events whose seq is not among seqs, which are in order.
-func without(events []event.Event, seqs []uint64) []event.Event {
-	var left []event.Event
+// without returns a block of the events whose seq is not among seqs, which are in order.
+func without(events []event.Event, seqs []uint64) (*event.Block[event.Event], error) {
+	left := warehouse.Events.NewBlock()
 	for i := range events {
-		if _, found := slices.BinarySearch(seqs, events[i].Seq); !found {
-			left = append(left, events[i])
+		if _, found := slices.BinarySearch(seqs, events[i].Seq); found {
+			continue
+		}
+		if err := left.Append(&events[i]); err != nil {
+			return nil, err
 		}
 	}
-	return left
+	return left, nil
 }
 
 // note writes how far a file is, without a batch.
