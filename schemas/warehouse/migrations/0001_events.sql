@@ -24,6 +24,6 @@ CREATE TABLE IF NOT EXISTS events{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
-TTL toDateTime(arrived) + INTERVAL 180 DAY
+{{ttl "events" "arrived" 180}}
 SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';

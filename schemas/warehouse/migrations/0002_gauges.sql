@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS gauges{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time, node)
-TTL toDateTime(arrived) + INTERVAL 15 DAY
+{{ttl "gauges" "arrived" 15}}
 SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'State of each key (provider, source) on each node, every ten seconds';
 

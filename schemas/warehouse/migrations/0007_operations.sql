@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS job_runs{{onCluster}}
 ENGINE = {{engine "ReplacingMergeTree" "updated_at"}}
 PARTITION BY toYYYYMM(started_at)
 ORDER BY (job, started_at, run_id)
-TTL toDateTime(started_at) + INTERVAL 90 DAY
+{{ttl "job_runs" "started_at" 90}}
 SETTINGS {{durable}}
 COMMENT 'Runs of the analytics jobs; read with FINAL';
 
