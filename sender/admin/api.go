@@ -56,6 +56,8 @@ type Status struct {
 	QueuedRecipients   int    `json:"queued_recipients"`   // that wait
 	LiveRecipients     int    `json:"live_recipients"`     // in the spool: waiting or in an attempt
 	Sessions           int    `json:"sessions"`
+	UnshippedBytes     int64  `json:"event_log_unshipped_bytes"` // measured where max-size bounds the event log
+	EventLogFull       bool   `json:"event_log_full"`            // new mail is refused until the agent has shipped some
 }
 
 // Reloaded says what came of reading the configuration again.

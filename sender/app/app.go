@@ -77,6 +77,7 @@ type node struct {
 
 	accepted atomic.Int64 // recipients since the start
 	full     fullDisk
+	budget   budget // of the event log
 	closers  []func() error
 }
 
@@ -315,6 +316,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
+	group.Go(func() error { return n.watchBudget(ctx) })
 	group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
