@@ -47,7 +47,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	go func() { loaded <- y.load(t.Context(), reloadMessages) }()
 	y.awaitFlow(t, reloadMessages/4)
 	type span struct{ from, to time.Time }
-	var spans []span
+	spans := make([]span, 0, reloads)
 	for i := range reloads {
 		write(t, file, string(large(text, i+1)))
 		s := span{from: time.Now()}
