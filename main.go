@@ -23,6 +23,7 @@ import (
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
+	"carom/schemas/warehouse/verify"
 	"carom/sender/admin/console"
 	sender "carom/sender/app"
 	"carom/sender/config"
@@ -40,18 +41,20 @@ type command struct {
 var commands = []command{
 	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
-	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"sender", "take mail over SMTP and deliver it", withVersion(sender.Command)},
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest quarantine", "list the records that ClickHouse refused, and try them again", agent.QuarantineCommand},
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
-	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
+	{"schema verify", "try a ClickHouse server of yours in a scratch database", withVersion(verify.Command)},
+	{"schema", "apply, compare or print the warehouse's tables, their retention and roles", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
 	{"check directives", "list every directive, and what carom does with it", config.DirectivesCommand},
 	{"show settings", "show what counts for a queue, and where it was written", config.SettingsCommand},
@@ -156,7 +159,7 @@ func suppressionKey(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c.Feed == nil || c.Feed.SuppressionKey.Reveal() == "" {
+	if c.Feed.SuppressionKey.Reveal() == "" {
 		return "", service.Configf("%s has no suppression-key-file in <feed DIR>: the node uses a key that it made itself", file)
 	}
 	return c.Feed.SuppressionKey.Reveal(), nil
@@ -168,9 +171,6 @@ func agentOptions(file string) (agent.Options, error) {
 	c, _, err := config.Load(file)
 	if err != nil {
 		return agent.Options{}, err
-	}
-	if c.EventLog == nil || c.Feed == nil || c.EventStream == nil {
-		return agent.Options{}, service.Configf("%s: the agent needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", file)
 	}
 	url := *c.EventStream.URL
 	if strings.Trim(url.Path, "/") == "" {

@@ -25,8 +25,10 @@ const (
 	// liveGauge is how old the last gauge of a node may be: nine gauges, so that an agent that is
 	// restarted does not look like a node that is gone.
 	liveGauge = 90 * time.Second
-	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete.
-	shortestSettle = time.Second
+	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete. An
+	// agent stores an event within 2 s when it has much to do (ingest/ship, maxLag), and may begin to
+	// use them from one batch to the next, before any bucket was seen to fill late.
+	shortestSettle = 3 * time.Second
 	longestSettle  = 30 * time.Second
 	// settleSpan is how far back the filling of buckets is looked at.
 	settleSpan = time.Minute

@@ -99,8 +99,8 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.To.Equal(at(0)) || s.Lateness != 1500*time.Millisecond || s.Delay != 26500*time.Millisecond {
-		t.Errorf("to %v, lateness %v, delay %v; want %v, 1.5s, 26.5s", s.To, s.Lateness, s.Delay, at(0))
+	if !s.To.Equal(at(0)) || s.Lateness != 1500*time.Millisecond || s.Delay != 28*time.Second {
+		t.Errorf("to %v, lateness %v, delay %v; want %v, 1.5s, 28s", s.To, s.Lateness, s.Delay, at(0))
 	}
 	k := s.Keys[google]
 	if k == nil || len(s.Keys) != 1 {

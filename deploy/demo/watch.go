@@ -204,5 +204,5 @@ func shipped(r *rest) bool {
 
 // written returns the last number of each stream on the node.
 func (r *rest) written() map[string]uint64 {
-	return map[string]uint64{"event": r.node.EventSeq, "gauge": r.node.GaugeSeq, "annotation": r.node.AnnotationSeq}
+	return map[string]uint64{"event": r.node.EventSeq, "gauge": r.node.GaugeSeq, "queue_gauge": r.node.QueueGaugeSeq, "annotation": r.node.AnnotationSeq}
 }

@@ -250,7 +250,7 @@ func (y *system) awaitGauges(t *testing.T) {
 	t.Helper()
 	await(t, 20*time.Second, "gauges", func(ctx context.Context) error {
 		s, err := y.status(ctx)
-		if err == nil && s.GaugeSeq == 0 {
+		if err == nil && (s.GaugeSeq == 0 || s.QueueGaugeSeq == 0) {
 			err = errors.New("none")
 		}
 		return err
@@ -439,7 +439,7 @@ func (y *system) checkComplete(t *testing.T) {
 	if err := rows.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := []stream{{Name: event.StreamAnnotation}, {Name: event.StreamEvent}, {Name: event.StreamGauge}}
+	want := []stream{{Name: event.StreamAnnotation}, {Name: event.StreamEvent}, {Name: event.StreamGauge}, {Name: event.StreamQueueGauge}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("streams in ClickHouse (-want +got):\n%s", diff)
 	}

@@ -290,15 +290,16 @@ func (y *system) awaitRest(t *testing.T, atMost time.Duration) {
 		if err != nil || stats.Reports.Pending != 0 {
 			return fmt.Errorf("%d reports pending (%w)", stats.Reports.Pending, err)
 		}
-		var events, gauges, notes uint64
-		err = y.conn.QueryRow(ctx, `SELECT maxIf(last_seq, stream = 'event'), maxIf(last_seq, stream = 'gauge'), maxIf(last_seq, stream = 'annotation')
-FROM completeness`).Scan(&events, &gauges, &notes)
+		var events, gauges, queues, notes uint64
+		err = y.conn.QueryRow(ctx, `SELECT maxIf(last_seq, stream = 'event'), maxIf(last_seq, stream = 'gauge'),
+    maxIf(last_seq, stream = 'queue_gauge'), maxIf(last_seq, stream = 'annotation')
+FROM completeness`).Scan(&events, &gauges, &queues, &notes)
 		if err != nil {
 			return err
 		}
-		if events < now.EventSeq || gauges < now.GaugeSeq || notes < now.AnnotationSeq {
-			return fmt.Errorf("shipped %d of %d events, %d of %d gauges, %d of %d annotations",
-				events, now.EventSeq, gauges, now.GaugeSeq, notes, now.AnnotationSeq)
+		if events < now.EventSeq || gauges < now.GaugeSeq || queues < now.QueueGaugeSeq || notes < now.AnnotationSeq {
+			return fmt.Errorf("shipped %d of %d events, %d of %d gauges, %d of %d queue gauges, %d of %d annotations",
+				events, now.EventSeq, gauges, now.GaugeSeq, queues, now.QueueGaugeSeq, notes, now.AnnotationSeq)
 		}
 		return nil
 	})

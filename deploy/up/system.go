@@ -55,9 +55,6 @@ func Open(o Options) (*System, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.EventLog == nil || c.Feed == nil || c.EventStream == nil {
-		return nil, service.Configf("%s: carom up needs the sections <event-log DIR>, <feed DIR> and <event-stream URL>", o.ConfigFile)
-	}
 	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
 		return nil, service.Configf("carom up: --dir: %w", err)
 	}

@@ -28,12 +28,12 @@ func (r *registration) write(ctx context.Context) error {
 		return nil
 	}
 	batch, err := r.conn.PrepareBatch(ctx, `INSERT INTO nodes
-(node, incarnation, seen_at, started_at, version, event_seq, gauge_seq, annotation_seq, quarantined, limits_generation)`)
+(node, incarnation, seen_at, started_at, version, event_seq, gauge_seq, queue_gauge_seq, annotation_seq, quarantined, limits_generation)`)
 	if err != nil {
 		return fmt.Errorf("register node: %w", err)
 	}
 	if err := batch.Append(r.node, s.Incarnation, time.Now().UTC(), r.started, r.version,
-		s.EventSeq, s.GaugeSeq, s.AnnotationSeq, s.Quarantined, r.generation()); err != nil {
+		s.EventSeq, s.GaugeSeq, s.QueueGaugeSeq, s.AnnotationSeq, s.Quarantined, r.generation()); err != nil {
 		_ = batch.Abort() // the first error is the one to tell
 		return fmt.Errorf("register node: %w", err)
 	}

@@ -11,9 +11,10 @@
 // ClickHouse refuses for its data, or that the disk lost, becomes a file in the folder quarantine,
 // a log line and a count, and shows as a gap in the view completeness. A refused batch is split
 // to find the record; each split is durable before its parts are sent. Every other error is
-// waited out, for as long as it takes.
+// waited out, for as long as it takes: the log grows meanwhile, and nothing else (warehouse.RemedyOf
+// tells the kinds of errors apart). With Options.Once an error that an operator has to cure ends Run.
 //
-// Files in the folder of the event log, for each STREAM (event, gauge, annotation):
+// Files in the folder of the event log, for each STREAM (event, gauge, queue_gauge, annotation):
 //
 //	STREAM/                  the log itself, written by the sender (schemas/seglog)
 //	STREAM.cursor            the last record that is stored (schemas/cursor)
@@ -53,9 +54,10 @@ const (
 // So a batch is collected for insertShare times as long as the last one took to store.
 const (
 	insertShare = 5
-	// maxBatchAge is as long as carom up lets an event wait in any case: the control loop takes a
-	// bucket for complete by how late the last ones were, so batches must not grow at a whim.
-	maxBatchAge = time.Second
+	// maxLag is how long an event may take to be stored because of that: waiting, and the insert. The
+	// control loop allows for it when it takes a bucket for complete (analytics/windows,
+	// shortestSettle).
+	maxLag = 2 * time.Second
 )
 
 const (
@@ -64,6 +66,9 @@ const (
 	maxBackoff    = 5 * time.Second
 	logPoll       = 250 * time.Millisecond // while the sender has not made the log yet
 	repeatWarning = time.Minute            // of an error that lasts
+	// operatorWait is how long an error that somebody has to cure is waited for: a login that is tried
+	// every few seconds fills ClickHouse's log and may be locked.
+	operatorWait = 15 * time.Second
 )
 
 // Options say what to ship and where.
@@ -74,8 +79,8 @@ type Options struct {
 	Log  *slog.Logger
 
 	// A batch is sent when it has so many records or bytes, or its first record has waited so
-	// long; longer, but never over 1 s, while inserts take more than a fifth of the time. Zero means
-	// the default.
+	// long; longer, while inserts take more than a fifth of the time and events are stored within
+	// 2 s. Zero means the default.
 	BatchRows  int
 	BatchBytes int
 	BatchAge   time.Duration
@@ -115,7 +120,7 @@ func (o Options) withDefaults() Options {
 type Status struct {
 	Incarnation event.ID // of the log of events; zero until there is one
 	// The last stored record of each stream.
-	EventSeq, GaugeSeq, AnnotationSeq uint64
+	EventSeq, GaugeSeq, AnnotationSeq, QueueGaugeSeq uint64
 	// Quarantined counts the files in quarantine, those of earlier runs included.
 	Quarantined uint64
 }
@@ -126,8 +131,7 @@ type Shipper struct {
 	lock io.Closer
 
 	incarnation atomic.Pointer[event.ID]
-	seqs        [3]atomic.Uint64 // in the order of Status
-	quarantined atomic.Uint64
+	seqs        [4]atomic.Uint64 // in the order of Status
 }
 
 // New takes the agent's lock of the log in o.Dir and makes the folder if there is none. The error
@@ -148,7 +152,7 @@ func New(o Options) (*Shipper, error) {
 	return s, nil
 }
 
-// tidy removes what a process left that died while it wrote, and counts the quarantine.
+// tidy removes what a process left that died while it wrote.
 func (s *Shipper) tidy() error {
 	for _, pattern := range []string{"*.cursor.*.tmp", "*.pending.*.tmp", quarantineDir + "/*.tmp"} {
 		names, err := filepath.Glob(filepath.Join(s.opt.Dir, pattern))
@@ -161,11 +165,6 @@ func (s *Shipper) tidy() error {
 			}
 		}
 	}
-	files, err := os.ReadDir(filepath.Join(s.opt.Dir, quarantineDir))
-	if err != nil {
-		return fmt.Errorf("read quarantine: %w", err)
-	}
-	s.quarantined.Store(uint64(len(files)))
 	return nil
 }
 
@@ -175,8 +174,10 @@ func (s *Shipper) Close() error { return s.lock.Close() }
 // Status returns how far the shipper is. It is safe for concurrent use.
 func (s *Shipper) Status() Status {
 	st := Status{
-		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(),
-		Quarantined: s.quarantined.Load(),
+		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(), QueueGaugeSeq: s.seqs[3].Load(),
+	}
+	if files, err := os.ReadDir(filepath.Join(s.opt.Dir, quarantineDir)); err == nil { // Retry takes some away
+		st.Quarantined = uint64(len(files))
 	}
 	if id := s.incarnation.Load(); id != nil {
 		st.Incarnation = *id
@@ -187,26 +188,12 @@ func (s *Shipper) Status() Status {
 // Run ships every stream until ctx ends and then returns nil. It returns an error only for what
 // waiting does not cure: the disk, a damaged cursor, a log that was put back to an older state.
 func (s *Shipper) Run(ctx context.Context) error {
-	events := stream[event.Event]{
-		shipper: s, name: event.StreamEvent, table: warehouse.Events, decode: event.Decode, seq: &s.seqs[0],
-		place: func(e *event.Event, node string, id event.ID, seq uint64) {
-			e.Node, e.Incarnation, e.Seq = node, id, seq
-		},
-	}
-	gauges := stream[event.Gauge]{
-		shipper: s, name: event.StreamGauge, table: warehouse.Gauges, decode: event.DecodeGauge, seq: &s.seqs[1],
-		place: func(g *event.Gauge, node string, id event.ID, seq uint64) {
-			g.Node, g.Incarnation, g.Seq = node, id, seq
-		},
-	}
-	annotations := stream[event.Annotation]{
-		shipper: s, name: event.StreamAnnotation, table: warehouse.Annotations, decode: event.DecodeAnnotation, seq: &s.seqs[2],
-		place: func(a *event.Annotation, node string, id event.ID, seq uint64) {
-			a.Node, a.Incarnation, a.Seq = node, id, seq
-		},
-	}
+	events := stream[event.Event]{shipper: s, name: event.StreamEvent, table: warehouse.Events, seq: &s.seqs[0]}
+	gauges := stream[event.Gauge]{shipper: s, name: event.StreamGauge, table: warehouse.Gauges, seq: &s.seqs[1]}
+	annotations := stream[event.Annotation]{shipper: s, name: event.StreamAnnotation, table: warehouse.Annotations, seq: &s.seqs[2]}
+	queueGauges := stream[event.QueueGauge]{shipper: s, name: event.StreamQueueGauge, table: warehouse.QueueGauges, seq: &s.seqs[3]}
 	g, gctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run} {
+	for _, run := range []func(context.Context) error{events.run, gauges.run, annotations.run, queueGauges.run} {
 		g.Go(func() error { return run(gctx) })
 	}
 	err := g.Wait()

@@ -21,29 +21,19 @@ import (
 	"carom/schemas/warehouse"
 )
 
-// stream ships one stream of the log. One goroutine owns it.
+// stream ships one stream of the log. One goroutine owns it; while it sends a batch, another one
+// collects the next.
 type stream[T any] struct {
 	shipper *Shipper
 	name    string
 	table   warehouse.Table[T]
-	decode  func([]byte, *T) error
-	place   func(*T, string, event.ID, uint64)
 	seq     *atomic.Uint64 // last stored record, for Status
 
 	incarnation string
-	id          event.ID      // incarnation as the warehouse has it
-	ready       bool          // the schema was looked at since the last error
-	took        time.Duration // to store the last batch
-	cut         batch[T]      // the last batch, whose memory the next one uses
-}
-
-// batch is a run of records from the log: numbers from to to, of which rows could be decoded.
-type batch[T any] struct {
-	from, to uint64
-	seqs     []uint64 // of rows
-	rows     []T
-	bytes    int
-	bad      []quarantined
+	id          event.ID     // incarnation as the warehouse has it
+	ready       bool         // the schema was looked at since the last error
+	took        atomic.Int64 // nanoseconds to store the last batch
+	batches     [2]*batch[T] // whose memory is used in turn
 }
 
 func (s *stream[T]) dir() string { return filepath.Join(s.shipper.opt.Dir, s.name) }
@@ -143,7 +133,7 @@ func (s *stream[T]) probe(ctx context.Context) (first uint64, err error) {
 // the cursor: they are noted as lost, and reading begins at first.
 func (s *stream[T]) open(from, first uint64) (*seglog.Reader, error) {
 	if from < first {
-		if err := s.quarantine(quarantined{Seq: from, Last: first - 1, Reason: "removed from the log before it was shipped"}); err != nil {
+		if err := s.quarantine(Quarantined{Seq: from, Last: first - 1, Reason: "removed from the log before it was shipped"}); err != nil {
 			return nil, err
 		}
 		from = first
@@ -168,9 +158,10 @@ func (s *stream[T]) resume(ctx context.Context, p *pending, first uint64) error 
 	if err != nil {
 		return err
 	}
-	b := &batch[T]{from: from, to: from - 1}
+	b := newBatch(s.table, p.Node, s.id)
+	b.begin(from)
 	for b.to < to && err == nil {
-		err = s.read(ctx, r, b, p.Node)
+		err = s.read(ctx, r, b)
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the log was not closed cleanly: start the sender once, so that it says how far it reaches")
@@ -184,36 +175,81 @@ func (s *stream[T]) resume(ctx context.Context, p *pending, first uint64) error 
 	return s.send(ctx, p, b, true)
 }
 
-// tail cuts and sends batches from record from on.
+// tail cuts and sends batches from record from on. The next batch is collected while ClickHouse
+// stores the last; its bounds are free until it is sent.
 func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
 	r, err := s.open(from, first)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.Close() }() // only read
-	for {
-		b := &s.cut
-		*b = batch[T]{from: from, to: from - 1, seqs: b.seqs[:0], rows: b.rows[:0]}
-		end := s.collect(ctx, r, b) // what was read before the end is sent all the same
-		if b.to >= b.from && ctx.Err() == nil {
-			p := newPending(s.shipper.opt.Node, s.incarnation, s.name, b.from, b.to)
-			if len(b.rows) > 0 {
-				if err := s.fault("save pending"); err != nil {
-					return err
-				}
-				if err := p.save(s.shipper.opt.Dir, s.name); err != nil {
-					return err
-				}
-			}
-			started := time.Now()
-			if err := s.send(ctx, p, b, false); err != nil {
-				return err
-			}
-			s.took = time.Since(started)
-			from = b.to + 1
+	free, full := make(chan *batch[T], len(s.batches)), make(chan *batch[T])
+	for i, b := range s.batches {
+		if b == nil || b.id != s.id {
+			s.batches[i] = newBatch(s.table, s.shipper.opt.Node, s.id)
 		}
-		if errors.Is(end, io.EOF) {
-			return nil
+		free <- s.batches[i]
+	}
+	collecting, stop := context.WithCancel(ctx)
+	end := make(chan error, 1)
+	go func() {
+		defer close(full)
+		end <- s.collectAll(collecting, r, from, free, full)
+		_ = r.Close() // only read
+	}()
+	for b := range full {
+		if err = s.store(ctx, b); err != nil {
+			break
+		}
+		free <- b
+	}
+	stop()
+	ended := <-end
+	for range full { // until it is closed, and the reader with it
+	}
+	if err == nil && !errors.Is(ended, io.EOF) {
+		err = ended
+	}
+	return err
+}
+
+// store makes the bounds of b durable and sends it.
+func (s *stream[T]) store(ctx context.Context, b *batch[T]) error {
+	p := newPending(s.shipper.opt.Node, s.incarnation, s.name, b.from, b.to)
+	if len(b.seqs) > 0 {
+		if err := s.fault("save pending"); err != nil {
+			return err
+		}
+		if err := p.save(s.shipper.opt.Dir, s.name); err != nil {
+			return err
+		}
+	}
+	started := time.Now()
+	err := s.send(ctx, p, b, false)
+	s.took.Store(int64(time.Since(started)))
+	return err
+}
+
+// collectAll fills one batch after the other from r, which is at record from, until ctx or the log
+// ends. What was read before the end of the log is handed on all the same.
+func (s *stream[T]) collectAll(ctx context.Context, r *seglog.Reader, from uint64, free <-chan *batch[T], full chan<- *batch[T]) error {
+	for {
+		var b *batch[T]
+		select {
+		case b = <-free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		b.begin(from)
+		end := s.collect(ctx, r, b)
+		if b.to >= b.from {
+			from = b.to + 1
+			select {
+			case full <- b:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		} else if end == nil {
+			continue
 		}
 		if end != nil {
 			return end
@@ -225,8 +261,8 @@ func (s *stream[T]) tail(ctx context.Context, from, first uint64) error {
 func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) error {
 	opt := s.shipper.opt
 	wait := ctx
-	for len(b.rows)+len(b.bad) < opt.BatchRows && b.bytes < opt.BatchBytes {
-		err := s.read(wait, r, b, opt.Node)
+	for len(b.seqs)+len(b.bad) < opt.BatchRows && len(b.records) < opt.BatchBytes {
+		err := s.read(wait, r, b)
 		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			return nil
 		}
@@ -235,7 +271,7 @@ func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) 
 		}
 		if wait == ctx {
 			var cancel context.CancelFunc
-			wait, cancel = context.WithTimeout(ctx, batchAge(opt.BatchAge, s.took))
+			wait, cancel = context.WithTimeout(ctx, batchAge(opt.BatchAge, time.Duration(s.took.Load())))
 			defer cancel()
 		}
 	}
@@ -244,11 +280,11 @@ func (s *stream[T]) collect(ctx context.Context, r *seglog.Reader, b *batch[T]) 
 
 // batchAge returns how long a batch is collected if the last one took so long to store.
 func batchAge(configured, took time.Duration) time.Duration {
-	return max(configured, min(insertShare*took, maxBatchAge))
+	return max(configured, min(insertShare*took, maxLag-took))
 }
 
 // read adds the next record to b, or what the log says in its place.
-func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T], node string) error {
+func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T]) error {
 	var e seglog.Entry
 	var err error
 	if s.shipper.opt.Once {
@@ -264,7 +300,7 @@ func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T], nod
 			s.log().Warn("damage in the event log, no record is lost", "error", damage)
 			return nil
 		}
-		b.bad = append(b.bad, quarantined{Seq: b.to + 1, Last: r.Seq() - 1, Reason: damage.Error()})
+		b.bad = append(b.bad, Quarantined{Seq: b.to + 1, Last: r.Seq() - 1, Reason: damage.Error()})
 		b.to = r.Seq() - 1
 		return nil
 	}
@@ -272,17 +308,9 @@ func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T], nod
 		return err
 	}
 	b.to = e.Seq
-	b.bytes += len(e.Data)
-	var zero T
-	b.rows = append(b.rows, zero)
-	row := &b.rows[len(b.rows)-1]
-	if malformed := s.decode(e.Data, row); malformed != nil {
-		b.rows = b.rows[:len(b.rows)-1]
-		b.bad = append(b.bad, quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
-		return nil //nolint:nilerr // the batch carries it on to quarantine
+	if malformed := b.add(e.Seq, e.Data); malformed != nil {
+		b.bad = append(b.bad, Quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
 	}
-	s.place(row, node, s.id, e.Seq)
-	b.seqs = append(b.seqs, e.Seq)
 	return nil
 }
 
@@ -303,7 +331,7 @@ func (s *stream[T]) send(ctx context.Context, p *pending, b *batch[T], repeated 
 		case err == nil:
 		case !warehouse.BadData(err):
 			return err
-		case len(part.rows) == 1:
+		case len(part.seqs) == 1:
 			if err := s.refuse(ctx, part.seqs[0], err); err != nil {
 				return err
 			}
@@ -325,18 +353,11 @@ func (s *stream[T]) send(ctx context.Context, p *pending, b *batch[T], repeated 
 	return nil
 }
 
-// between returns the part of b with the numbers from to to.
-func (b *batch[T]) between(from, to uint64) *batch[T] {
-	i, _ := slices.BinarySearch(b.seqs, from)
-	j, _ := slices.BinarySearch(b.seqs, to+1)
-	return &batch[T]{from: from, to: to, seqs: b.seqs[i:j], rows: b.rows[i:j]}
-}
-
 // insist inserts part, the first range of p, until it is stored. It returns an error of
-// warehouse.BadData, the end of ctx, or the order to die.
+// warehouse.Split, with Options.Once one of warehouse.Operator, the end of ctx, or the order to die.
 func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repeated bool) error {
 	var warned, since time.Time
-	for try := 0; len(part.rows) > 0; try++ {
+	for try := 0; len(part.seqs) > 0; try++ {
 		if err := s.fault("insert"); err != nil {
 			return err
 		}
@@ -350,8 +371,14 @@ func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repe
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if warehouse.BadData(err) {
+		remedy, wait := warehouse.RemedyOf(err), backoff(try)
+		switch {
+		case remedy == warehouse.Split:
 			return err
+		case remedy == warehouse.Operator && s.shipper.opt.Once:
+			return err
+		case remedy == warehouse.Operator && try > 5: // the schema may be on its way
+			wait = operatorWait
 		}
 		s.ready = false
 		if since.IsZero() {
@@ -359,9 +386,14 @@ func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repe
 		}
 		if time.Since(warned) >= repeatWarning && s.shipper.opt.Reachable(ctx) {
 			warned = time.Now()
-			s.log().Warn("batch is not stored yet, trying again", "from", part.from, "to", part.to, "error", err)
+			if remedy == warehouse.Operator {
+				s.log().Error("ClickHouse refuses this agent, nothing is shipped until that is changed: check the login and its grants, and carom schema verify",
+					"from", part.from, "to", part.to, "error", err)
+			} else {
+				s.log().Warn("batch is not stored yet, trying again", "from", part.from, "to", part.to, "error", err)
+			}
 		}
-		if err := sleep(ctx, backoff(try)); err != nil {
+		if err := sleep(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -377,10 +409,18 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 		if err := warehouse.Check(ctx, conn); err != nil {
 			return err
 		}
+		window, err := warehouse.DedupWindow(ctx, conn, s.table.Name)
+		if err != nil {
+			return err
+		}
+		if window.Blocks == 0 {
+			return fmt.Errorf("table %s remembers no tokens, so that a batch that is sent again would be stored twice: "+
+				"carom schema print shows the setting of its deduplication window", s.table.Name)
+		}
 		s.ready = true
 	}
 	if !p.Split && !repeated {
-		return part.refused(s.table.Insert(ctx, conn, token, part.rows))
+		return part.refused(s.table.InsertBlock(ctx, conn, token, part.block))
 	}
 	place := warehouse.Place{Node: p.Node, Incarnation: s.id, From: part.from, To: part.to}
 	stored, forgotten, err := s.table.Landed(ctx, conn, place)
@@ -394,8 +434,8 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 	if p.Split || forgotten {
 		again = part.without(stored)
 	}
-	if len(again.rows) > 0 {
-		if err := again.refused(s.table.Insert(ctx, conn, token, again.rows)); err != nil {
+	if len(again.seqs) > 0 {
+		if err := again.refused(s.table.InsertBlock(ctx, conn, token, again.block)); err != nil {
 			return err
 		}
 	}
@@ -406,45 +446,15 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 			return err
 		}
 		missing := part.without(stored)
-		if len(missing.rows) == 0 {
+		if len(missing.seqs) == 0 {
 			return nil
 		}
 		s.log().Warn("ClickHouse died with the token of a batch and without its rows, storing them again",
-			"from", part.from, "to", part.to, "missing", len(missing.rows))
-		if err := missing.refused(s.table.Repair(ctx, conn, fmt.Sprintf("%s/repair-%d", token, n), missing.rows)); err != nil {
+			"from", part.from, "to", part.to, "missing", len(missing.seqs))
+		if err := missing.refused(s.table.Repair(ctx, conn, fmt.Sprintf("%s/repair-%d", token, n), missing.block)); err != nil {
 			return err
 		}
 	}
-}
-
-// refused adds to err, of an insert of b, which record it is about.
-func (b *batch[T]) refused(err error) error {
-	if e, ok := errors.AsType[*warehouse.RowError](err); ok {
-		return &refusedError{seq: b.seqs[e.Index], err: err}
-	}
-	return err
-}
-
-// refusedError says which record of a batch does not fit the table.
-type refusedError struct {
-	seq uint64
-	err error // wraps a *warehouse.RowError
-}
-
-func (e *refusedError) Error() string { return fmt.Sprintf("record %d: %v", e.seq, e.err) }
-
-func (e *refusedError) Unwrap() error { return e.err }
-
-// without returns b without the records seqs, which are in order.
-func (b *batch[T]) without(seqs []uint64) *batch[T] {
-	out := &batch[T]{from: b.from, to: b.to}
-	for i, seq := range b.seqs {
-		if _, found := slices.BinarySearch(seqs, seq); !found {
-			out.seqs = append(out.seqs, seq)
-			out.rows = append(out.rows, b.rows[i])
-		}
-	}
-	return out
 }
 
 // split cuts the first range of p where cause points, or in the middle, and makes that durable.
@@ -472,10 +482,10 @@ func (s *stream[T]) refuse(ctx context.Context, seq uint64, cause error) error {
 	if err != nil {
 		return err
 	}
-	return s.quarantine(quarantined{Seq: seq, Reason: cause.Error(), Record: slices.Clone(e.Data)})
+	return s.quarantine(Quarantined{Seq: seq, Reason: cause.Error(), Record: slices.Clone(e.Data)})
 }
 
-func (s *stream[T]) quarantine(q quarantined) error {
+func (s *stream[T]) quarantine(q Quarantined) error {
 	if err := s.fault("quarantine"); err != nil {
 		return err
 	}
@@ -485,7 +495,6 @@ func (s *stream[T]) quarantine(q quarantined) error {
 		return err
 	}
 	if isNew {
-		s.shipper.quarantined.Add(1)
 		s.log().Error("record is not stored and lies in quarantine", "seq", q.Seq, "last", max(q.Seq, q.Last), "reason", q.Reason)
 	}
 	return nil

@@ -29,6 +29,7 @@ const placeColumns = 3
 var (
 	eventFields      = fieldsOf(Columns)
 	gaugeFields      = fieldsOf(GaugeColumns)
+	queueGaugeFields = fieldsOf(QueueGaugeColumns)
 	annotationFields = fieldsOf(AnnotationColumns)
 )
 
@@ -46,6 +47,14 @@ func EncodeGauge(buf []byte, g *Gauge) []byte { return encode(buf, gaugeFields, 
 
 // DecodeGauge reads a record into g, as Decode does for an event.
 func DecodeGauge(record []byte, g *Gauge) error { return decode(record, GaugeColumns, g) }
+
+// EncodeQueueGauge appends the record of g to buf, as Encode does for an event.
+func EncodeQueueGauge(buf []byte, g *QueueGauge) []byte { return encode(buf, queueGaugeFields, g) }
+
+// DecodeQueueGauge reads a record into g, as Decode does for an event.
+func DecodeQueueGauge(record []byte, g *QueueGauge) error {
+	return decode(record, QueueGaugeColumns, g)
+}
 
 // EncodeAnnotation appends the record of a to buf, as Encode does for an event.
 func EncodeAnnotation(buf []byte, a *Annotation) []byte { return encode(buf, annotationFields, a) }

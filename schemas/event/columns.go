@@ -152,6 +152,33 @@ var GaugeColumns = []Column[Gauge]{
 	{"config_hash", "UInt64", ByAccounting, "hash of the configuration in force", func(g *Gauge) any { return &g.ConfigHash }},
 }
 
+// QueueGaugeColumns is the table of a queue gauge's columns.
+var QueueGaugeColumns = []Column[QueueGauge]{
+	{"node", "LowCardinality(String)", ByAgent, "name of the node", func(g *QueueGauge) any { return &g.Node }},
+	{"incarnation", "UUID", ByAgent, "life of the node's log", func(g *QueueGauge) any { return &g.Incarnation }},
+	{"seq", "UInt64", ByAgent, "sequence number in the node's stream of queue gauges", func(g *QueueGauge) any { return &g.Seq }},
+	{"format_version", "UInt8", ByAccounting, "version of the record format", func(g *QueueGauge) any { return &g.FormatVersion }},
+	{"time", "DateTime64(6, 'UTC')", ByAccounting, "when it was read, by the node's clock; the rows of one reading share it", func(g *QueueGauge) any { return &g.Time }},
+	{"queue", "LowCardinality(String)", ByDelivery, "domain/vmta; empty in the one row that sums all that have no row of their own", func(g *QueueGauge) any { return &g.Queue }},
+	{"vmta", "LowCardinality(String)", ByDelivery, "virtual MTA of the queue", func(g *QueueGauge) any { return &g.VMTA }},
+	{"provider", "LowCardinality(String)", ByDelivery, "provider that the queue's last session talked to; empty before the first", func(g *QueueGauge) any { return &g.Provider }},
+	{"source", "LowCardinality(String)", ByDelivery, "source that it was bound to; empty before the first", func(g *QueueGauge) any { return &g.Source }},
+	{"tenant", "LowCardinality(String)", ByIntake, "whose mail the row counts; empty where it sums several", func(g *QueueGauge) any { return &g.Tenant }},
+	{"job", "LowCardinality(String)", ByIntake, "job of the mail; empty where it sums several, or has none", func(g *QueueGauge) any { return &g.Job }},
+	{"queues", "UInt32", ByDelivery, "queues that the row speaks of: 1, or how many the rest are", func(g *QueueGauge) any { return &g.Queues }},
+	{"ready", "UInt64", ByDelivery, "recipients that are due: only the limit is in their way", func(g *QueueGauge) any { return &g.Ready }},
+	{"waiting", "UInt64", ByDelivery, "recipients that wait for a time: that of their next attempt, or the end of their queue's retry-after", func(g *QueueGauge) any { return &g.Waiting }},
+	{"held", "UInt64", ByDelivery, "recipients that an operator's order about some of the queue's mail keeps back", func(g *QueueGauge) any { return &g.Held }},
+	{"paused", "UInt64", ByDelivery, "recipients in a queue that an operator has paused", func(g *QueueGauge) any { return &g.Paused }},
+	{"estimated", "Bool", ByDelivery, "the queue is so long that how its mail divides was estimated from an even sample; what the whole queue holds is exact", func(g *QueueGauge) any { return &g.Estimated }},
+	{"oldest_age", "UInt64", ByDelivery, "seconds since the oldest of them was accepted", func(g *QueueGauge) any { return &g.OldestAge }},
+	{"backoff", "Bool", ByDelivery, "the queue is in backoff mode", func(g *QueueGauge) any { return &g.Backoff }},
+	{"limit_scope", "LowCardinality(String)", ByThrottle, "what the limit that binds is about: order, queue, node, source-ip, vmta, pool or key; the rest has none, and so has what nothing keeps", func(g *QueueGauge) any { return &g.LimitScope }},
+	{"limit", "LowCardinality(String)", ByThrottle, "the limit that binds: directive and value, or what the queue waits for", func(g *QueueGauge) any { return &g.Limit }},
+	{"limit_by", "LowCardinality(String)", ByThrottle, "who set it: a place in the configuration, loop, guard, receiver, or an operator", func(g *QueueGauge) any { return &g.LimitBy }},
+	{"config_hash", "UInt64", ByAccounting, "hash of the configuration in force", func(g *QueueGauge) any { return &g.ConfigHash }},
+}
+
 // AnnotationColumns is the table of an annotation's columns.
 var AnnotationColumns = []Column[Annotation]{
 	{"node", "LowCardinality(String)", ByAgent, "name of the node", func(a *Annotation) any { return &a.Node }},
@@ -159,7 +186,7 @@ var AnnotationColumns = []Column[Annotation]{
 	{"seq", "UInt64", ByAgent, "sequence number in the node's annotation stream", func(a *Annotation) any { return &a.Seq }},
 	{"format_version", "UInt8", ByAccounting, "version of the record format", func(a *Annotation) any { return &a.FormatVersion }},
 	{"time", "DateTime64(6, 'UTC')", ByAccounting, "when it happened, by the node's clock", func(a *Annotation) any { return &a.Time }},
-	{"name", "LowCardinality(String)", ByAccounting, "what happened: start, stop, reload, note", func(a *Annotation) any { return &a.Name }},
+	{"name", "LowCardinality(String)", ByAccounting, "what happened: start, stop, upgrade, reload, schema, policy, limit-mode, kill-switch, note, or what an order is", func(a *Annotation) any { return &a.Name }},
 	{"text", "String", ByAccounting, "in words", func(a *Annotation) any { return &a.Text }},
 	{"tags", "Array(LowCardinality(String))", ByAccounting, "words to filter by", func(a *Annotation) any { return &a.Tags }},
 }

@@ -1,5 +1,5 @@
 // Package event is the contract between the node that sends and the warehouse that remembers:
-// what an event, a gauge and an annotation are, how they lie in the node's log, and in which
+// what an event, a gauge, a queue gauge and an annotation are, how they lie in the node's log, and in which
 // ClickHouse columns they end up.
 //
 // The table Columns is the truth: the codec, the SQL and the documents follow it. An event's
@@ -32,6 +32,7 @@ const FormatVersion = 1
 const (
 	StreamEvent      = "event"
 	StreamGauge      = "gauge"
+	StreamQueueGauge = "queue_gauge"
 	StreamAnnotation = "annotation"
 )
 
@@ -184,6 +185,40 @@ type Gauge struct {
 	Exempt          bool
 	BackoffByConfig bool
 	ConfigHash      uint64
+}
+
+// QueueGauge is what waits in one queue for one tenant and job, written every ten seconds for the
+// largest backlogs of a node. One row more sums the rest; its Queue is empty.
+//
+// Ready, Waiting, Held and Paused count recipients, each recipient in one of them; those in an attempt
+// are in none.
+type QueueGauge struct {
+	Node        string
+	Incarnation ID
+	Seq         uint64
+
+	FormatVersion uint8
+	Time          time.Time
+	Queue         string
+	VMTA          string
+	Provider      string
+	Source        string
+	Tenant        string
+	Job           string
+	Queues        uint32
+
+	Ready     uint64
+	Waiting   uint64
+	Held      uint64
+	Paused    uint64
+	Estimated bool
+	OldestAge uint64
+	Backoff   bool
+
+	LimitScope string
+	Limit      string
+	LimitBy    string
+	ConfigHash uint64
 }
 
 // Annotation is something an operator should see beside the curves: a start, a reload, a note.

@@ -32,16 +32,20 @@ func BenchmarkInsert(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer conn.Close()
-			events := benchEvents(rows)
+			events, block := benchEvents(rows), warehouse.Events.NewBlock()
 			var seq uint64
 			engine, client := cpuOf(b, server.PID()), cpuOf(b, os.Getpid())
 			for b.Loop() {
+				block.Reset()
 				for i := range events {
 					seq++
 					events[i].Seq, events[i].Time = seq, time.Now()
 					events[i].MessageID = event.ID{0: 1, 8: byte(seq >> 25), 9: byte(seq >> 17), 10: byte(seq >> 9), 11: byte(seq >> 1)}
+					if err := block.Append(&events[i]); err != nil {
+						b.Fatal(err)
+					}
 				}
-				if err := warehouse.Events.Insert(b.Context(), conn, strconv.FormatUint(seq, 10), events); err != nil {
+				if err := warehouse.Events.InsertBlock(b.Context(), conn, strconv.FormatUint(seq, 10), block); err != nil {
 					b.Fatal(err)
 				}
 			}

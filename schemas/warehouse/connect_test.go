@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
@@ -37,6 +38,7 @@ func TestParseURL(t *testing.T) {
 		{"clickhouse://ch/mail", Options{}, want{"ch:9000", "mail", "", "", clickhouse.Native, false}},
 		{"clickhouse://ch/mail?secure=true", Options{}, want{"ch:9440", "mail", "", "", clickhouse.Native, true}},
 		{"clickhouse://[::1]:9001", Options{}, want{"[::1]:9001", "carom", "", "", clickhouse.Native, false}},
+		{"clickhouse://u:p@a,b:9001,[::1]/mail?secure=true&server_name=ch", Options{}, want{"a:9440 b:9001 [::1]:9440", "mail", "u", "p", clickhouse.Native, true}},
 		{"http://u:p@ch", Options{User: "v", Password: "q"}, want{"ch:8123", "carom", "v", "q", clickhouse.HTTP, false}},
 		{"http://ch", Options{User: "v", Password: "q", PasswordFile: password}, want{"ch:8123", "carom", "v", "s3cret", clickhouse.HTTP, false}},
 	} {
@@ -45,10 +47,87 @@ func TestParseURL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := want{opt.Addr[0], opt.Auth.Database, opt.Auth.Username, opt.Auth.Password, opt.Protocol, opt.TLS != nil}
+			got := want{strings.Join(opt.Addr, " "), opt.Auth.Database, opt.Auth.Username, opt.Auth.Password, opt.Protocol, opt.TLS != nil}
 			if got != tc.want {
 				t.Errorf("parse(%q) = %+v, want %+v", tc.url, got, tc.want)
 			}
+		})
+	}
+}
+
+// The environment stands between what the options and what the URL say.
+func TestLoginFromEnvironment(t *testing.T) {
+	t.Setenv(userEnv, "env")
+	t.Setenv(passwordEnv, "hunter2")
+	for _, tc := range []struct {
+		opt            Options
+		user, password string
+	}{
+		{Options{}, "env", "hunter2"},
+		{Options{User: "v", Password: "q"}, "v", "q"},
+	} {
+		opt, err := parse("http://u:p@ch", tc.opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if opt.Auth.Username != tc.user || opt.Auth.Password != tc.password {
+			t.Errorf("with %+v: %s %s, want %s %s", tc.opt, opt.Auth.Username, opt.Auth.Password, tc.user, tc.password)
+		}
+	}
+}
+
+func TestFlagRefusesPassword(t *testing.T) {
+	flags := service.NewFlags("test", "test", service.IO{})
+	rawURL, _ := Flags(flags)
+	err := flags.Parse([]string{"--url", "clickhouse://u:hunter2@a,b/carom"})
+	if err == nil || !strings.Contains(err.Error(), passwordEnv) {
+		t.Errorf("a password in --url: %v, want it refused", err)
+	}
+	if err := flags.Parse([]string{"--url", "clickhouse://u@a,b/carom"}); err != nil || *rawURL != "clickhouse://u@a,b/carom" {
+		t.Errorf("a user in --url: %q, %v", *rawURL, err)
+	}
+}
+
+// A machine that is gone swallows packets: it must not cost the time that the next address needs.
+// A server that answers with an exception is asked no further.
+func TestInOrder(t *testing.T) {
+	exception := &clickhouse.Exception{Code: codeAuthenticationFailed}
+	for _, tc := range []struct {
+		name   string
+		answer map[string]error // of an address; silence without
+		asked  string
+		works  bool
+	}{
+		{"the first is silent", map[string]error{"b": nil, "c": nil}, "a b", true},
+		{"all are silent", nil, "a b c", false},
+		{"the first refuses the login", map[string]error{"a": exception, "b": nil}, "a", false},
+		{"the first is overloaded", map[string]error{"a": &clickhouse.Exception{Code: codeTooManyQueries}, "b": nil}, "a b", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opt, err := parse("clickhouse://a,b,c", Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), opt.DialTimeout) // as clickhouse-go does
+				defer cancel()
+				var asked []string
+				_, err = inOrder(ctx, 1, opt, func(ctx context.Context, address string, _ *clickhouse.Options) (clickhouse.DialResult, error) {
+					host, _, _ := strings.Cut(address, ":")
+					asked = append(asked, host)
+					if err, ok := tc.answer[host]; ok {
+						return clickhouse.DialResult{}, err
+					}
+					<-ctx.Done()
+					return clickhouse.DialResult{}, ctx.Err()
+				})
+				if got := strings.Join(asked, " "); got != tc.asked || (err == nil) != tc.works {
+					t.Errorf("asked %s, error %v, want %s, success is %v", got, err, tc.asked, tc.works)
+				}
+				if !tc.works && err != nil && !strings.Contains(Explain("clickhouse://a,b,c", Options{}, err).Error(), "a:9000, b:9000, c:9000") {
+					t.Errorf("the error does not name the addresses: %v", Explain("clickhouse://a,b,c", Options{}, err))
+				}
+			})
 		})
 	}
 }
@@ -58,7 +137,17 @@ func TestParseURLMistakes(t *testing.T) {
 		{"no scheme", "localhost:8123", "want http://"},
 		{"wrong scheme", "ftp://ch", "want http://"},
 		{"no host", "http:///carom", "no host"},
-		{"unknown parameter", "http://ch/carom?secure=true", `unknown parameter "secure"`},
+		{"unknown parameter", "http://ch/carom?sekure=true", `unknown parameter "sekure"`},
+		{"secure over HTTP", "http://ch/carom?secure=true", "for clickhouse:// only"},
+		{"secure of a strange kind", "clickhouse://ch?secure=maybe", "secure is true or false"},
+		{"an authority without TLS", "clickhouse://ch?ca_file=x", "no use without TLS"},
+		{"no authority", "https://ch?ca_file=/nowhere/ca.pem", "ca_file"},
+		{"an authority that is none", "https://ch?ca_file=connect_test.go", "no certificate"},
+		{"a certificate without its key", "https://ch?cert_file=a", "belong together"},
+		{"an empty name", "https://ch?server_name=", "server_name is empty"},
+		{"an empty address", "clickhouse://a,,b", "has no host, or an empty one"},
+		{"a bad second port", "clickhouse://a:9000,b:x", "invalid port"},
+		{"too many addresses", "clickhouse://a" + strings.Repeat(",a", 16), "too many"},
 		{"two folders", "http://ch/a/b", "no name of a database"},
 		{"a quote in the name", "http://ch/a`b", "no name of a database"},
 		{"not a URL", "http://ch:x", "invalid port"},

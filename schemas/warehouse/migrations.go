@@ -30,58 +30,21 @@ type migration struct {
 // costs about a hundred bytes.
 const dedupWindow = 20_000
 
-// The values of k10s and k1m: name, type, expression over events and comment. Both roll-ups and
-// their views are rendered from this one table.
-var rollupColumns = []struct{ name, kind, expr, comment string }{
-	{"ok", "sum, UInt64", "countIf(dimension = 'ok')", "accepted"},
-	{"usr", "sum, UInt64", "countIf(dimension = 'user')", "refused: no such user"},
-	{"rate", "sum, UInt64", "countIf(dimension = 'rate')", "refused: too many messages a second"},
-	{"conn", "sum, UInt64", "countIf(dimension = 'connections')", "refused: too many connections"},
-	{"msgc", "sum, UInt64", "countIf(dimension = 'messages')", "refused: too many messages on the connection"},
-	{"block", "sum, UInt64", "countIf(dimension = 'block')", "refused: the source is blocked"},
-	{"grey", "sum, UInt64", "countIf(dimension = 'greylist')", "refused: greylisted"},
-	{"unav", "sum, UInt64", "countIf(dimension = 'unavailable')", "receiver unavailable, connection failures included"},
-	{"content", "sum, UInt64", "countIf(dimension = 'content')", "refused: content"},
-	{"auth", "sum, UInt64", "countIf(dimension = 'auth')", "refused: authentication of the sender"},
-	{"other", "sum, UInt64", "countIf(dimension IN ('', 'other'))", "refused: unclassified"},
-	{"n1", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt <= 1)", "first attempts"},
-	{"f1", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt <= 1 AND dimension IN ('', 'other'))", "unclassified refusals among n1"},
-	{"n2", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt > 1)", "retries"},
-	{"f2", "sum, UInt64", "countIf(kind != 'queue-deferred' AND attempt > 1 AND dimension IN ('', 'other'))", "unclassified refusals among n2"},
-	{"canaries", "sum, UInt64", "countIf(canary)", "attempts that were canaries"},
-	{"canary_block", "sum, UInt64", "countIf(canary AND dimension = 'block')", "canaries among block"},
-	{"max_open", "max, UInt32", "max(open_connections)", "most connections of the key that one node had open"},
-	{"min_msgc_idx", "min, UInt32", "min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295))", "smallest message number on a connection that msgc was answered to; 4294967295 for none"},
-	{"sample_reply", "max, String", "maxIf(substring(reply, 1, 500), dimension NOT IN ('ok', 'user'))", "one of the refusals, empty for none"},
-	{"last_arrived", "max, DateTime64(6, 'UTC')", "max(arrived)", "when the last of these events reached ClickHouse"},
-}
-
-// evidence selects the events that count as an attempt of (provider, source). A repaired row was
-// counted when it was inserted first.
-const evidence = `NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred')
-    AND provider != '' AND source != ''
-    AND (scope NOT IN ('domain', 'url', 'recipient') OR scope = 'recipient' AND dimension = 'user')`
-
-func rollupTable() string {
-	lines := make([]string, len(rollupColumns))
-	for i, c := range rollupColumns {
-		lines[i] = fmt.Sprintf("    %s SimpleAggregateFunction(%s) COMMENT %s", c.name, c.kind, quote(c.comment))
-	}
-	return strings.Join(lines, ",\n")
-}
-
-func rollupSelect() string {
-	lines := make([]string, len(rollupColumns))
-	for i, c := range rollupColumns {
-		lines[i] = "    " + c.expr + " AS " + c.name
-	}
-	return strings.Join(lines, ",\n")
+// codecs are for columns that ZSTD alone stores larger, as measured (deploy/docs/schema.md).
+var codecs = map[string]string{
+	"time": "Delta, ZSTD(1)", "seq": "T64, ZSTD(1)", "config_hash": "Delta, ZSTD(1)",
+	"dns_us": "T64, ZSTD(1)", "connect_us": "T64, ZSTD(1)", "tls_us": "T64, ZSTD(1)", "transfer_us": "T64, ZSTD(1)",
+	"mail_us": "T64, ZSTD(1)", "rcpt_us": "T64, ZSTD(1)", "data_us": "T64, ZSTD(1)", "body_us": "T64, ZSTD(1)", "final_dot_us": "T64, ZSTD(1)",
+	"message_on_connection": "T64, ZSTD(1)", "open_connections": "T64, ZSTD(1)",
 }
 
 func definitions[T any](columns []event.Column[T]) string {
 	lines := make([]string, len(columns))
 	for i, c := range columns {
 		lines[i] = fmt.Sprintf("    %s %s COMMENT %s", c.Name, c.Type, quote(c.Comment))
+		if codec := codecs[c.Name]; codec != "" {
+			lines[i] += " CODEC(" + codec + ")"
+		}
 	}
 	return strings.Join(lines, ",\n")
 }
@@ -110,15 +73,19 @@ var functions = template.FuncMap{
 			return definitions(event.Columns), nil
 		case "gauges":
 			return definitions(event.GaugeColumns), nil
+		case "queue_gauges":
+			return definitions(event.QueueGaugeColumns), nil
 		case "annotations":
 			return definitions(event.AnnotationColumns), nil
 		default:
 			return "", fmt.Errorf("no table of columns for %s", table)
 		}
 	},
-	"rollup":   rollupTable,
-	"rollupOf": rollupSelect,
-	"evidence": func() string { return evidence },
+	"rollUps": func() []rollUp { return rollUps },
+	// ttl returns the clause that drops rows of table so many days after column.
+	"ttl": func(_, column string, days int) string {
+		return fmt.Sprintf("TTL toDateTime(%s) + INTERVAL %d DAY", column, days)
+	},
 }
 
 // migrations returns every migration of the binary in order; the versions count from 1.

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"strings"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"carom/schemas/event"
 	"carom/schemas/service"
 )
 
@@ -34,6 +34,8 @@ var (
 	ErrSchemaAhead = errors.New("schema is newer than this carom: use the carom that made it, or a later one")
 	// ErrSchemaChanged is returned by Apply for a migration that was applied in another form.
 	ErrSchemaChanged = errors.New("migration was applied in another form; until 1.0 the schema may change: use a new database")
+	// ErrOtherLayout is returned by Apply for a schema that is on a cluster, or is not, unlike the layout.
+	ErrOtherLayout = errors.New("the schema of this database has another layout")
 )
 
 // Migration is the state of one numbered step of the schema.
@@ -46,27 +48,53 @@ type Migration struct {
 	Unknown   bool       `json:"unknown,omitempty"` // applied, but not in this binary
 }
 
-// Apply creates the database of rawURL and applies the migrations that it lacks, in order. by is the
-// version of carom, to be remembered. Applying twice, or twice at once, changes nothing. It returns
-// what it applied; the error wraps ErrSchemaAhead or ErrSchemaChanged where that is the cause.
+// Apply is Layout.Apply on one server.
 func Apply(ctx context.Context, rawURL string, o Options, by string) ([]Migration, error) {
+	return Layout{}.Apply(ctx, rawURL, o, by)
+}
+
+// Apply creates the database of rawURL and applies the migrations that it lacks, in order, on every
+// server of the cluster if there is one. by is the version of carom, to be remembered. Applying
+// twice, or twice at once, changes nothing. It returns what it applied; the error wraps
+// ErrSchemaAhead, ErrSchemaChanged or ErrOtherLayout where that is the cause.
+func (l Layout) Apply(ctx context.Context, rawURL string, o Options, by string) ([]Migration, error) {
+	if err := l.validate(); err != nil {
+		return nil, err
+	}
 	all, err := migrations()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := Dial(rawURL, o)
+	opt, err := parse(rawURL, o)
+	if err != nil {
+		return nil, err
+	}
+	database := opt.Auth.Database
+	conn, err := open(opt)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }() // every statement was answered
 	if err := conn.Ping(ctx); code(err) == codeUnknownDatabase {
-		if err := createDatabase(ctx, rawURL, o); err != nil {
+		if err := l.createDatabase(ctx, rawURL, o); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
 		return nil, Explain(rawURL, o, err)
 	}
-	if err := conn.Exec(ctx, bootstrap); err != nil {
+	if err := l.matches(ctx, conn); err != nil {
+		return nil, err
+	}
+	if l.Cluster != "" {
+		if err := l.createDatabase(ctx, rawURL, o); err != nil { // the other servers may lack it
+			return nil, err
+		}
+	}
+	first, err := l.bootstrapOn(database)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Exec(ctx, first); err != nil {
 		return nil, fmt.Errorf("create schema_migrations: %w", err)
 	}
 	states, err := Status(ctx, conn)
@@ -86,7 +114,11 @@ func Apply(ctx context.Context, rawURL string, o Options, by string) ([]Migratio
 		if states[i].AppliedAt != nil {
 			continue
 		}
-		for _, statement := range statements(m.sql) {
+		list, err := l.render(m.sql, database)
+		if err != nil {
+			return applied, fmt.Errorf("render migration %d %s: %w", m.version, m.name, err)
+		}
+		for _, statement := range list {
 			if err := conn.Exec(ctx, statement); err != nil {
 				return applied, fmt.Errorf("apply migration %d %s: %w", m.version, m.name, err)
 			}
@@ -98,26 +130,71 @@ func Apply(ctx context.Context, rawURL string, o Options, by string) ([]Migratio
 		}
 		applied = append(applied, Migration{Version: m.version, Name: m.name, AppliedAt: &now, AppliedBy: by})
 	}
-	return applied, nil
+	if len(applied) == 0 || len(applied) == len(all) { // nothing, or a new database
+		return applied, nil
+	}
+	return applied, annotateSchema(ctx, conn, applied, by)
+}
+
+// annotateSchema writes down for people that the schema changed.
+func annotateSchema(ctx context.Context, conn driver.Conn, applied []Migration, by string) error {
+	names := make([]string, len(applied))
+	for i, m := range applied {
+		names[i] = fmt.Sprintf("%d %s", m.Version, m.Name)
+	}
+	_, err := Annotate(ctx, conn, event.Annotation{
+		Node: "schema", Time: *applied[len(applied)-1].AppliedAt, Name: "schema",
+		Text: fmt.Sprintf("carom %s changed the schema: %s", by, strings.Join(names, ", ")), Tags: []string{"schema", by},
+	})
+	if err != nil {
+		return fmt.Errorf("annotate the change of the schema: %w", err)
+	}
+	return nil
 }
 
 // createDatabase connects to the database that always exists and creates the one of rawURL.
-func createDatabase(ctx context.Context, rawURL string, o Options) error {
+func (l Layout) createDatabase(ctx context.Context, rawURL string, o Options) error {
 	opt, err := parse(rawURL, o)
 	if err != nil {
 		return err
 	}
 	database := opt.Auth.Database
 	opt.Auth.Database = "default"
-	conn, err := clickhouse.Open(opt)
+	conn, err := open(opt)
 	if err != nil {
-		return fmt.Errorf("ClickHouse at %s: %w", opt.Addr[0], err)
+		return err
 	}
 	defer func() { _ = conn.Close() }() // every statement was answered
-	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+database+"`"); err != nil {
+	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+database+"`"+l.onCluster()); err != nil {
 		return Explain(rawURL, o, err)
 	}
 	return nil
+}
+
+// matches returns an error that wraps ErrOtherLayout if the schema lies otherwise already.
+func (l Layout) matches(ctx context.Context, conn driver.Conn) error {
+	replicated, err := onCluster(ctx, conn)
+	switch {
+	case err != nil || replicated == nil:
+		return err
+	case *replicated && l.Cluster == "":
+		return service.Configf("%w: it is on a cluster, say which by --cluster", ErrOtherLayout)
+	case !*replicated && l.Cluster != "":
+		return service.Configf("%w: it is on one server; a cluster needs a new database", ErrOtherLayout)
+	}
+	return nil
+}
+
+// onCluster reports whether the schema in the database of conn has the form for a cluster; nil if
+// there is no schema.
+func onCluster(ctx context.Context, conn driver.Conn) (*bool, error) {
+	var engines []string
+	err := conn.QueryRow(ctx, "SELECT groupArray(engine) FROM system.tables WHERE database = currentDatabase() AND name = 'schema_migrations'").Scan(&engines)
+	if err != nil || len(engines) == 0 {
+		return nil, err
+	}
+	is := strings.HasPrefix(engines[0], "Replicated")
+	return &is, nil
 }
 
 // Status returns the state of every migration that the binary or the database knows, in order.
@@ -182,21 +259,4 @@ func Version() uint32 {
 		return 0 // the embedded files are wrong, which Apply and Status report
 	}
 	return uint32(len(all)) //nolint:gosec // a handful
-}
-
-// Print writes the SQL of every migration to w.
-func Print(w io.Writer) error {
-	all, err := migrations()
-	if err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintf(w, "%s;\n\n", bootstrap); err != nil {
-		return fmt.Errorf("print schema: %w", err)
-	}
-	for _, m := range all {
-		if _, err := fmt.Fprintf(w, "-- Migration %d: %s\n\n%s\n", m.version, m.name, m.sql); err != nil {
-			return fmt.Errorf("print schema: %w", err)
-		}
-	}
-	return nil
 }

@@ -185,6 +185,7 @@ func TestColumnsAgreeWithSchema(t *testing.T) {
 	conn := migrated(t)
 	agree(t, conn, warehouse.Events)
 	agree(t, conn, warehouse.Gauges)
+	agree(t, conn, warehouse.QueueGauges)
 	agree(t, conn, warehouse.Annotations)
 }
 
@@ -205,6 +206,8 @@ WHERE database = currentDatabase() AND comment = ''
 		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
 		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "schema_migrations", "completeness",
 		"reports", "attributions", "attributed", "report_cohorts",
+		"rollup_1m", "rollup_1h", "rollup_1d", "latency_1m", "latency_1h", "latency_1d", "jobs_1h", "jobs_1d",
+		"domains_1h", "domains_1d", "senders_1h", "senders_1d", "reply_templates",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {
 			t.Errorf("there is no table %s", table)
@@ -484,7 +487,7 @@ func TestRepair(t *testing.T) {
 		t.Fatalf("%d rows after the repetition, want 40: the token must be known", n)
 	}
 	for range 2 {
-		if err := warehouse.Events.Repair(t.Context(), conn, "a/repair-1", all[40:]); err != nil {
+		if err := warehouse.Events.Repair(t.Context(), conn, "a/repair-1", blockOf(t, all[40:])); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -495,6 +498,17 @@ func TestRepair(t *testing.T) {
 	if diff := cmp.Diff(recompute(all, 10*time.Second, epoch), readRollup(t, conn, "k10s", "epoch")); diff != "" {
 		t.Errorf("k10s (-recomputed +ClickHouse):\n%.3000s", diff)
 	}
+}
+
+func blockOf(t *testing.T, events []event.Event) *event.Block[event.Event] {
+	t.Helper()
+	block := warehouse.Events.NewBlock()
+	for i := range events {
+		if err := block.Append(&events[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return block
 }
 
 func TestBadData(t *testing.T) {
@@ -519,12 +533,12 @@ func TestBadData(t *testing.T) {
 	if err := conn.Exec(t.Context(), "DROP TABLE events"); err != nil {
 		t.Fatal(err)
 	}
-	if err := warehouse.Events.Insert(t.Context(), conn, "c", all); err == nil || warehouse.BadData(err) {
-		t.Errorf("insert without a table: %v, want an error that may pass", err)
+	if err := warehouse.Events.Insert(t.Context(), conn, "c", all); warehouse.RemedyOf(err) != warehouse.Operator {
+		t.Errorf("insert without a table: %v, want one for the operator", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := warehouse.Events.Insert(ctx, conn, "d", all); err == nil || warehouse.BadData(err) {
+	if err := warehouse.Events.Insert(ctx, conn, "d", all); err == nil || warehouse.RemedyOf(err) != warehouse.Retry {
 		t.Errorf("insert with an ended context: %v, want an error that may pass", err)
 	}
 }

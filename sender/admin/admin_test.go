@@ -64,13 +64,13 @@ func (n *node) Schedule(_ context.Context, pattern, actor string) (int, error) {
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func (n *node) Reload(context.Context) (*Reloaded, error) {
+func (n *node) Reload(context.Context, string) (*Reloaded, error) {
 	return nil, service.Configf("config:3:1: unknown directive %q", "x")
 }
 
 func (n *node) Status() Status {
 	return Status{
-		Node: "mx.test", ConfigHash: "00000000000000ff", EventSeq: 1, GaugeSeq: 2, AnnotationSeq: 3,
+		Node: "mx.test", ConfigHash: "00000000000000ff", EventSeq: 1, GaugeSeq: 2, QueueGaugeSeq: 8, AnnotationSeq: 3,
 		AcceptedRecipients: 4, QueuedRecipients: 5, LiveRecipients: 6, Sessions: 7,
 	}
 }
@@ -152,7 +152,7 @@ func TestAnswers(t *testing.T) {
 	deferred := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	stop := start(t, path, &node{queues: []Queue{{Name: "a.test/vmta1", Recipients: 3, Due: 2, Sessions: 1, DeferredUntil: deferred, OldestArrival: deferred}, {Name: "b.test/{default}"}}})
 	for url, want := range map[string]string{
-		"/v1/status": `{"node":"mx.test","config_hash":"00000000000000ff","event_seq":1,"gauge_seq":2,"annotation_seq":3,` +
+		"/v1/status": `{"node":"mx.test","config_hash":"00000000000000ff","event_seq":1,"gauge_seq":2,"queue_gauge_seq":8,"annotation_seq":3,` +
 			`"accepted_recipients":4,"queued_recipients":5,"live_recipients":6,"sessions":7}`,
 		"/v1/queues": `[{"name":"a.test/vmta1","recipients":3,"due":2,"sessions":1,"deferred_until":"2026-11-23T12:00:00Z","oldest_arrival":"2026-11-23T12:00:00Z","in_per_minute":0,"out_per_minute":0},` +
 			`{"name":"b.test/{default}","recipients":0,"due":0,"sessions":0,"in_per_minute":0,"out_per_minute":0}]`,

@@ -20,7 +20,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -52,30 +51,33 @@ type node struct {
 	config  atomic.Pointer[config.Config] // in force
 	started *config.Config                // what the node started with, where no reload reaches
 	file    string                        // that the configuration is read from again; "" for none
+	version string                        // of carom; "" if that does not matter
 	logger  *slog.Logger
 
 	reloading sync.Mutex // held while a configuration is put in force
 
-	events, gauges, notes *seglog.Log
-	spool                 *spool.Set
-	suppress              *suppress.Store
-	throttle              *throttle.Throttle
-	recorder              *account.Recorder
-	queues                *queue.Manager
-	agent                 *deliver.Agent
-	followers             []*account.Follower
-	rejects               []*account.RejectLog
-	reports               *reports.Processor
-	turns                 route.Turns // of the members of pools, for mail that comes in
-	watcher               *feed.Watcher
-	orders                *orders.Store
-	operator              *operate.Operator
-	server                *smtpd.Server
-	traffic               *operate.Traffic
-	cold                  *cold.Store // nil where no virtual MTA has a cold one
+	events, gauges, queueGauges, notes *seglog.Log
+
+	spool     *spool.Set
+	suppress  *suppress.Store
+	throttle  *throttle.Throttle
+	recorder  *account.Recorder
+	queues    *queue.Manager
+	agent     *deliver.Agent
+	followers []*account.Follower
+	rejects   []*account.RejectLog
+	reports   *reports.Processor
+	turns     route.Turns // of the members of pools, for mail that comes in
+	watcher   *feed.Watcher
+	orders    *orders.Store
+	operator  *operate.Operator
+	server    *smtpd.Server
+	traffic   *operate.Traffic
+	cold      *cold.Store // nil where no virtual MTA has a cold one
 
 	accepted atomic.Int64 // recipients since the start
 	full     fullDisk
+	budget   budget // of the event log
 	closers  []func() error
 }
 
@@ -94,9 +96,6 @@ func Run(ctx context.Context, c *config.Config, logger *slog.Logger, ready func(
 // start is Run.
 func (n *node) start(ctx context.Context, ready func(addresses []string)) (err error) {
 	c := n.started
-	if len(c.Spools) == 0 || c.EventLog == nil {
-		return service.Configf("a sender needs a <spool DIR> and an <event-log DIR> section")
-	}
 	listeners, addresses, err := n.listen(ctx) // while the node may be root; nobody is greeted yet
 	if err != nil {
 		return err
@@ -130,7 +129,7 @@ func (n *node) close() error {
 func (n *node) open(ctx context.Context) error {
 	c := n.config.Load()
 	for stream, log := range map[string]**seglog.Log{
-		event.StreamEvent: &n.events, event.StreamGauge: &n.gauges, event.StreamAnnotation: &n.notes,
+		event.StreamEvent: &n.events, event.StreamGauge: &n.gauges, event.StreamQueueGauge: &n.queueGauges, event.StreamAnnotation: &n.notes,
 	} {
 		opened, err := seglog.Open(filepath.Join(c.EventLog.Dir, stream), seglog.Options{SegmentBytes: int64(c.EventLog.SegmentSize)})
 		if err != nil {
@@ -165,10 +164,8 @@ func (n *node) open(ctx context.Context) error {
 	if err := n.openCold(dir); err != nil {
 		return err
 	}
-	if c.Feed != nil {
-		n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
-		n.watcher.Poll()
-	}
+	n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
+	n.watcher.Poll()
 	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
 		return err
 	}
@@ -302,7 +299,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
-	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
+	if err := n.annotateStart(context.WithoutCancel(ctx), live); err != nil {
 		return err
 	}
 	received, giveBack := hangups()
@@ -312,21 +309,19 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.queues.Run(ctx) })
 	group.Go(func() error { return n.operator.Run(ctx) })
 	group.Go(func() error { return n.server.Run(ctx, listeners) })
-	if n.watcher != nil {
-		group.Go(func() error { return n.watcher.Run(ctx) })
-	}
+	group.Go(func() error { return n.watcher.Run(ctx) })
 	for _, f := range n.followers {
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
-	if n.config.Load().Admin != nil {
-		group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
-	}
+	group.Go(func() error { return n.watchBudget(ctx) })
+	group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
-	return group.Wait()
+	err = group.Wait()
+	return errors.Join(err, n.annotateStop(context.WithoutCancel(ctx), err))
 }
 
 // listen opens the listeners; all problems are reported at once.
@@ -356,23 +351,6 @@ func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresse
 	return listeners, addresses, nil
 }
 
-// annotate writes a note into the annotation stream.
-func (n *node) annotate(ctx context.Context, name, text string) error {
-	record := event.EncodeAnnotation(nil, &event.Annotation{FormatVersion: event.FormatVersion, Time: time.Now().UTC(), Name: name, Text: text})
-	if _, err := n.notes.Append(ctx, record); err != nil {
-		return fmt.Errorf("annotations: %w", err)
-	}
-	return nil
-}
-
-// noteDelivery writes a change of mode or of a source into the annotation stream. The session that saw
-// it waits for the disk; such changes are rare.
-func (n *node) noteDelivery(name, text string) {
-	if err := n.annotate(context.Background(), name, text); err != nil {
-		n.logger.Error("annotation not written", "error", err)
-	}
-}
-
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the
 // node's own, which it makes at its first start.
 func referenceKeys(c *config.Config, dir string) (*correlate.Keys, error) {
@@ -397,7 +375,7 @@ func referenceKeys(c *config.Config, dir string) (*correlate.Keys, error) {
 // suppressionKey returns the key of the suppression hash: the feed's, which all nodes share, else
 // one of the node's own.
 func suppressionKey(c *config.Config, dir string) ([]byte, error) {
-	if c.Feed != nil && c.Feed.SuppressionKey.Reveal() != "" {
+	if c.Feed.SuppressionKey.Reveal() != "" {
 		return []byte(c.Feed.SuppressionKey.Reveal()), nil
 	}
 	return ownSecret(filepath.Join(dir, "suppression.key"))

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -32,15 +33,12 @@ func (n *node) newOperator() *operate.Operator {
 			return vmta.Name, true
 		},
 		Sourceless: func(s *queue.Status) bool { return s.DeferredWhy == deliver.AllSourcesDisabled(s.Name.String()) },
-		Annotate:   n.annotate, Logger: n.logger,
+		Annotate:   func(ctx context.Context, name, text string) error { return n.annotate(ctx, name, text, "order") }, Logger: n.logger,
 	})
 }
 
-// counted returns the recorder of deliveries. Where somebody can ask, it counts what passes.
+// counted returns the recorder of deliveries, which counts what passes for those who ask.
 func (n *node) counted() deliver.Recorder {
-	if n.config.Load().Admin == nil {
-		return n.recorder
-	}
 	n.traffic = operate.NewTraffic()
 	return countingRecorder{n.recorder, n.traffic}
 }

@@ -124,13 +124,7 @@ func ownFolders(c *config.Config) []string {
 	for _, s := range c.Spools {
 		dirs = append(dirs, s.Dir)
 	}
-	if c.EventLog != nil {
-		dirs = append(dirs, c.EventLog.Dir)
-	}
-	if c.Feed != nil {
-		dirs = append(dirs, c.Feed.Dir)
-	}
-	return dirs
+	return append(dirs, c.EventLog.Dir, c.Feed.Dir)
 }
 
 // giveTo makes dir, and what is in it, a's. What is a's already stays as it is: in a folder of his

@@ -5,21 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"carom/schemas/cursor"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
 	"carom/sender/admin"
+	"carom/sender/queue"
 )
 
-// gaugeInterval is how often the state of each key is written (design/architecture.md, terms).
+// gaugeInterval is how often the state of each key and of the largest queues is written (design/architecture.md, terms).
 const gaugeInterval = 10 * time.Second
 
 // pruneInterval is how often shipped segments of the event log are removed.
 const pruneInterval = 30 * time.Second
 
-// gauge writes the gauge stream until ctx is done.
+// gauge writes the gauge and queue_gauge streams until ctx is done.
 func (n *node) gauge(ctx context.Context) error {
 	ticker := time.NewTicker(gaugeInterval)
 	defer ticker.Stop()
@@ -29,20 +31,22 @@ func (n *node) gauge(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		if err := n.writeGauges(context.WithoutCancel(ctx)); err != nil {
+		now := time.Now().UTC()
+		if err := n.writeGauges(context.WithoutCancel(ctx), now); err != nil {
+			return err
+		}
+		if err := n.writeQueueGauges(context.WithoutCancel(ctx), now); err != nil {
 			return err
 		}
 	}
 }
 
-func (n *node) writeGauges(ctx context.Context) error {
-	backlog := map[string]int{}
-	for _, s := range n.queues.Statuses() {
-		backlog[s.Name.String()] = s.Recipients
-	}
+func (n *node) writeGauges(ctx context.Context, now time.Time) error {
 	warmup, established := n.sourceDates()
-	now := time.Now().UTC()
-	gauges := n.throttle.Gauges(func(queue string) int { return backlog[queue] })
+	gauges := n.throttle.Gauges(func(name string) int {
+		domain, vmta, _ := strings.Cut(name, "/")
+		return n.queues.Recipients(queue.Name{Domain: domain, VMTA: vmta})
+	})
 	records := make([][]byte, 0, len(gauges))
 	for _, g := range gauges {
 		g.FormatVersion, g.Time, g.ConfigHash = event.FormatVersion, now, n.config.Load().Hash()
@@ -88,10 +92,15 @@ func (n *node) prune(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		n.pruneStream(event.StreamEvent, n.events, n.neededByFollowers(n.spool.DurableEvent()))
-		n.pruneStream(event.StreamGauge, n.gauges, n.gauges.Last())
-		n.pruneStream(event.StreamAnnotation, n.notes, n.notes.Last())
+		n.pruneAll()
 	}
+}
+
+func (n *node) pruneAll() {
+	n.pruneStream(event.StreamEvent, n.events, n.neededByFollowers(n.spool.DurableEvent()))
+	n.pruneStream(event.StreamGauge, n.gauges, n.gauges.Last())
+	n.pruneStream(event.StreamQueueGauge, n.queueGauges, n.queueGauges.Last())
+	n.pruneStream(event.StreamAnnotation, n.notes, n.notes.Last())
 }
 
 func (n *node) pruneStream(stream string, log *seglog.Log, needed uint64) {
@@ -115,7 +124,7 @@ var _ admin.Node = (*node)(nil)
 // Status is part of admin.Node.
 func (n *node) Status() admin.Status {
 	s := admin.Status{
-		Node: n.config.Load().HostName(), EventSeq: n.events.Last(), GaugeSeq: n.gauges.Last(), AnnotationSeq: n.notes.Last(),
+		Node: n.config.Load().HostName(), EventSeq: n.events.Last(), GaugeSeq: n.gauges.Last(), QueueGaugeSeq: n.queueGauges.Last(), AnnotationSeq: n.notes.Last(),
 		AcceptedRecipients: n.accepted.Load(), ConfigHash: n.config.Load().HashText(),
 	}
 	for _, q := range n.queues.Statuses() {
@@ -124,5 +133,6 @@ func (n *node) Status() admin.Status {
 	}
 	stats := n.spool.Stats()
 	s.LiveRecipients = stats.Recipients
+	s.UnshippedBytes, s.EventLogFull = n.budget.waiting.Load(), n.budget.full.Load()
 	return s
 }

@@ -427,6 +427,7 @@ func (b *builder) finish() {
 		c.vmtaOrder = append(c.vmtaOrder, m)
 	}
 	b.finishListeners()
+	c.finishPlaces()
 	c.completeSpools()
 	b.addColdVMTAs()
 	b.finishAliases()

@@ -68,7 +68,7 @@ type Config struct {
 	Spools      []Spool
 	AcctFiles   []AcctFile
 	RejectLogs  []AcctFile // of refused connections and recipients
-	EventLog    *EventLog  // nil without its section, like all that follow
+	EventLog    *EventLog  // never nil, like the three that follow: see finishPlaces
 	Feed        *Feed
 	EventStream *EventStream
 	Admin       *Admin

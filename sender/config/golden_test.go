@@ -205,6 +205,9 @@ func dump(c *Config) string {
 		line("reference-key", k.ID, k.Key, len(k.Key.Reveal()))
 	}
 	for _, s := range c.Spools {
+		if s.Pos == (Pos{}) {
+			continue
+		}
 		line("spool", s.Dir, s.MinFreeSpace, s.Priority, s.DeliverOnly)
 	}
 	for _, a := range c.AcctFiles {
@@ -223,19 +226,19 @@ func dump(c *Config) string {
 		line("rejectlog-file", a.Path, a.Records, a.RecordFields, a.MaxSize, a.MoveTo, FormatDuration(a.DeleteAfter))
 	}
 	line("bounce-categories", c.BounceCategories)
-	if e := c.EventLog; e != nil {
+	if e := c.EventLog; e.Pos != (Pos{}) { // else by default, as in places_test.go
 		line("event-log", e.Dir, e.SegmentSize, e.MaxSize)
 		if e.Privacy.Way != "" {
 			line("event-log privacy", e.Privacy, e.Privacy.Key.Reveal())
 		}
 	}
-	if f := c.Feed; f != nil {
+	if f := c.Feed; f.Pos != (Pos{}) {
 		line("feed", f.Dir, f.PollInterval, f.SuppressionKey, f.SuppressionKey.Reveal())
 	}
-	if s := c.EventStream; s != nil {
+	if s := c.EventStream; s.Pos != (Pos{}) {
 		line("event-stream", s.URL, s.User, s.Password, s.Database, s.BatchSize, s.BatchInterval)
 	}
-	if a := c.Admin; a != nil {
+	if a := c.Admin; a.Pos != (Pos{}) {
 		line("admin", a.Path)
 	}
 	if p := c.BounceProcessor; p != nil {

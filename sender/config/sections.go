@@ -84,15 +84,17 @@ type EventLog struct {
 	Pos         Pos
 	Dir         string
 	SegmentSize Size // of one file
-	MaxSize     Size // of all files; 0 means no limit but the disk
+	QueueGauges int  // rows about the largest backlogs, every ten seconds
+	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means no limit but the disk
 	Privacy     Privacy
 }
 
-func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20} }
+func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20, QueueGauges: 200} }
 
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
-	planned("the free space of the disk is its only bound so far", one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
+	one("queue-gauges", number(0, 10_000), func(e *EventLog) *int { return &e.QueueGauges }),
+	one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize }),
 	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
 ).withDefaults(defaultEventLog)
 

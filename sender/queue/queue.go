@@ -394,16 +394,8 @@ func (q *Queue) Status(now time.Time) Status {
 	waits := q.shard.manager.slots.waits(q)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := Status{
-		Name: q.name, Recipients: q.recipients, Held: len(q.held), Sessions: q.sessions, Due: q.due(At(now), math.MaxInt),
-		Mode: q.modeAt(now), ModeWhy: q.modeWhy, ModeUntil: q.modeUntil, Paused: q.paused, Failures: q.failures, WaitsForSlot: waits,
-	}
-	if until := q.waitsUntil(); until.After(now) {
-		s.DeferredUntil, s.DeferredWhy = until, q.deferredWhy
-		if until.Equal(q.retryAt) {
-			s.DeferredWhy = "retry"
-		}
-	}
+	s := q.state(now)
+	s.WaitsForSlot, s.Due = waits, q.due(At(now), math.MaxInt)
 	oldest := q.fresh.oldest()
 	for _, list := range [][]*Item{q.retries, q.held} {
 		for _, item := range list {
@@ -413,6 +405,22 @@ func (q *Queue) Status(now time.Time) Status {
 		}
 	}
 	s.OldestArrival = oldest.Time()
+	return s
+}
+
+// state returns what is known of q at now without looking at items: all but Due, WaitsForSlot and
+// OldestArrival. The caller holds q.mu.
+func (q *Queue) state(now time.Time) Status {
+	s := Status{
+		Name: q.name, Recipients: q.recipients, Held: len(q.held), Sessions: q.sessions,
+		Mode: q.modeAt(now), ModeWhy: q.modeWhy, ModeUntil: q.modeUntil, Paused: q.paused, Failures: q.failures,
+	}
+	if until := q.waitsUntil(); until.After(now) {
+		s.DeferredUntil, s.DeferredWhy = until, q.deferredWhy
+		if until.Equal(q.retryAt) {
+			s.DeferredWhy = "retry"
+		}
+	}
 	return s
 }
 

@@ -155,6 +155,25 @@ func (d Denial) String() string {
 	return text
 }
 
+// ParseDenial returns the denial that String made text of, without its Wait, and false for other texts.
+func ParseDenial(text string) (Denial, bool) {
+	scope, limit, found := strings.Cut(text, ": ")
+	switch scope {
+	case ScopeNode, ScopeVMTA, ScopePool, ScopeQueue, ScopeSourceIP,
+		string(limits.ByLoop), string(limits.ByGlide), string(limits.ByGuard), string(limits.ByConfig):
+	default:
+		found = false
+	}
+	if !found {
+		return Denial{}, false
+	}
+	d := Denial{Scope: scope, Limit: limit}
+	if limit, setBy, ok := strings.Cut(limit, " ("); ok && strings.HasSuffix(setBy, ")") {
+		d.Limit, d.SetBy = limit, strings.TrimSuffix(setBy, ")")
+	}
+	return d, true
+}
+
 // The scopes of limits. At a key it is the actor's name instead: loop, glide or guard.
 const (
 	ScopeNode     = "node"

@@ -299,3 +299,18 @@ func TestScopeIsWhatWasWaitedFor(t *testing.T) {
 		}
 	})
 }
+
+func TestParseDenial(t *testing.T) {
+	for _, d := range []Denial{
+		{Scope: ScopeQueue, Limit: "max-msg-rate 100/m", SetBy: "/etc/carom/config:3"},
+		{Scope: "loop", Limit: "rate 2/s", SetBy: "loop, epoch 3, reason r1"},
+		{Scope: ScopeNode, Limit: "total-max-smtp-out 5"},
+	} {
+		if got, ok := ParseDenial(d.String()); !ok || got != d {
+			t.Errorf("ParseDenial(%q) = %+v, %v, want %+v", d.String(), got, ok, d)
+		}
+	}
+	if got, ok := ParseDenial("lookup a.test: no such host"); ok {
+		t.Errorf("an error of DNS is taken for %+v", got)
+	}
+}

@@ -9,6 +9,6 @@ CREATE TABLE IF NOT EXISTS annotations{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMM(time)
 ORDER BY (time, node)
-TTL toDateTime(arrived) + INTERVAL 400 DAY
+{{ttl "annotations" "arrived" 400}}
 SETTINGS {{durable}}
 COMMENT 'Things an operator should see beside the curves: starts, reloads, notes';

@@ -1,63 +1,32 @@
--- What receivers answered, per key in steps of ten seconds and of a minute. The jobs read these
--- and never events, so that their cost follows keys and buckets, not mail.
+-- Sums over events in steps of time; rollUps in rollups.go is the one table that they are all
+-- rendered from. Rows are states: always read them with sum(), max(), min() or
+-- quantilesTDigestMerge(…)() and GROUP BY.
 --
--- Rows are states: always read them with sum(), max(), min() and GROUP BY.
--- Evidence is one attempt each: delivered, deferred, bounced, and queue-deferred once for the
--- whole queue. A refusal aimed at a domain, a URL or one recipient says nothing of (provider,
--- source) and is left out; an unknown user always counts, because its share is the list's quality.
+-- k10s, k1m and provider_minutes are what the jobs read instead of events, so that their cost
+-- follows keys and buckets, not mail. Evidence is one attempt each: delivered, deferred, bounced,
+-- and queue-deferred once for the whole queue. A refusal aimed at a domain, a URL or one recipient
+-- says nothing of (provider, source) and is left out; an unknown user always counts, because its
+-- share is the list's quality.
 --
--- ORDER BY: the control job reads the present epoch of one key; PARTITION BY day for retention.
-CREATE TABLE IF NOT EXISTS k10s{{onCluster}}
+-- The others are for people. The finest of each family is filled by a view as events come in, the
+-- coarser ones by the job that calls RollUp. Each can be rebuilt for any range from events.
+--
+-- PARTITION BY day, of the finest and the hourly: retention and RollUp replace whole days.
+{{range rollUps}}
+-- ORDER BY: {{.Why}}.
+CREATE TABLE IF NOT EXISTS {{.Table}}{{onCluster}}
 (
-    provider LowCardinality(String) COMMENT 'who decides about the mail',
-    source LowCardinality(String) COMMENT 'address that the receiver sees',
-    epoch UInt64 COMMENT 'limit epoch that the attempts started under',
-    ts DateTime('UTC') COMMENT 'start of the ten seconds',
-{{rollup}}
+    ts DateTime('UTC') COMMENT 'start of the {{.Step}}' CODEC(Delta, ZSTD(1)),
+{{.Columns}}
 )
 ENGINE = {{engine "AggregatingMergeTree"}}
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (provider, source, epoch, ts)
-TTL ts + INTERVAL 2 DAY
-SETTINGS {{durable}}, ttl_only_drop_parts = 1
-COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS k10s_mv{{onCluster}} TO k10s AS
-SELECT
-    provider,
-    source,
-    limit_epoch AS epoch,
-    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts,
-{{rollupOf}}
-FROM events
-WHERE {{evidence}}
-GROUP BY provider, source, epoch, ts
-COMMENT 'Fills k10s from events';
-
--- ORDER BY: the score job reads the last hours of one key over all its tenants.
-CREATE TABLE IF NOT EXISTS k1m{{onCluster}}
-(
-    provider LowCardinality(String) COMMENT 'who decides about the mail',
-    source LowCardinality(String) COMMENT 'address that the receiver sees',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    ts DateTime('UTC') COMMENT 'start of the minute',
-{{rollup}}
-)
-ENGINE = {{engine "AggregatingMergeTree"}}
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (provider, source, tenant, ts)
-TTL ts + INTERVAL 15 DAY
-SETTINGS {{durable}}, ttl_only_drop_parts = 1
-COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS k1m_mv{{onCluster}} TO k1m AS
-SELECT
-    provider,
-    source,
-    tenant,
-    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
-{{rollupOf}}
-FROM events
-WHERE {{evidence}}
-GROUP BY provider, source, tenant, ts
-COMMENT 'Fills k1m from events';
+PARTITION BY {{.Partition}}
+ORDER BY ({{.Order}})
+{{ttl .Table "ts" .Days}}
+SETTINGS {{durable}}, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT '{{.Comment}}';
+{{if not .From}}
+CREATE MATERIALIZED VIEW IF NOT EXISTS {{.Table}}_mv{{onCluster}} TO {{.Table}} AS
+{{.View}}
+COMMENT 'Fills {{.Table}} from events';
+{{end}}{{end}}

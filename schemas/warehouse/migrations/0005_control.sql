@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS leases{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(issued_at)
 ORDER BY (node, generation, provider, source)
-TTL toDateTime(issued_at) + INTERVAL 2 DAY
+{{ttl "leases" "issued_at" 2}}
 SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'Limits handed to the nodes; the agents turn the highest generation into limits.json';
 
@@ -94,7 +94,7 @@ CREATE TABLE IF NOT EXISTS limit_log{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMM(ts)
 ORDER BY (provider, source, ts)
-TTL toDateTime(ts) + INTERVAL 400 DAY
+{{ttl "limit_log" "ts" 400}}
 SETTINGS {{durable}}
 COMMENT 'Every change of a limit with its evidence, before and after, actor and expiry';
 

@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS suppression_changes{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(arrived)
 ORDER BY arrived
-TTL toDateTime(arrived) + INTERVAL 3 DAY
+{{ttl "suppression_changes" "arrived" 3}}
 SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'Keys of which suppressions has new rows, by time';
 
@@ -101,31 +101,9 @@ CREATE TABLE IF NOT EXISTS soft_bounces{{onCluster}}
 )
 ENGINE = {{engine "ReplacingMergeTree"}}
 ORDER BY (recipient_key, message_id, recipient_index)
-TTL toDateTime(time) + INTERVAL 400 DAY
+{{ttl "soft_bounces" "time" 400}}
 SETTINGS {{durable}}
 COMMENT 'Messages that were refused because of a mailbox that is alive; enough of them suppress for a while';
-
--- ORDER BY: the breaker reads minutes and the same hour of two weeks of one provider.
-CREATE TABLE IF NOT EXISTS provider_minutes{{onCluster}}
-(
-    provider LowCardinality(String) COMMENT 'who decides about the mail',
-    ts DateTime('UTC') COMMENT 'start of the minute',
-    delivered SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted',
-    unknown SimpleAggregateFunction(sum, UInt64) COMMENT 'refused for good: no such user'
-)
-ENGINE = {{engine "AggregatingMergeTree"}}
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (provider, ts)
-TTL ts + INTERVAL 16 DAY
-SETTINGS {{durable}}, ttl_only_drop_parts = 1
-COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS provider_minutes_mv{{onCluster}} TO provider_minutes AS
-SELECT provider, toStartOfMinute(toDateTime(time, 'UTC')) AS ts, countIf(kind = 'delivered') AS delivered, countIf(kind = 'bounced') AS unknown
-FROM events
-WHERE NOT repaired AND provider != '' AND (kind = 'delivered' OR kind = 'bounced' AND class = 'hard' AND dimension = 'user' AND category != 'suppressed')
-GROUP BY provider, ts
-COMMENT 'Fills provider_minutes from events';
 
 -- ORDER BY: "is this bounce part of an accident" asks for one provider and minute.
 CREATE TABLE IF NOT EXISTS suppression_waves{{onCluster}}
@@ -142,7 +120,7 @@ CREATE TABLE IF NOT EXISTS suppression_waves{{onCluster}}
 ENGINE = {{engine "ReplacingMergeTree" "found_at"}}
 PARTITION BY toYYYYMM(minute)
 ORDER BY (provider, minute)
-TTL minute + INTERVAL 400 DAY
+{{ttl "suppression_waves" "minute" 400}}
 SETTINGS {{durable}}
 COMMENT 'Minutes in which a provider refused so many as unknown that it was believed to be its accident; read with FINAL';
 
@@ -161,6 +139,6 @@ CREATE TABLE IF NOT EXISTS webhook_deliveries{{onCluster}}
 ENGINE = {{engine "ReplacingMergeTree" "version"}}
 PARTITION BY toYYYYMM(event_time)
 ORDER BY (endpoint, event_id)
-TTL toDateTime(event_time) + INTERVAL 90 DAY
+{{ttl "webhook_deliveries" "event_time" 90}}
 SETTINGS {{durable}}
 COMMENT 'What became of each complaint that the operator''s own system is told of; read with FINAL';

@@ -10,6 +10,7 @@ CREATE TABLE IF NOT EXISTS nodes{{onCluster}}
     version String COMMENT 'version of carom on the node',
     event_seq UInt64 COMMENT 'last event that is known to be here',
     gauge_seq UInt64 COMMENT 'last gauge that is known to be here',
+    queue_gauge_seq UInt64 COMMENT 'last queue gauge that is known to be here',
     annotation_seq UInt64 COMMENT 'last annotation that is known to be here',
     quarantined UInt64 COMMENT 'records that could not be stored and lie in the quarantine files of the node',
     limits_generation UInt64 COMMENT 'generation of its limits.json'
@@ -41,6 +42,6 @@ CREATE TABLE IF NOT EXISTS job_runs{{onCluster}}
 ENGINE = {{engine "ReplacingMergeTree" "updated_at"}}
 PARTITION BY toYYYYMM(started_at)
 ORDER BY (job, started_at, run_id)
-TTL toDateTime(started_at) + INTERVAL 90 DAY
+{{ttl "job_runs" "started_at" 90}}
 SETTINGS {{durable}}
 COMMENT 'Runs of the analytics jobs; read with FINAL';

@@ -19,6 +19,8 @@ FROM
     UNION ALL
     SELECT node, incarnation, 'gauge' AS stream, seq FROM gauges
     UNION ALL
+    SELECT node, incarnation, 'queue_gauge' AS stream, seq FROM queue_gauges
+    UNION ALL
     SELECT node, incarnation, 'annotation' AS stream, seq FROM annotations
 )
 GROUP BY node, incarnation, stream

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS reports{{onCluster}}
 ENGINE = {{engine "ReplacingMergeTree"}}
 PARTITION BY toYYYYMM(time)
 ORDER BY (node, incarnation, seq)
-TTL toDateTime(time) + INTERVAL 180 DAY
+{{ttl "reports" "time" 180}}
 SETTINGS {{durable}}
 COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
 
@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS attributions{{onCluster}}
 ENGINE = {{engine "ReplacingMergeTree" "attributed_at"}}
 PARTITION BY toYYYYMM(time)
 ORDER BY (node, incarnation, seq)
-TTL toDateTime(time) + INTERVAL 400 DAY
+{{ttl "attributions" "time" 400}}
 SETTINGS {{durable}}
 COMMENT 'Which delivery each report was about, and whose it was; read with FINAL';
 

@@ -124,9 +124,6 @@ func (c *call) client() (*admin.Client, error) {
 		if err != nil {
 			return nil, service.Configf("%s: where is the node? %w (or name its socket: --socket PATH)", c.command, err)
 		}
-		if configuration.Admin == nil {
-			return nil, service.Configf("%s: %s has no <admin PATH>, by which a node can be asked", c.command, c.file)
-		}
 		c.socket = configuration.Admin.Path
 	}
 	return admin.NewClient(c.socket), nil

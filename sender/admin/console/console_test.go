@@ -370,7 +370,6 @@ func TestWhereTheNodeIs(t *testing.T) {
 		want       string
 	}{
 		{"no configuration", "queue holds -c " + filepath.Join(dir, "none"), 2, "--socket PATH"},
-		{"a configuration without a socket", "queue holds -c " + write("bare", "host-name mx.test\n"), 2, "has no <admin PATH>"},
 		{"no node", "queue holds --socket " + filepath.Join(dir, "none.sock"), 1, "no node runs at the socket " + filepath.Join(dir, "none.sock")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
