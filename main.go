@@ -41,11 +41,12 @@ type command struct {
 var commands = []command{
 	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
-	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"sender", "take mail over SMTP and deliver it", withVersion(sender.Command)},
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest quarantine", "list the records that ClickHouse refused, and try them again", agent.QuarantineCommand},
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},

@@ -13,17 +13,18 @@ CREATE TABLE IF NOT EXISTS events{{onCluster}}
 {{columns "events"}},
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
-    INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX job_set job TYPE set(500) GRANULARITY 1,
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
-    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1,
+    PROJECTION by_message (SELECT _part_offset ORDER BY message_id),
+    PROJECTION by_recipient (SELECT _part_offset ORDER BY recipient),
+    PROJECTION by_message_id_header (SELECT _part_offset ORDER BY cityHash64(headers['Message-ID']))
 )
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 {{ttl "events" "arrived" 180}}
-SETTINGS {{durable}}, ttl_only_drop_parts = 1
+SETTINGS {{durable}}, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
