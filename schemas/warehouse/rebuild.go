@@ -100,6 +100,9 @@ type Rebuilt struct {
 // A step that is not over while agents insert is left alone. A rebuild that was killed between the
 // deletion and the attachment leaves a hole that the next one fills.
 //
+// On a cluster it rebuilds what views fill on the shard that answers, so that it is to be run at one
+// server of each shard; the coarser ones are whole after the last.
+//
 // The error wraps ErrBusy if events of the range kept coming.
 func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o RebuildOptions) error {
 	if !from.Before(to) {
@@ -108,12 +111,19 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 	if err := dropLeftovers(ctx, conn); err != nil {
 		return err
 	}
+	// On a cluster the rows are in the local tables of each shard.
+	suffix := ""
+	if is, err := onCluster(ctx, conn); err != nil {
+		return fmt.Errorf("look for the layout: %w", err)
+	} else if is != nil && *is {
+		suffix = localSuffix
+	}
 	from, to = from.UTC().Truncate(time.Hour), ceil(to.UTC(), time.Hour)
 	for i, r := range rollUps {
 		var err error
 		done := Rebuilt{Table: r.Table, From: from, To: to, Done: i + 1, Total: len(rollUps)}
 		if r.From == "" {
-			done.From, done.To, err = r.recount(ctx, conn, from, to, o.Idle)
+			done.From, done.To, err = r.recount(ctx, conn, from, to, o.Idle, suffix)
 		} else {
 			err = r.fill(ctx, conn, from, to, true)
 		}
@@ -161,7 +171,7 @@ func inRange(column string) string {
 }
 
 // recount rebuilds a roll-up that a view fills, and returns the range that it rebuilt.
-func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Time, idle bool) (start, end time.Time, err error) {
+func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Time, idle bool, suffix string) (start, end time.Time, err error) {
 	start = from.Truncate(r.step())
 	for try := 1; ; try++ {
 		end = ceil(to, r.step())
@@ -175,7 +185,7 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 		if !start.Before(end) {
 			return start, start, nil
 		}
-		if err := r.recountOnce(ctx, conn, start, end); err != nil {
+		if err := r.recountOnce(ctx, conn, start, end, suffix); err != nil {
 			return start, end, err
 		}
 		if idle {
@@ -186,7 +196,7 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 			"from": strconv.FormatInt(start.Unix(), 10), "to": strconv.FormatInt(end.Unix(), 10),
 			"since": strconv.FormatInt(now.Add(-viewLag).UnixMicro(), 10),
 		})
-		if err := conn.QueryRow(clickhouse.Context(ctx, since), "SELECT count() FROM events WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+
+		if err := conn.QueryRow(clickhouse.Context(ctx, since), "SELECT count() FROM events"+suffix+" WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+
 			inRange("time")).Scan(&late); err != nil {
 			return start, end, fmt.Errorf("look for late events: %w", err)
 		}
@@ -204,7 +214,8 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 	}
 }
 
-func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time) error {
+// recountOnce takes the events of, and changes, the table whose name ends with suffix.
+func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time, suffix string) error {
 	return r.staged(ctx, conn, func(stage string) error {
 		for first := start; first.Before(end); { // a day at a time, since events are stored by day
 			next := first.Truncate(24 * time.Hour).Add(24 * time.Hour)
@@ -212,7 +223,7 @@ func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end ti
 				next = end
 			}
 			ctx := within(ctx, first, next, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
-			if err := conn.Exec(ctx, "INSERT INTO "+stage+" (ts, "+r.columnNames()+") "+r.fromEvents(inRange("time"))); err != nil {
+			if err := conn.Exec(ctx, "INSERT INTO "+stage+" (ts, "+r.columnNames()+") "+r.fromEvents("events"+suffix, inRange("time"))); err != nil {
 				return fmt.Errorf("count events: %w", err)
 			}
 			first = next
@@ -222,11 +233,11 @@ func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end ti
 			return err
 		}
 		// 2: wait for the replicas too.
-		if err := conn.Exec(within(ctx, start, end, clickhouse.Settings{"mutations_sync": 2}), "ALTER TABLE "+r.Table+" DELETE WHERE "+inRange("ts")); err != nil {
+		if err := conn.Exec(within(ctx, start, end, clickhouse.Settings{"mutations_sync": 2}), "ALTER TABLE "+r.Table+suffix+" DELETE WHERE "+inRange("ts")); err != nil {
 			return fmt.Errorf("delete the range: %w", err)
 		}
 		for _, p := range partitions {
-			if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" ATTACH PARTITION ID '"+p+"' FROM "+stage); err != nil {
+			if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+suffix+" ATTACH PARTITION ID '"+p+"' FROM "+stage); err != nil {
 				return fmt.Errorf("attach partition %s: %w", p, err)
 			}
 		}

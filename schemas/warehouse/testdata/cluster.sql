@@ -18,9 +18,9 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node that wrote the event',
     incarnation UUID COMMENT 'life of the node\'s log; a reinstalled node gets a new one',
-    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps',
+    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step this is',
     message_id UUID COMMENT 'message; zero for a queue\'s event',
     recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
@@ -63,14 +63,14 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     pmta_category LowCardinality(String) COMMENT 'PowerMTA\'s bounce category',
     size UInt64 COMMENT 'octets of the message',
     queued_us UInt64 COMMENT 'microseconds since acceptance',
-    dns_us UInt64 COMMENT 'microseconds of DNS look-ups',
-    connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection',
-    tls_us UInt64 COMMENT 'microseconds of the TLS handshake',
-    transfer_us UInt64 COMMENT 'microseconds from MAIL to the last reply',
+    dns_us UInt64 COMMENT 'microseconds of DNS look-ups' CODEC(T64, ZSTD(1)),
+    connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection' CODEC(T64, ZSTD(1)),
+    tls_us UInt64 COMMENT 'microseconds of the TLS handshake' CODEC(T64, ZSTD(1)),
+    transfer_us UInt64 COMMENT 'microseconds from MAIL to the last reply' CODEC(T64, ZSTD(1)),
     tls_version LowCardinality(String) COMMENT 'TLS version, empty without TLS',
     tls_cipher LowCardinality(String) COMMENT 'TLS cipher suite',
-    open_connections UInt32 COMMENT 'connections of the key that were open, this one included',
-    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1',
+    open_connections UInt32 COMMENT 'connections of the key that were open, this one included' CODEC(T64, ZSTD(1)),
+    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1' CODEC(T64, ZSTD(1)),
     connection_id UUID COMMENT 'connection of the attempt',
     limit_epoch UInt64 COMMENT 'version of the key\'s limit when the attempt started',
     limit_actor LowCardinality(String) COMMENT 'who set the limit: config, loop, guard or an operator',
@@ -83,28 +83,29 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     match_confidence Float32 COMMENT '0 to 1; 1 is a verified token',
     original_message_id UUID COMMENT 'message that the report is about',
     original_index UInt32 COMMENT 'its recipient that the report is about',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     headers Map(LowCardinality(String), String) COMMENT 'headers chosen by the configuration',
-    mail_us UInt64 COMMENT 'microseconds until the reply to MAIL, of transfer_us like the four below',
-    rcpt_us UInt64 COMMENT 'microseconds from there to the last reply to RCPT; next to nothing with PIPELINING',
-    data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING',
-    body_us UInt64 COMMENT 'microseconds of sending the message',
-    final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT',
+    mail_us UInt64 COMMENT 'microseconds until the reply to MAIL, of transfer_us like the four below' CODEC(T64, ZSTD(1)),
+    rcpt_us UInt64 COMMENT 'microseconds from there to the last reply to RCPT; next to nothing with PIPELINING' CODEC(T64, ZSTD(1)),
+    data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING' CODEC(T64, ZSTD(1)),
+    body_us UInt64 COMMENT 'microseconds of sending the message' CODEC(T64, ZSTD(1)),
+    final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT' CODEC(T64, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
-    INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX job_set job TYPE set(500) GRANULARITY 1,
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
-    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1,
+    PROJECTION by_message (SELECT _part_offset ORDER BY message_id),
+    PROJECTION by_recipient (SELECT _part_offset ORDER BY recipient),
+    PROJECTION by_message_id_header (SELECT _part_offset ORDER BY cityHash64(headers['Message-ID']))
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 TTL toDateTime(arrived) + INTERVAL 180 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
 
 CREATE TABLE IF NOT EXISTS events ON CLUSTER `main` AS `carom`.events_local
@@ -117,13 +118,13 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream',
+    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     provider LowCardinality(String) COMMENT 'provider of the key',
     source LowCardinality(String) COMMENT 'source of the key',
     backlog UInt64 COMMENT 'recipients that are due and wait',
-    open_connections UInt32 COMMENT 'open connections',
+    open_connections UInt32 COMMENT 'open connections' CODEC(T64, ZSTD(1)),
     throttle_bound Float32 COMMENT 'share of the last ten seconds in which the limit held mail back',
     local_factor Float32 COMMENT 'factor of the local guard, 1 if it is not acting',
     static_rate Float64 COMMENT 'configured messages a second, 0 for unlimited',
@@ -139,7 +140,7 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
     established DateTime64(6, 'UTC') COMMENT 'established-since of the source, 1970 for none',
     exempt Bool COMMENT 'the loop must not touch the key',
     backoff_by_config Bool COMMENT 'backoff patterns of the configuration set the rate',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
@@ -157,9 +158,9 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges',
+    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it' CODEC(Delta, ZSTD(1)),
     queue LowCardinality(String) COMMENT 'domain/vmta; empty in the one row that sums all that have no row of their own',
     vmta LowCardinality(String) COMMENT 'virtual MTA of the queue',
     provider LowCardinality(String) COMMENT 'provider that the queue\'s last session talked to; empty before the first',
@@ -177,7 +178,7 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
     limit_scope LowCardinality(String) COMMENT 'what the limit that binds is about: order, queue, node, source-ip, vmta, pool or key; the rest has none, and so has what nothing keeps',
     limit LowCardinality(String) COMMENT 'the limit that binds: directive and value, or what the queue waits for',
     limit_by LowCardinality(String) COMMENT 'who set it: a place in the configuration, loop, guard, receiver, or an operator',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
@@ -197,10 +198,10 @@ CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream',
+    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock',
-    name LowCardinality(String) COMMENT 'what happened: start, stop, reload, note',
+    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
+    name LowCardinality(String) COMMENT 'what happened: start, stop, upgrade, reload, schema, policy, limit-mode, kill-switch, note, or what an order is',
     text String COMMENT 'in words',
     tags Array(LowCardinality(String)) COMMENT 'words to filter by',
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
@@ -254,7 +255,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop';
 
 CREATE TABLE IF NOT EXISTS k10s ON CLUSTER `main` AS `carom`.k10s_local
-ENGINE = Distributed(`main`, `carom`, k10s_local, cityHash64(provider))
+ENGINE = Distributed(`main`, `carom`, k10s_local)
 COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS k10s_mv ON CLUSTER `main` TO k10s_local AS
@@ -327,7 +328,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores';
 
 CREATE TABLE IF NOT EXISTS k1m ON CLUSTER `main` AS `carom`.k1m_local
-ENGINE = Distributed(`main`, `carom`, k1m_local, cityHash64(provider))
+ENGINE = Distributed(`main`, `carom`, k1m_local)
 COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS k1m_mv ON CLUSTER `main` TO k1m_local AS
@@ -379,7 +380,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
 
 CREATE TABLE IF NOT EXISTS provider_minutes ON CLUSTER `main` AS `carom`.provider_minutes_local
-ENGINE = Distributed(`main`, `carom`, provider_minutes_local, cityHash64(provider))
+ENGINE = Distributed(`main`, `carom`, provider_minutes_local)
 COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS provider_minutes_mv ON CLUSTER `main` TO provider_minutes_local AS
@@ -422,7 +423,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
 
 CREATE TABLE IF NOT EXISTS rollup_1m ON CLUSTER `main` AS `carom`.rollup_1m_local
-ENGINE = Distributed(`main`, `carom`, rollup_1m_local, cityHash64(toStartOfHour))
+ENGINE = Distributed(`main`, `carom`, rollup_1m_local)
 COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS rollup_1m_mv ON CLUSTER `main` TO rollup_1m_local AS
@@ -526,7 +527,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
 
 CREATE TABLE IF NOT EXISTS latency_1m ON CLUSTER `main` AS `carom`.latency_1m_local
-ENGINE = Distributed(`main`, `carom`, latency_1m_local, cityHash64(toStartOfHour))
+ENGINE = Distributed(`main`, `carom`, latency_1m_local)
 COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS latency_1m_mv ON CLUSTER `main` TO latency_1m_local AS
@@ -609,7 +610,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
 
 CREATE TABLE IF NOT EXISTS jobs_1h ON CLUSTER `main` AS `carom`.jobs_1h_local
-ENGINE = Distributed(`main`, `carom`, jobs_1h_local, cityHash64(tenant))
+ENGINE = Distributed(`main`, `carom`, jobs_1h_local)
 COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS jobs_1h_mv ON CLUSTER `main` TO jobs_1h_local AS
@@ -679,7 +680,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by recipient domain and outcome, in steps of a hour';
 
 CREATE TABLE IF NOT EXISTS domains_1h ON CLUSTER `main` AS `carom`.domains_1h_local
-ENGINE = Distributed(`main`, `carom`, domains_1h_local, cityHash64(recipient_domain))
+ENGINE = Distributed(`main`, `carom`, domains_1h_local)
 COMMENT 'All events by recipient domain and outcome, in steps of a hour';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS domains_1h_mv ON CLUSTER `main` TO domains_1h_local AS
@@ -739,7 +740,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
 
 CREATE TABLE IF NOT EXISTS senders_1h ON CLUSTER `main` AS `carom`.senders_1h_local
-ENGINE = Distributed(`main`, `carom`, senders_1h_local, cityHash64(from_domain))
+ENGINE = Distributed(`main`, `carom`, senders_1h_local)
 COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS senders_1h_mv ON CLUSTER `main` TO senders_1h_local AS
@@ -801,7 +802,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'What receivers say, day by day: each template of replies with first and last time, count and a sample';
 
 CREATE TABLE IF NOT EXISTS reply_templates ON CLUSTER `main` AS `carom`.reply_templates_local
-ENGINE = Distributed(`main`, `carom`, reply_templates_local, cityHash64(template))
+ENGINE = Distributed(`main`, `carom`, reply_templates_local)
 COMMENT 'What receivers say, day by day: each template of replies with first and last time, count and a sample';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS reply_templates_mv ON CLUSTER `main` TO reply_templates_local AS
@@ -1170,7 +1171,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
 
 CREATE TABLE IF NOT EXISTS reports ON CLUSTER `main` AS `carom`.reports_local
-ENGINE = Distributed(`main`, `carom`, reports_local, cityHash64(node))
+ENGINE = Distributed(`main`, `carom`, reports_local)
 COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS reports_mv ON CLUSTER `main` TO reports_local AS
