@@ -86,6 +86,19 @@ var functions = template.FuncMap{
 	"ttl": func(_, column string, days int) string {
 		return fmt.Sprintf("TTL toDateTime(%s) + INTERVAL %d DAY", column, days)
 	},
+
+	// Of the views, see rates.go.
+	"measures":   func() string { return columnsOf(Measures) },
+	"measuresOf": func() string { return expressionsOf(Measures) },
+	"volumes":    func() string { return columnsOf(Volumes) },
+	"volumesOf":  func() string { return expressionsOf(Volumes) },
+	"sums":       sumsOfMeasures,
+	"names":      namesOfMeasures,
+	"none":       noMeasures,
+	"rates":      rateColumns,
+	"ratesOf":    ratesOf,
+	"mature":     mature,
+	"upToNow":    upToNow,
 }
 
 // migrations returns every migration of the binary in order; the versions count from 1.

@@ -46,6 +46,9 @@ var ErrBusy = errors.New("events of this range are still arriving: run it again 
 func RollUp(ctx context.Context, conn driver.Conn, table string, from, to time.Time) error {
 	for _, r := range rollUps {
 		if r.Table == table && r.From != "" {
+			if err := dropLeftovers(ctx, conn); err != nil {
+				return err
+			}
 			return r.fill(ctx, conn, from, to, false)
 		}
 	}

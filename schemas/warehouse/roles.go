@@ -29,16 +29,16 @@ type role struct {
 var roles = []role{
 	{
 		name: ingestRole, about: "the agents of the nodes, and imports",
-		inserts: []string{"annotations", "events", "gauges", "nodes", "queue_gauges"},
+		inserts: []string{"annotations", "events", "gauges", "imports", "nodes", "queue_gauges"},
 		selects: []string{
 			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
-			"leases", "schema_migrations", "suppression_changes", "suppressions",
+			"imports", "leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
 	},
 	{
 		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
 		inserts: []string{
-			"attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
+			"annotations", "attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
 		rollsUp: true,
