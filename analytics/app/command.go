@@ -23,9 +23,10 @@ import (
 const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle decides the limits of each
 (provider, source) from what receivers answered, suppression collects the
 addresses that must not be mailed again, attribution finds the delivery that
-each bounce and complaint was about, webhook tells your own systems of
-complaints, where the policy names one, completeness proves that no event is
-missing or there twice and that the roll-ups say what the events say.
+each bounce and complaint was about, rollups fills the tables by the hour and
+the day, completeness proves that no event is missing or there twice and that
+the roll-ups say what the events say, webhook tells your own systems of
+complaints, where the policy names one.
 
   carom analytics run JOB...   run each job once
   carom analytics serve        run them on schedule until stopped

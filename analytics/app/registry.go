@@ -27,7 +27,7 @@ type job struct {
 }
 
 // jobNames are the names of all jobs, in the order in which people are told of them.
-var jobNames = []string{"throttle", "suppression", "attribution", "webhook", "completeness"}
+var jobNames = []string{"throttle", "suppression", "attribution", "webhook", "rollups", "completeness"}
 
 // wantJobs names all jobs for a message.
 func wantJobs() string {
@@ -58,6 +58,9 @@ func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, ver
 		{name: "attribution", offset: period("attribution") / 2, run: attribution.Run, runRange: attribution.RunRange}, // away from throttle
 		{name: "completeness", offset: period("completeness") / 3, run: completeness.Run, runRange: completeness.RunRange},
 	}
+	rollUps := &jobs.RollUps{Conn: conn, Version: version}
+	// Late enough for what was sent in the last seconds of an hour to have come.
+	all = append(all, job{name: "rollups", offset: min(20*time.Second, period("rollups")/4), run: rollUps.Run, runRange: rollUps.RunRange})
 	if w := p.Webhook; w != nil {
 		client, err := webhook.New(w.URL, w.SecretFile, w.CAFile, version)
 		if err != nil {
@@ -85,7 +88,10 @@ func find(all []job, name string) *job {
 type periods map[string]time.Duration
 
 func defaultPeriods() periods {
-	return periods{"throttle": 10 * time.Second, "suppression": 2 * time.Second, "attribution": 10 * time.Second, "webhook": 2 * time.Second, "completeness": 5 * time.Minute}
+	return periods{
+		"throttle": 10 * time.Second, "suppression": 2 * time.Second, "attribution": 10 * time.Second, "webhook": 2 * time.Second, "rollups": 5 * time.Minute,
+		"completeness": 5 * time.Minute,
+	}
 }
 
 // minPeriod bounds how often a job runs.

@@ -204,7 +204,7 @@ WHERE database = currentDatabase() AND comment = ''
 	for _, table := range []string{
 		"events", "gauges", "annotations", "k10s", "k1m", "leases", "limit_state", "limit_log", "overrides",
 		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
-		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "schema_migrations", "completeness",
+		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "imports", "schema_migrations", "completeness",
 		"reports", "attributions", "attributed", "report_cohorts",
 		"rollup_1m", "rollup_1h", "rollup_1d", "latency_1m", "latency_1h", "latency_1d", "jobs_1h", "jobs_1d",
 		"domains_1h", "domains_1d", "senders_1h", "senders_1d", "reply_templates",
