@@ -37,7 +37,7 @@ var roles = []role{
 	{
 		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
 		inserts: []string{
-			"attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
+			"annotations", "attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
 	},
