@@ -18,9 +18,9 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node that wrote the event',
     incarnation UUID COMMENT 'life of the node\'s log; a reinstalled node gets a new one',
-    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps',
+    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step this is',
     message_id UUID COMMENT 'message; zero for a queue\'s event',
     recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
@@ -63,14 +63,14 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     pmta_category LowCardinality(String) COMMENT 'PowerMTA\'s bounce category',
     size UInt64 COMMENT 'octets of the message',
     queued_us UInt64 COMMENT 'microseconds since acceptance',
-    dns_us UInt64 COMMENT 'microseconds of DNS look-ups',
-    connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection',
-    tls_us UInt64 COMMENT 'microseconds of the TLS handshake',
-    transfer_us UInt64 COMMENT 'microseconds from MAIL to the last reply',
+    dns_us UInt64 COMMENT 'microseconds of DNS look-ups' CODEC(T64, ZSTD(1)),
+    connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection' CODEC(T64, ZSTD(1)),
+    tls_us UInt64 COMMENT 'microseconds of the TLS handshake' CODEC(T64, ZSTD(1)),
+    transfer_us UInt64 COMMENT 'microseconds from MAIL to the last reply' CODEC(T64, ZSTD(1)),
     tls_version LowCardinality(String) COMMENT 'TLS version, empty without TLS',
     tls_cipher LowCardinality(String) COMMENT 'TLS cipher suite',
-    open_connections UInt32 COMMENT 'connections of the key that were open, this one included',
-    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1',
+    open_connections UInt32 COMMENT 'connections of the key that were open, this one included' CODEC(T64, ZSTD(1)),
+    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1' CODEC(T64, ZSTD(1)),
     connection_id UUID COMMENT 'connection of the attempt',
     limit_epoch UInt64 COMMENT 'version of the key\'s limit when the attempt started',
     limit_actor LowCardinality(String) COMMENT 'who set the limit: config, loop, guard or an operator',
@@ -83,28 +83,30 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     match_confidence Float32 COMMENT '0 to 1; 1 is a verified token',
     original_message_id UUID COMMENT 'message that the report is about',
     original_index UInt32 COMMENT 'its recipient that the report is about',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     headers Map(LowCardinality(String), String) COMMENT 'headers chosen by the configuration',
-    mail_us UInt64 COMMENT 'microseconds until the reply to MAIL, of transfer_us like the four below',
-    rcpt_us UInt64 COMMENT 'microseconds from there to the last reply to RCPT; next to nothing with PIPELINING',
-    data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING',
-    body_us UInt64 COMMENT 'microseconds of sending the message',
-    final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT',
+    mail_us UInt64 COMMENT 'microseconds until the reply to MAIL, of transfer_us like the four below' CODEC(T64, ZSTD(1)),
+    rcpt_us UInt64 COMMENT 'microseconds from there to the last reply to RCPT; next to nothing with PIPELINING' CODEC(T64, ZSTD(1)),
+    data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING' CODEC(T64, ZSTD(1)),
+    body_us UInt64 COMMENT 'microseconds of sending the message' CODEC(T64, ZSTD(1)),
+    final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT' CODEC(T64, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
     INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX job_set job TYPE set(500) GRANULARITY 1,
+    INDEX reply_template_set reply_template TYPE set(500) GRANULARITY 1,
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
-    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1,
+    PROJECTION by_recipient (SELECT _part_offset ORDER BY recipient)
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 TTL toDateTime(arrived) + INTERVAL 180 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
 
 CREATE TABLE IF NOT EXISTS events ON CLUSTER `main` AS `carom`.events_local
@@ -117,13 +119,13 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream',
+    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     provider LowCardinality(String) COMMENT 'provider of the key',
     source LowCardinality(String) COMMENT 'source of the key',
     backlog UInt64 COMMENT 'recipients that are due and wait',
-    open_connections UInt32 COMMENT 'open connections',
+    open_connections UInt32 COMMENT 'open connections' CODEC(T64, ZSTD(1)),
     throttle_bound Float32 COMMENT 'share of the last ten seconds in which the limit held mail back',
     local_factor Float32 COMMENT 'factor of the local guard, 1 if it is not acting',
     static_rate Float64 COMMENT 'configured messages a second, 0 for unlimited',
@@ -139,7 +141,7 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
     established DateTime64(6, 'UTC') COMMENT 'established-since of the source, 1970 for none',
     exempt Bool COMMENT 'the loop must not touch the key',
     backoff_by_config Bool COMMENT 'backoff patterns of the configuration set the rate',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
@@ -157,9 +159,9 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges',
+    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it' CODEC(Delta, ZSTD(1)),
     queue LowCardinality(String) COMMENT 'domain/vmta; empty in the one row that sums all that have no row of their own',
     vmta LowCardinality(String) COMMENT 'virtual MTA of the queue',
     provider LowCardinality(String) COMMENT 'provider that the queue\'s last session talked to; empty before the first',
@@ -177,7 +179,7 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
     limit_scope LowCardinality(String) COMMENT 'what the limit that binds is about: order, queue, node, source-ip, vmta, pool or key; the rest has none, and so has what nothing keeps',
     limit LowCardinality(String) COMMENT 'the limit that binds: directive and value, or what the queue waits for',
     limit_by LowCardinality(String) COMMENT 'who set it: a place in the configuration, loop, guard, receiver, or an operator',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
@@ -197,9 +199,9 @@ CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream',
+    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     name LowCardinality(String) COMMENT 'what happened: start, stop, reload, note',
     text String COMMENT 'in words',
     tags Array(LowCardinality(String)) COMMENT 'words to filter by',
