@@ -128,6 +128,14 @@ func (l Layout) roles(database string, tenants []string, passwords Passwords) ([
 		if err := grant(r.name, "INSERT", r.inserts); err != nil {
 			return nil, err
 		}
+		if r.rollsUp { // in tables of its own, whose partitions then replace those of the roll-up
+			if err := grant(r.name, "INSERT, ALTER DELETE", RollUps()); err != nil {
+				return nil, err
+			}
+			for _, table := range RollUps() {
+				add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s.%s* TO %s", l.onCluster(), identifier(database), table+stageMark, identifier(l.role(r.name)))
+			}
+		}
 		if r.selects == nil {
 			add("GRANT%s SELECT ON %s.* TO %s", l.onCluster(), identifier(database), identifier(l.role(r.name)))
 		} else if err := grant(r.name, "SELECT", r.selects); err != nil {
