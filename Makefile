@@ -39,7 +39,7 @@ FUZZ_IN ?= .
 fuzz: ## run every fuzzer for 20 seconds (FUZZTIME=2m: longer; FUZZ_IN=./ingest/dsn: of some folders)
 	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' $(FUZZ_IN) | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
-	    echo "$$package $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$package; done; done
+	    echo "$$package $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 200x $$package; done; done
 
 bench: build engine ## measure carom against Postfix, go-smtp, openssl and its own targets (half an hour; see deploy/docs/bench.md)
 	./build/carom bench $(BENCH_FLAGS)

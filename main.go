@@ -23,6 +23,7 @@ import (
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
+	"carom/schemas/warehouse/verify"
 	"carom/sender/admin/console"
 	sender "carom/sender/app"
 	"carom/sender/config"
@@ -51,7 +52,8 @@ var commands = []command{
 	{"suppress", "show and change whom the nodes must not mail", suppress},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
-	{"schema", "apply, compare or print the warehouse's tables", withVersion(warehouse.Command)},
+	{"schema verify", "try a ClickHouse server of yours in a scratch database", withVersion(verify.Command)},
+	{"schema", "apply, compare or print the warehouse's tables, their retention and roles", withVersion(warehouse.Command)},
 	{"check config", "check a configuration file", config.CheckCommand},
 	{"check directives", "list every directive, and what carom does with it", config.DirectivesCommand},
 	{"show settings", "show what counts for a queue, and where it was written", config.SettingsCommand},

@@ -21,6 +21,10 @@ import (
 	"carom/schemas/warehouse"
 )
 
+// leastWindow is how many tokens a table must remember: those of the inserts of all nodes between
+// a batch and its repetition, when every node that was cut off sends what it has at once.
+const leastWindow = 1000
+
 // stream ships one stream of the log. One goroutine owns it; while it sends a batch, another one
 // collects the next.
 type stream[T any] struct {
@@ -397,6 +401,14 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 	if !s.ready {
 		if err := warehouse.Check(ctx, conn); err != nil {
 			return err
+		}
+		window, err := warehouse.DedupWindow(ctx, conn, s.table.Name)
+		if err != nil {
+			return err
+		}
+		if window.Blocks < leastWindow {
+			return fmt.Errorf("table %s remembers the tokens of %d inserts, want %d at least: a batch that is sent again could be stored twice; "+
+				"carom schema print shows the setting of its deduplication window", s.table.Name, window.Blocks, leastWindow)
 		}
 		s.ready = true
 	}

@@ -24,6 +24,10 @@ import (
 // all see one table. See deploy/docs/clickhouse-server.md.
 type Layout struct {
 	Cluster string // its name in remote_servers of the servers
+
+	// RolePrefix begins the names of roles, users, profiles and row policies. It is "carom_" if
+	// empty; a trial of a server gives its own.
+	RolePrefix string
 }
 
 // shardingKeys tells for the tables that nodes write which shard a row belongs to. It is never
@@ -34,6 +38,9 @@ var shardingKeys = map[string]string{
 	"annotations":  "cityHash64(node)",
 	"queue_gauges": "cityHash64(node)",
 }
+
+// NodeTables returns the tables that nodes fill, sorted.
+func NodeTables() []string { return slices.Sorted(maps.Keys(shardingKeys)) }
 
 var clusterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
@@ -77,7 +84,7 @@ var (
 	createTable = regexp.MustCompile(`^CREATE TABLE IF NOT EXISTS (\w+)`)
 	createView  = regexp.MustCompile(`^CREATE VIEW IF NOT EXISTS (\w+)`)
 	createFill  = regexp.MustCompile(`^CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO (\w+)`)
-	readsFrom   = regexp.MustCompile(`\b(FROM|JOIN)(\s+)(\w+)\b`)
+	readTable   = regexp.MustCompile(`\b(FROM|JOIN)(\s+)(\w+)\b`)
 	mergeTree   = regexp.MustCompile(`(?m)^ENGINE = (\w*MergeTree)(?:\((.*)\))?$`)
 	dedupRule   = regexp.MustCompile(`non_replicated_deduplication_window = (\d+)`)
 	ordering    = regexp.MustCompile(`(?m)^ORDER BY \(?(\w+)`)
@@ -99,7 +106,7 @@ func shardedTables() (map[string]bool, error) {
 				tables[t[1]] = true
 			}
 			if v := createFill.FindStringSubmatch(s); v != nil {
-				from := readsFrom.FindStringSubmatch(s)
+				from := readTable.FindStringSubmatch(s)
 				if from == nil {
 					return nil, fmt.Errorf("migration %d %s: %s follows no table", m.version, m.name, v[1])
 				}
@@ -148,8 +155,8 @@ func (l Layout) statement(s, database string, sharded map[string]bool) ([]string
 	}
 	if m := createFill.FindStringSubmatch(s); m != nil {
 		head := fmt.Sprintf("CREATE MATERIALIZED VIEW IF NOT EXISTS %s%s TO %s", m[1], l.onCluster(), localName(m[2], sharded))
-		rest := readsFrom.ReplaceAllStringFunc(s[len(m[0]):], func(from string) string {
-			p := readsFrom.FindStringSubmatch(from)
+		rest := readTable.ReplaceAllStringFunc(s[len(m[0]):], func(from string) string {
+			p := readTable.FindStringSubmatch(from)
 			return p[1] + p[2] + localName(p[3], sharded)
 		})
 		return []string{head + rest}, nil

@@ -18,8 +18,9 @@ const about = `carom schema creates and describes carom's tables in ClickHouse.
   carom schema retention          show or set how long each table keeps its rows
   carom schema roles              write the SQL of users with the least rights that each part needs
   carom schema verify             try a server of yours in a scratch database
+  carom schema rebuild            compute the roll-ups of a span anew
 
-The last three explain themselves with --help. With --cluster NAME the tables
+The last four explain themselves with --help. With --cluster NAME the tables
 are made on every server of that cluster (its name in remote_servers): replicated, what nodes write
 split over the shards by node, everything else whole on each.
 
@@ -27,7 +28,7 @@ Example:
   carom schema apply --url http://127.0.0.1:8123/carom
   carom schema apply --url 'clickhouse://ch1,ch2/carom?secure=true' --cluster main`
 
-// Command runs carom schema apply, status, print, retention or roles. version is that of the binary.
+// Command runs carom schema and its verbs. version is that of the binary.
 func Command(ctx context.Context, args []string, stdio service.IO, version string) error {
 	verb := ""
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
@@ -38,6 +39,8 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 		return retentionCommand(ctx, args, stdio)
 	case "roles":
 		return rolesCommand(args, stdio)
+	case "rebuild":
+		return rebuildCommand(ctx, args, stdio)
 	}
 	flags := service.NewFlags("schema "+verb, about, stdio)
 	rawURL, options := Flags(flags)
@@ -89,7 +92,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 		}
 		return layout.Print(stdio.Out, opt.Auth.Database)
 	default:
-		return service.Configf("%s: want apply, status, print, retention, roles or verify (see carom schema --help)", strings.TrimSpace("carom schema "+verb))
+		return service.Configf("%s: want apply, status, print, retention, roles, verify or rebuild (see carom schema --help)", strings.TrimSpace("carom schema "+verb))
 	}
 }
 

@@ -122,6 +122,20 @@ var clusterSettings = clickhouse.Settings{
 	"distributed_product_mode": "global",
 }
 
+// ClientOptions returns what Dial would open, for a caller that changes it first: clickhouse.Open
+// takes it. Errors are those of Dial.
+func ClientOptions(rawURL string, o Options) (*clickhouse.Options, error) { return parse(rawURL, o) }
+
+// InDatabase returns rawURL with another database.
+func InDatabase(rawURL, database string) (string, error) {
+	u, err := split(rawURL)
+	if err != nil {
+		return "", service.Configf("ClickHouse URL %q is no URL", withoutPassword(rawURL))
+	}
+	u.Path = "/" + database
+	return u.String(), nil
+}
+
 func open(opt *clickhouse.Options) (driver.Conn, error) {
 	conn, err := clickhouse.Open(opt)
 	if err != nil {

@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -14,7 +15,13 @@ import (
 type Window struct {
 	Blocks uint64        // as many as came last; 0: it remembers none, and a repeated batch is stored twice
 	Age    time.Duration // and not longer than this; 0 for no bound
+
+	Replicated bool // by Keeper, for all replicas of the table
 }
+
+// ErrReplicaBehind is returned by Repair for a table with replicas: what the server that answers
+// lacks is on its way from another one.
+var ErrReplicaBehind = errors.New("a replica is behind: rows of a batch that is confirmed are not there yet")
 
 var (
 	windowBlocks   = regexp.MustCompile(`\b(?:non_)?replicated_deduplication_window = (\d+)`)
@@ -53,7 +60,7 @@ func DedupWindow(ctx context.Context, conn driver.Conn, table string) (Window, e
 	if err != nil {
 		return Window{}, fmt.Errorf("read the deduplication window of %s: %w", table, err)
 	}
-	w := Window{Blocks: blocks}
+	w := Window{Blocks: blocks, Replicated: replicated}
 	if replicated {
 		seconds, err := value(windowSeconds, "replicated_deduplication_window_seconds")
 		if err != nil {

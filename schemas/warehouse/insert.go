@@ -95,12 +95,20 @@ func (t Table[T]) Insert(ctx context.Context, conn driver.Conn, token string, ro
 // Repair stores rows in the table and not in its roll-ups. It is for rows that a repeated insert
 // confirmed and that Landed does not find: ClickHouse writes the token down a moment before the
 // rows, and if it dies in between it takes every repetition for a duplicate, in that table only.
-// (A table with replicas does both in one step.) It is repeated like InsertBlock, under a
-// token of its own.
+// It is repeated like InsertBlock, under a token of its own. A table with replicas does both in one
+// step: what is not found there is on its way from another replica, and the error is
+// ErrReplicaBehind.
 //
 // The same death can cost a roll-up its part of the batch. That is not noticed here; the events
 // are there to compute it again.
 func (t Table[T]) Repair(ctx context.Context, conn driver.Conn, token string, block *event.Block[T]) error {
+	window, err := DedupWindow(ctx, conn, t.Name)
+	if err != nil {
+		return err
+	}
+	if window.Replicated {
+		return ErrReplicaBehind
+	}
 	return t.insert(ctx, conn, token, block, t.rolledUp)
 }
 
@@ -175,12 +183,20 @@ type Place struct {
 // forgotten their token: so many blocks came in after them that repeating the insert could store
 // them twice.
 func (t Table[T]) Landed(ctx context.Context, conn driver.Conn, p Place) (seqs []uint64, forgotten bool, err error) {
+	window, err := DedupWindow(ctx, conn, t.Name)
+	if err != nil {
+		return nil, false, err
+	}
+	// A replica that is a second or more behind does not answer: rows that it lacks are not missing.
+	fresh := clickhouse.WithSettings(clickhouse.Settings{
+		"max_replica_delay_for_distributed_queries": 1, "fallback_to_stale_replicas_for_distributed_queries": 0,
+	})
 	var first time.Time
 	parameters := clickhouse.WithParameters(clickhouse.Parameters{
 		"node": p.Node, "incarnation": p.Incarnation.String(),
 		"from": strconv.FormatUint(p.From, 10), "to": strconv.FormatUint(p.To, 10),
 	})
-	err = conn.QueryRow(clickhouse.Context(ctx, parameters), fmt.Sprintf(`SELECT groupUniqArray(seq), min(arrived) FROM %s
+	err = conn.QueryRow(clickhouse.Context(ctx, parameters, fresh), fmt.Sprintf(`SELECT groupUniqArray(seq), min(arrived) FROM %s
 WHERE node = {node:String} AND incarnation = {incarnation:UUID} AND seq BETWEEN {from:UInt64} AND {to:UInt64}`, t.Name)).Scan(&seqs, &first)
 	if err != nil {
 		return nil, false, fmt.Errorf("look for stored rows of %s: %w", t.Name, err)
@@ -199,7 +215,7 @@ WHERE node = {node:String} AND incarnation = {incarnation:UUID} AND seq BETWEEN 
 		return nil, false, fmt.Errorf("count later inserts of %s: %w", t.Name, err)
 	}
 	// Half the window, since an insert over midnight is more than one block.
-	return seqs, blocks >= dedupWindow/2, nil
+	return seqs, blocks >= window.Blocks/2 || window.Age > 0 && time.Since(first) >= window.Age/2, nil
 }
 
 // badData lists the codes by which ClickHouse says that a value can't be stored, whenever it is

@@ -1,6 +1,7 @@
 package warehouse
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -26,25 +27,33 @@ type role struct {
 // it here.
 var roles = []role{
 	{
-		name: "carom_ingest", about: "the agents of the nodes, and imports",
-		inserts: []string{"annotations", "events", "gauges", "nodes"},
+		name: ingestRole, about: "the agents of the nodes, and imports",
+		inserts: []string{"annotations", "events", "gauges", "nodes", "queue_gauges"},
 		selects: []string{
-			"annotations", "events", "gauges", // what of the last batch is stored
+			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
 			"leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
 	},
 	{
-		name: "carom_analytics", about: "the jobs, and carom's commands that change limits and suppressions",
+		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
 		inserts: []string{
 			"attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
 	},
-	{name: "carom_grafana", about: "people and dashboards: everything, read-only, within bounds"},
+	{name: grafanaRole, about: "people and dashboards: everything, read-only, within bounds"},
 }
 
-// tenantRole is the parent of the roles of tenants.
-const tenantRole = "carom_tenant"
+// The roles' names without their prefix. tenantRole is the parent of the roles of tenants.
+const (
+	ingestRole    = "ingest"
+	analyticsRole = "analytics"
+	grafanaRole   = "grafana"
+	tenantRole    = "tenant"
+)
+
+// role returns the full name of a role.
+func (l Layout) role(name string) string { return cmp.Or(l.RolePrefix, "carom_") + name }
 
 // roleSettings are the bounds of a role's queries. On a cluster an insert of the nodes is confirmed
 // when most replicas have it. The jobs see everything that they wrote, whichever server they ask:
@@ -56,11 +65,11 @@ func (l Layout) roleSettings(role string) []string {
 		all = append(all, "insert_distributed_sync = 1", "distributed_product_mode = 'global'")
 	}
 	switch {
-	case role == "carom_ingest" && l.Cluster != "":
+	case role == ingestRole && l.Cluster != "":
 		all = append(all, "insert_quorum = 'auto'")
-	case role == "carom_analytics" && l.Cluster != "":
+	case role == analyticsRole && l.Cluster != "":
 		all = append(all, "insert_quorum = 'auto'", "insert_quorum_parallel = 0", "select_sequential_consistency = 1")
-	case role == "carom_grafana", strings.HasPrefix(role, tenantRole):
+	case role == grafanaRole, strings.HasPrefix(role, tenantRole):
 		// readonly = 2: a dashboard may set what does not write, but not go past the bounds.
 		all = append(all, "readonly = 2 READONLY", "max_execution_time = 30 MIN 1 MAX 60", "max_memory_usage = 4000000000 MIN 1 MAX 4000000000",
 			"max_memory_usage_for_user = 8000000000 READONLY", "max_concurrent_queries_for_user = 20 READONLY",
@@ -93,10 +102,11 @@ func (l Layout) roles(database string, tenants []string, passwords Passwords) ([
 	var list []string
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	create := func(name string) {
-		known[name] = true
-		add("CREATE ROLE IF NOT EXISTS %s%s", identifier(name), l.onCluster())
+		full := l.role(name)
+		known[full] = true
+		add("CREATE ROLE IF NOT EXISTS %s%s", identifier(full), l.onCluster())
 		if settings := l.roleSettings(name); len(settings) > 0 {
-			add("CREATE SETTINGS PROFILE IF NOT EXISTS %s%s SETTINGS %s TO %s", identifier(name), l.onCluster(), strings.Join(settings, ", "), identifier(name))
+			add("CREATE SETTINGS PROFILE IF NOT EXISTS %s%s SETTINGS %s TO %s", identifier(full), l.onCluster(), strings.Join(settings, ", "), identifier(full))
 		}
 	}
 	grant := func(role, right string, objects []string) error {
@@ -106,7 +116,7 @@ func (l Layout) roles(database string, tenants []string, passwords Passwords) ([
 				return err
 			}
 			for _, name := range names {
-				add("GRANT%s %s ON %s.%s TO %s", l.onCluster(), right, identifier(database), identifier(name), identifier(role))
+				add("GRANT%s %s ON %s.%s TO %s", l.onCluster(), right, identifier(database), identifier(name), identifier(l.role(role)))
 			}
 		}
 		return nil
@@ -117,7 +127,7 @@ func (l Layout) roles(database string, tenants []string, passwords Passwords) ([
 			return nil, err
 		}
 		if r.selects == nil {
-			add("GRANT%s SELECT ON %s.* TO %s", l.onCluster(), identifier(database), identifier(r.name))
+			add("GRANT%s SELECT ON %s.* TO %s", l.onCluster(), identifier(database), identifier(l.role(r.name)))
 		} else if err := grant(r.name, "SELECT", r.selects); err != nil {
 			return nil, err
 		}
@@ -157,12 +167,12 @@ func (l Layout) tenantRoles(database string, tenants []string, create func(strin
 			return err
 		}
 		for _, t := range names {
-			add("CREATE ROW POLICY IF NOT EXISTS %s%s ON %s.%s FOR SELECT USING %s TO %s", identifier(name), l.onCluster(), identifier(database), identifier(t), using, to)
+			add("CREATE ROW POLICY IF NOT EXISTS %s%s ON %s.%s FOR SELECT USING %s TO %s", identifier(l.role(name)), l.onCluster(), identifier(database), identifier(t), using, to)
 		}
 		return nil
 	}
 	for _, table := range tables {
-		if err := policy("carom_everybody_else", table, "1", "ALL EXCEPT "+identifier(tenantRole)); err != nil {
+		if err := policy("everybody_else", table, "1", "ALL EXCEPT "+identifier(l.role(tenantRole))); err != nil {
 			return err
 		}
 	}
@@ -172,12 +182,12 @@ func (l Layout) tenantRoles(database string, tenants []string, create func(strin
 		}
 		name := tenantRole + "_" + tenant
 		create(name)
-		add("GRANT%s %s TO %s", l.onCluster(), identifier(tenantRole), identifier(name))
+		add("GRANT%s %s TO %s", l.onCluster(), identifier(l.role(tenantRole)), identifier(l.role(name)))
 		if err := grant(name, "SELECT", append(slices.Clone(tables), views...)); err != nil {
 			return err
 		}
 		for _, table := range tables {
-			if err := policy(name, table, "tenant = "+quote(tenant), identifier(name)); err != nil {
+			if err := policy(name, table, "tenant = "+quote(tenant), identifier(l.role(name))); err != nil {
 				return err
 			}
 		}

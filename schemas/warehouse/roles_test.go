@@ -79,8 +79,21 @@ func TestRolesFollowTheCode(t *testing.T) {
 	}
 	reads := regexp.MustCompile(`\b(?:FROM|JOIN)\s+(\w+)`)
 
-	// Table.Insert and Table.Landed write and read the tables that nodes fill.
-	streams := []string{"annotations", "events", "gauges"}
+	// What ships the log writes, and reads, the tables of insert.go.
+	text, err := os.ReadFile("insert.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var streams []string
+	for _, m := range regexp.MustCompile(`(\w+)\s+= Table\[[\w.]+\]\{"(\w+)"`).FindAllStringSubmatch(string(text), -1) {
+		if len(named(t, filepath.Join("..", "..", "ingest", "ship"), []string{m[1]}, regexp.MustCompile(`\bwarehouse\.(\w+)`))) > 0 {
+			streams = append(streams, m[2])
+		}
+	}
+	slices.Sort(streams)
+	if diff := cmp.Diff(warehouse.NodeTables(), streams); diff != "" {
+		t.Errorf("tables that nodes fill (-NodeTables +insert.go and ingest/ship):\n%s", diff)
+	}
 	with := func(list []string, more ...string) []string {
 		list = append(list, more...)
 		slices.Sort(list)

@@ -290,7 +290,8 @@ func (r rollUp) fromEvents(condition string) string {
 	if len(where) > 0 {
 		filter = "\nWHERE " + strings.Join(where, " AND ")
 	}
-	lines := []string{"    " + fmt.Sprintf(r.bucket, "toDateTime(time, 'UTC')") + " AS ts"}
+	lines := make([]string, 0, 1+len(r.keys)+len(r.values))
+	lines = append(lines, "    "+fmt.Sprintf(r.bucket, "toDateTime(time, 'UTC')")+" AS ts")
 	for _, c := range slices.Concat(r.keys, r.values) {
 		line := "    " + c.expr
 		if c.expr != c.name {
@@ -303,7 +304,8 @@ func (r rollUp) fromEvents(condition string) string {
 
 // fromFiner returns a query of the roll-up's columns over r.From, of which condition must hold.
 func (r rollUp) fromFiner(condition string) string {
-	lines := []string{"    " + fmt.Sprintf(r.bucket, "f.ts") + " AS ts"}
+	lines := make([]string, 0, 1+len(r.keys)+len(r.values))
+	lines = append(lines, "    "+fmt.Sprintf(r.bucket, "f.ts")+" AS ts")
 	for _, c := range r.keys {
 		lines = append(lines, "    "+c.name)
 	}

@@ -67,13 +67,13 @@ func (n *node) Refused(m *smtpd.Message, recipient string, r *smtpd.RefusalError
 	}
 	e.SetReply(smtpstatus.New(r.Code, fmt.Sprintf("%d.%d.%d %s", r.Enhanced[0], r.Enhanced[1], r.Enhanced[2], r.Text)))
 	e.Category = taxonomy.Policy
+	if r.OfSuppression() {
+		e.Category = taxonomy.Suppressed
+	}
 	if recipient == "" {
 		e.Recipients = uint32(len(m.Recipients)) //nolint:gosec // bounded by the server
 	} else {
 		e.RecipientKey = n.suppress.Key(recipient)
-		if n.suppress.Suppressed(m.Tenant, recipient) {
-			e.Category = taxonomy.Suppressed
-		}
 	}
 	e.Class, e.PMTACategory, e.Dimension = taxonomy.None, e.Category.PowerMTA(), taxonomy.Other
 	n.recorder.Submit(e) // the refusal does not wait for it
@@ -152,6 +152,12 @@ func (n *node) store(ctx context.Context, m *smtpd.Message, recipients []smtpd.R
 			return &smtpd.RefusalError{Code: 554, Enhanced: [3]int{5, 6, 0}, Text: "X-DKIM-Options: " + err.Error()}
 		}
 		envelope.Attrs[deliver.AttrDKIMOptions] = m.DKIMOptions
+	}
+	if m.VERP && m.From != "" {
+		envelope.Attrs[deliver.AttrVERP] = "yes"
+	}
+	if m.DateAtDelivery {
+		envelope.Attrs[deliver.AttrDate] = "yes"
 	}
 	if m.Priority != queue.DefaultPriority {
 		envelope.Attrs[attrPriority] = strconv.Itoa(int(m.Priority))

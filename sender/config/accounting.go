@@ -177,7 +177,7 @@ var acctScope = newScope("acct-file", append(
 	one("write-timeout", positiveInterval, func(a *AcctFile) *time.Duration { return &a.WriteTimeout }),
 	one("http-webhook-url", webhookURL, func(a *AcctFile) **url.URL { return &a.Webhook.URL }),
 	one("http-webhook-extra-headers", headerFile, func(a *AcctFile) *[]Secret { return &a.Webhook.Headers }),
-	one("http-webhook-certificate", filePath, func(a *AcctFile) *string { return &a.Webhook.Certificate }),
+	one("http-webhook-certificate", webhookCertificate, func(a *AcctFile) *string { return &a.Webhook.Certificate }),
 	one("http-webhook-ca-file", filePath, func(a *AcctFile) *string { return &a.Webhook.CAFile }),
 	one("http-webhook-max-interval", webhookInterval, func(a *AcctFile) *time.Duration { return &a.Webhook.MaxInterval }),
 	one("http-webhook-transfer-encoding", gzipOnly, func(a *AcctFile) *bool { return &a.Webhook.Gzip }),
@@ -369,6 +369,15 @@ func queueFilter(v *value) ([]QueuePattern, error) {
 		all[i] = QueuePattern{Text: w.text, Not: not, Domain: d, VMTA: strings.ToLower(vmta)}
 	}
 	return all, nil
+}
+
+// webhookCertificate is filePath for a file whose password somebody may have written behind it.
+func webhookCertificate(v *value) (string, error) {
+	words, err := v.words()
+	if err != nil || len(words) != 1 || words[0].text == "" {
+		return "", errors.New("want a path: of one PEM file with the certificate and its key, without a password")
+	}
+	return v.absolute(words[0].text), nil
 }
 
 // privacy parses a policy. Its errors do not quote the key.

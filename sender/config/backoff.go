@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -120,12 +121,18 @@ var backoffRows = []directive[Settings]{
 	one("replace-smtp-421-service-response", boolean, func(s *Settings) *bool { return &s.ReplaceSMTP421ServiceResponse }),
 }
 
-// choice parses one of two words.
-func choice[V ~string](a, b V) parser[V] {
-	want := fmt.Sprintf("want %s or %s", a, b)
+// choice parses one of a few words, of which there are two or more.
+func choice[V ~string](words ...V) parser[V] {
+	want := "want " + string(words[0])
+	for i, w := range words[1:] {
+		if i == len(words)-2 {
+			want += " or " + string(w)
+		} else {
+			want += ", " + string(w)
+		}
+	}
 	return scalar(want, func(s string) (V, error) {
-		switch v := V(strings.ToLower(s)); v {
-		case a, b:
+		if v := V(strings.ToLower(s)); slices.Contains(words, v) {
 			return v, nil
 		}
 		return "", fmt.Errorf("bad value %q; %s", s, want)

@@ -58,15 +58,15 @@ var sectionRules = map[string]sectionRule{
 	"virtual-mta-pool":         {in: outside, argument: withArgument},
 
 	"aliases":                    {in: outside},
-	"dns":                        {in: outside, inert: notYet},
-	"proxy":                      {in: outside, argument: withArgument, inert: notYet},
+	"dns":                        {in: outside, inert: "accepted, has no effect: the resolver asks nothing in advance"},
+	"proxy":                      {in: outside, argument: withArgument, inert: notYet + ": proxies are to come"},
 	"rewrite-list":               {in: outside, argument: withArgument},
 	"signals":                    {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"signals-filter":             {in: outside, argument: withArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
 	"sparkpost-analytics":        {in: outside, argument: perhapsArgument, inert: "accepted, has no effect: SparkPost Signals is not served"},
-	"transmissions-api":          {in: outside, inert: notYet},
-	"transmissions-api-listener": {in: outside, argument: withArgument, inert: notYet},
-	"vault":                      {in: outside, inert: notYet},
+	"transmissions-api":          {in: outside, inert: notYet + ": submission by HTTP is to come"},
+	"transmissions-api-listener": {in: outside, argument: withArgument, inert: notYet + ": submission by HTTP is to come"},
+	"vault":                      {in: outside, inert: notYet + ": keys out of Vault are to come"},
 }
 
 // sectionAliases are other names under which sections occur.

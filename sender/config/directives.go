@@ -21,7 +21,7 @@ what carom does with it, how its value is written and what counts where it does 
 The statuses are
   implemented  it does what PowerMTA's guide, or carom's own, says
   alias        another name for the directive in the last column
-  planned      known and accepted, with a warning; it has no effect yet
+  planned      known and accepted, with a warning; it has no effect yet, for the reason in the last column
   no-effect    accepted, with a warning; it will never have an effect, for the reason in the last column
 
 Example:

@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// httpToCome is why directives of the HTTP interface are planned.
+const httpToCome = "the HTTP interface is to come"
+
 // globals are the directives outside sections. Those that set a default of other scopes are
 // in globalDomain and globalSource.
 var globals = newScope(globalScope, append(
@@ -19,7 +22,7 @@ var globals = newScope(globalScope, append(
 	one("smtp-ip", address, func(c *Config) *netip.Addr { return &c.oldListener.addr }),
 	one("smtp-port", port, func(c *Config) *uint16 { return &c.oldListener.port }),
 	many("smtp-listener", listener, func(c *Config) *[]Listener { return &c.Listeners }),
-	planned(many("http-access", httpAccess, func(c *Config) *[]HTTPAccess { return &c.HTTPAccess })),
+	planned(httpToCome, many("http-access", httpAccess, func(c *Config) *[]HTTPAccess { return &c.HTTPAccess })),
 	many("name-server", nameServer, func(c *Config) *[]netip.AddrPort { return &c.NameServers }),
 	one("total-max-smtp-out", limit, func(c *Config) *int { return &c.TotalMaxSMTPOut }),
 	alias[Config]("max-smtp-out", "total-max-smtp-out"),
@@ -52,7 +55,7 @@ var (
 	globalDomain = registerAt(globalScope, domainScope, "default-smtp-port", "smtp-hosts", "route", "bounce-domain")
 	globalSource = registerAt(globalScope, sourceScope, "always-allow-relaying", "allow-relay")
 	vmtaDomain   = registerAt("virtual-mta", domainScope, "bounce-domain")
-	_            = registerNames(globalScope, "include", "domain-macro", "relay-domain")
+	_            = registerNames(globalScope, "include", "include-from", "domain-macro", "relay-domain")
 	_            = registerNames("source", "include") + registerNames("domain", "include") + registerNames("virtual-mta", "include") +
 		registerNames("virtual-mta-pool", "include") + registerNames("smtp-pattern-list", "include")
 )

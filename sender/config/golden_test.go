@@ -28,12 +28,14 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the expectations in testdata")
 
-// memory is a folder /etc/carom in memory.
+// memory is files in memory by their names; those that are not absolute are in the root.
 type memory map[string]string
 
 func (m memory) ReadFile(name string) ([]byte, error) {
-	if text, ok := m[name]; ok {
-		return []byte(text), nil
+	for _, key := range []string{name, strings.TrimPrefix(name, "/")} {
+		if text, ok := m[key]; ok {
+			return []byte(text), nil
+		}
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }
@@ -50,6 +52,15 @@ func (m memory) Glob(pattern string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// Resolve knows no links; what is called /etc/carom/link leads to the root.
+func (m memory) Resolve(name string) (string, error) {
+	name = path.Join("/", name)
+	if rest, ok := strings.CutPrefix(name, "/etc/carom/link"); ok {
+		return path.Clean("/" + rest), nil
+	}
+	return name, nil
 }
 
 // testKeys returns private keys as PEM by file name.
@@ -85,7 +96,7 @@ var testKeys = sync.OnceValue(func() memory {
 })
 
 // TestGolden parses the file "config" of each archive in testdata and compares what its other
-// files name: "errors", "warnings", "global", "settings DOMAIN/VMTA", "source IP [NAME…]". What
+// files name: "errors", "warnings", "global", "tree", "settings DOMAIN/VMTA", "source IP [NAME…]". What
 // has another name can be included. "go test -update" rewrites the expectations.
 func TestGolden(t *testing.T) {
 	archives, err := filepath.Glob("testdata/*.txtar")
@@ -99,6 +110,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			m := maps.Clone(testKeys())
+			maps.Copy(m, testPairs())
 			for _, f := range archive.Files {
 				m["/etc/carom/"+f.Name] = string(f.Data)
 			}
@@ -143,7 +155,7 @@ func expectation(t *testing.T, name string, c *Config, warnings []Warning, err e
 			fmt.Fprintln(&b, w)
 		}
 		return b.String(), true
-	case "global", "settings", "source":
+	case "global", "tree", "settings", "source":
 	default:
 		return "", false
 	}
@@ -151,6 +163,8 @@ func expectation(t *testing.T, name string, c *Config, warnings []Warning, err e
 		t.Fatalf("unexpected mistakes:\n%v", err)
 	}
 	switch kind {
+	case "tree":
+		return tree(c), true
 	case "settings":
 		domain, vmta, _ := strings.Cut(argument, "/")
 		var b strings.Builder

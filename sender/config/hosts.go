@@ -176,7 +176,7 @@ func listener(v *value) (Listener, error) {
 	if len(words) == 2 {
 		key, source, ok := strings.Cut(words[1].text, "=")
 		if !ok || !strings.EqualFold(key, "source") || source == "" {
-			return l, words[1].errorf("unexpected %q; %s", words[1].text, wantListener)
+			return l, words[1].unexpected(wantListener)
 		}
 		l.Source = source
 	}

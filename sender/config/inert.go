@@ -29,6 +29,8 @@ func (b *builder) inertDirective(scopeName string, n *node) {
 	hint := ""
 	_, isSection := sectionRules[n.Name]
 	switch {
+	case strings.Trim(n.Name, "{}") == "":
+		hint = "; " + noBraces
 	case patternScopes[scopeName] && strings.ContainsAny(n.Name+" "+n.Value, `/\`):
 		hint = "; is it the rest of a pattern on the line above that was broken in two?"
 	case isSection:
@@ -39,7 +41,7 @@ func (b *builder) inertDirective(scopeName string, n *node) {
 		b.suggested++
 		hint = suggest(n.Name, scopeName)
 	}
-	b.errorf(n.Pos, "unknown directive %q%s", n.Name, hint)
+	b.errorf(n.Pos, "unknown directive %q%s", start(n.Name), hint)
 }
 
 // maxSuggested bounds how many unknown directives get a suggestion, each of which is compared with all that
@@ -50,11 +52,11 @@ const maxSuggested = 200
 var patternScopes = map[string]bool{"smtp-pattern-list": true, "pattern-list": true, "bounce-category-patterns": true}
 
 func (b *builder) warnInert(pos Pos, d Directive) {
+	effect := notYet
 	if d.Status == NoEffect {
-		b.warnOnce(pos, d.Name, "accepted, has no effect: "+d.Note)
-		return
+		effect = "accepted, has no effect"
 	}
-	b.warnOnce(pos, d.Name, notYet)
+	b.warnOnce(pos, d.Name, effect+": "+d.Note)
 }
 
 // inertSection checks the names in a section that has no effect.

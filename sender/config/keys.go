@@ -195,15 +195,12 @@ const wantReferenceKey = "want ID,FILE with an ID from 0 to 255, for example 1,/
 // referenceKey parses the value of reference-key and reads the key.
 func referenceKey(v *value) (ReferenceKey, error) {
 	items, err := v.list(wantReferenceKey)
-	if err != nil {
-		return ReferenceKey{}, err
-	}
-	if len(items) != 2 || items[1].text == "" {
-		return ReferenceKey{}, fmt.Errorf("bad value %q; %s", v.text, wantReferenceKey)
+	if err != nil || len(items) != 2 || items[1].text == "" {
+		return ReferenceKey{}, errors.New("bad value; " + wantReferenceKey) // it may be the key itself
 	}
 	id, err := parseNumber(items[0].text)
 	if err != nil || id > 255 {
-		return ReferenceKey{}, items[0].errorf("bad ID %q; %s", items[0].text, wantReferenceKey)
+		return ReferenceKey{}, items[0].errorf("bad ID; %s", wantReferenceKey)
 	}
 	file := v.absolute(items[1].text)
 	data, err := v.files.ReadFile(file)

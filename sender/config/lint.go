@@ -54,6 +54,7 @@ var lintRules = []lintRule{
 	{"shadowed-http-access", "an http-access line that an earlier one hides: the first that fits counts", (*linter).shadowedAccess},
 	{"unused-domain-key", "a domain-key where no dkim-sign asks for a signature", (*linter).unusedKeys},
 	{"sign-without-key", "dkim-sign where there is no domain-key", (*linter).signWithoutKey},
+	{"short-privacy-key", "a key of privacy-policy that is shorter than the hash wants: hmac-sha256 32 octets, siphash 16", (*linter).privacyKeys},
 	{"foreign-source-ip", "a smtp-source-host whose address the machine does not have", (*linter).foreignAddrs},
 	{"ehlo-mismatch", "with --dns: the name for EHLO and the address do not lead to each other", (*linter).helloNames},
 }
@@ -320,6 +321,24 @@ func (l *linter) sources(f func(pos Pos, m *VMTA, h SourceHost)) {
 				f(pos, m, h)
 			}
 		}
+	}
+}
+
+// privacyKeys judges the keys of hashes by what is known of them: an HMAC with a key shorter than the
+// hash's output is weaker than the hash (RFC 2104 section 3), and SipHash has keys of 16 octets.
+func (l *linter) privacyKeys() {
+	one := func(pos Pos, p Privacy) {
+		enough := map[string]int{"hmac-sha256": 32, "siphash": 16}[p.Way]
+		if have := len(p.Key.Reveal()); have < enough {
+			l.advise(pos, fmt.Sprintf("write %s-hexkey with %d random octets: openssl rand -hex %d", p.Way, enough, enough),
+				"the key of privacy-policy %s has %d octets: who guesses it learns every address", p.Way, have)
+		}
+	}
+	for _, a := range slices.Concat(l.c.AcctFiles, l.c.RejectLogs) {
+		one(a.Pos, a.Privacy)
+	}
+	if e := l.c.EventLog; e != nil {
+		one(e.Pos, e.Privacy)
 	}
 }
 

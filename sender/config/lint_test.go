@@ -101,6 +101,9 @@ func TestLint(t *testing.T) {
 		{"unused-domain-key", "nobody signs", "dkim-sign yes", "", goodMachine, 10, "signs nothing"},
 		{"unused-domain-key", "of a vmta", "dkim-sign yes\n</domain>", "</domain>\n<virtual-mta b>\ndomain-key s1,a.com,keys/rsa.pem\n</virtual-mta>\n<virtual-mta c>\n<domain *>\ndkim-sign yes\n</domain>\n</virtual-mta>", goodMachine, 20, "of b signs nothing"},
 		{"sign-without-key", "no key", "domain-key s1,example.com,keys/rsa.pem\n", "", goodMachine, 17, "no domain-key"},
+		{"short-privacy-key", "of an HMAC", "run-as-root no", "run-as-root no\n<acct-file a.csv>\nprivacy-policy hmac-sha256 0123456789012345678901234567890\n</acct-file>", goodMachine, 3, "31 octets"},
+		{"short-privacy-key", "of the event log", "run-as-root no", "run-as-root no\n<event-log /e>\nprivacy-policy siphash-hexkey 0011\n</event-log>", goodMachine, 3, "openssl rand -hex 16"},
+		{"short-privacy-key", "of the reject log", "run-as-root no", "run-as-root no\n<rejectlog-file a.csv>\nprivacy-policy siphash abc\n</rejectlog-file>", goodMachine, 3, "3 octets"},
 		{"foreign-source-ip", "not here", "192.0.2.1 mail1", "192.0.2.0/31 mail1", Machine{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}}, 12, "192.0.2.0/31"},
 		{"ehlo-mismatch", "no address", "", "", with(zone{}), 12, "does not resolve"},
 		{"ehlo-mismatch", "another address", "", "", with(zone{"mail1.example.com": "192.0.2.7"}), 12, "does not resolve to 192.0.2.1"},
@@ -150,6 +153,7 @@ func TestLintIsSilent(t *testing.T) {
 		{"shadowed-http-access", "the same level", "http-access 127.0.0.1 admin", "http-access 127/8 admin\nhttp-access 127.0.0.1 admin"},
 		{"runs-as-root", "a user", "run-as-root no", "process-user mail"},
 		{"sign-without-key", "keys of a list", "domain-key s1,example.com,keys/rsa.pem", "<domain-key-list x>\ndomain-key s1,example.com,keys/rsa.pem\n</domain-key-list>"},
+		{"short-privacy-key", "no hash", "run-as-root no", "run-as-root no\n<acct-file a.csv>\nprivacy-policy redact x\n</acct-file>\n<acct-file b.csv>\nprivacy-policy hmac-sha256 01234567890123456789012345678901\n</acct-file>"},
 		{"foreign-source-ip", "loopback", "192.0.2.1 mail1", "127.0.0.2 mail1"},
 		{"endless-connection", "every vmta says so", "max-msg-per-connection 100", "max-msg-per-connection 1"},
 	} {

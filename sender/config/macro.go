@@ -97,7 +97,8 @@ type expandedPattern struct {
 
 // patterns returns the domain patterns that the value of n stands for.
 func (b *builder) patterns(n *node) []expandedPattern {
-	const want = "want one domain pattern: *, dom, *.dom, [*.]dom or [10/8]"
+	const want = "want one domain pattern: *, dom, *.dom, [*.]dom or [10/8]; " +
+		"for several domains write domain-macro NAME dom1,dom2 and <domain $NAME>"
 	subject := n.Name
 	if n.IsSection {
 		subject = "<" + n.Name + ">"

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
 
 	"carom/schemas/service"
 )
@@ -27,11 +28,11 @@ func TestRegistryIsWhole(t *testing.T) {
 			t.Errorf("%s in <%s> is not in lower case", d.Name, d.Scope)
 		}
 		switch d.Status {
-		case Implemented, Planned:
+		case Implemented:
 			if d.Note != "" {
 				t.Errorf("%s in <%s> is %s with the note %q", d.Name, d.Scope, d.Status, d.Note)
 			}
-		case NoEffect:
+		case NoEffect, Planned:
 			if d.Note == "" {
 				t.Errorf("%s in <%s> has no effect for no reason", d.Name, d.Scope)
 			}
@@ -114,6 +115,14 @@ func TestSuggestionsAreBounded(t *testing.T) {
 	}
 }
 
+func TestMistakesAreBounded(t *testing.T) {
+	_, _, err := parse("config", []byte(strings.Repeat("x\n", maxMistakes+2)), memory{})
+	all := Errors(err)
+	if len(all) != maxMistakes+1 || all[maxMistakes].Error() != "config:10001:1: and 2 mistakes more: is it a configuration?" {
+		t.Errorf("%d mistakes, the last %v", len(all), all[len(all)-1])
+	}
+}
+
 func TestHash(t *testing.T) {
 	hash := func(name string, m memory) uint64 {
 		c, _, err := parse(name, []byte(m[name]), m)
@@ -193,12 +202,17 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, name := range archives {
-		data, err := os.ReadFile(name)
+		archive, err := txtar.ParseFile(name)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(data, []byte("max-smtp-out 1\n"), "a.com")
+		for _, file := range archive.Files {
+			if file.Name == "config" {
+				f.Add(file.Data, []byte("max-smtp-out 1\n"), "a.com")
+			}
+		}
 	}
+	f.Add([]byte("include-from /\ninclude a\ninclude-from a\n<domain a.com"), []byte("include-from /\npassword=x"), "a.com")
 	f.Add([]byte("include a\n<domain $x>\ninclude a\n</domain>\ndomain-macro x a,$y\ndomain-macro y b.$z"), []byte("include ?\n<x>"), "")
 	f.Fuzz(func(t *testing.T, data, included []byte, domain string) {
 		m := maps.Clone(testKeys())

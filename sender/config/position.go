@@ -70,6 +70,8 @@ func Errors(err error) []*Error {
 type report struct {
 	mistakes []*Error
 	warnings []Warning
+	more     int             // mistakes beyond maxMistakes, the first of them at moreAt
+	moreAt   Pos
 	order    map[string]int  // file → when it was first read
 	warned   map[string]bool // file and name → warned of already
 }
@@ -78,7 +80,17 @@ func newReport() *report {
 	return &report{order: map[string]int{}, warned: map[string]bool{}}
 }
 
+// maxMistakes bounds the mistakes that are told one by one. A file with more is no configuration, and a
+// large one would fill the memory with them.
+const maxMistakes = 10_000
+
 func (r *report) errorf(pos Pos, format string, args ...any) {
+	if len(r.mistakes) == maxMistakes {
+		if r.more++; r.more == 1 {
+			r.moreAt = pos
+		}
+		return
+	}
 	r.mistakes = append(r.mistakes, &Error{pos, fmt.Sprintf(format, args...)})
 }
 
@@ -100,9 +112,12 @@ func (r *report) finish() ([]Warning, error) {
 	if len(r.mistakes) == 0 {
 		return r.warnings, nil
 	}
-	all := make([]error, len(r.mistakes))
+	all := make([]error, len(r.mistakes), len(r.mistakes)+1)
 	for i, e := range r.mistakes {
 		all[i] = e
+	}
+	if r.more > 0 {
+		all = append(all, &Error{r.moreAt, fmt.Sprintf("and %s more: is it a configuration?", plural(r.more, "mistake"))})
 	}
 	return r.warnings, errors.Join(all...)
 }

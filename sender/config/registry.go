@@ -16,7 +16,7 @@ type Status string
 const (
 	Implemented Status = "implemented" // it does what its documentation says
 	Alias       Status = "alias"       // another name for the directive that Note names
-	Planned     Status = "planned"     // known and accepted; it has no effect yet
+	Planned     Status = "planned"     // known and accepted; it has no effect yet, for the reason in Note
 	NoEffect    Status = "no-effect"   // accepted; it will never have an effect, for the reason in Note
 )
 
@@ -139,9 +139,9 @@ func formerly[T any](target string, row directive[T]) directive[T] {
 	return row
 }
 
-// planned is row whose value is checked and kept although nothing acts on it yet.
-func planned[T any](row directive[T]) directive[T] {
-	row.Status = Planned
+// planned is row whose value is checked and kept although nothing acts on it yet, for the reason.
+func planned[T any](reason string, row directive[T]) directive[T] {
+	row.Status, row.Note = Planned, reason
 	return row
 }
 

@@ -23,11 +23,25 @@ type senderPattern struct{ local, domain string }
 
 func (p senderPattern) isNull() bool { return p.local == "" }
 
+// String returns the pattern as it is written.
+func (p senderPattern) String() string {
+	if p.isNull() {
+		return "<>"
+	}
+	return p.local + "@" + p.domain
+}
+
+// String returns the rule as it is written.
+func (r mailFromRewrite) String() string { return r.from.String() + " " + r.to.String() }
+
 // fromDomainRewrite is a line "from-domain PATTERN DOMAIN".
 type fromDomainRewrite struct {
 	pattern DomainPattern
 	to      string
 }
+
+// String returns the rule as it is written.
+func (r fromDomainRewrite) String() string { return r.pattern.String() + " " + r.to }
 
 var rewriteScope = newScope("rewrite-list",
 	many("mail-from", parseMailFromRewrite, func(l *RewriteList) *[]mailFromRewrite { return &l.mailFrom }),

@@ -94,7 +94,7 @@ func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20, QueueGa
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
 	one("queue-gauges", number(0, 10_000), func(e *EventLog) *int { return &e.QueueGauges }),
-	planned(one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
+	planned("the free space of the disk is its only bound so far", one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
 	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
 ).withDefaults(defaultEventLog)
 

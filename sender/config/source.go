@@ -17,6 +17,25 @@ const (
 	AddDateOverride AddDateHeader = "override" // in place of what is there
 )
 
+// DateHeaderTime is the value of date-header-time: which time an added Date field tells.
+type DateHeaderTime string
+
+// The times: when the message came in, or when it is tried.
+const (
+	DateAtReception DateHeaderTime = "reception"
+	DateAtDelivery  DateHeaderTime = "delivery"
+)
+
+// DSNReturn is the value of dsn-return-default: what DSNs return of a message whose feeder did not say.
+type DSNReturn string
+
+// The values of dsn-return-default.
+const (
+	ReturnHeaders DSNReturn = "headers"
+	ReturnFull    DSNReturn = "full"
+	ReturnSystem  DSNReturn = "system" // what the system that writes the DSN chooses
+)
+
 // SuppressedRecipients is what becomes of a recipient who must not be mailed.
 type SuppressedRecipients string
 
@@ -87,8 +106,12 @@ type Source struct {
 
 	AddReceivedHeader  bool
 	AddDateHeader      AddDateHeader
+	DateHeaderTime     DateHeaderTime
 	AddMessageIDHeader bool
 	HideMessageSource  bool
+
+	VERPDefault      bool // each recipient's mail has a return path that names him
+	DSNReturnDefault DSNReturn
 }
 
 // BySMTPSourceIP as default-virtual-mta chooses the vmta whose source IP is the local address
@@ -109,7 +132,8 @@ func DefaultSource() Source {
 		AddReceivedHeader: true,
 
 		RejectInvalidVirtualMTA: true, AutoQualifyDomain: true,
-		AddDateHeader: AddDateNo, SuppressedRecipients: SuppressedReject,
+		AddDateHeader: AddDateNo, DateHeaderTime: DateAtReception, SuppressedRecipients: SuppressedReject,
+		DSNReturnDefault: ReturnSystem,
 	}
 }
 
@@ -160,6 +184,9 @@ var sourceScope = newScope("source",
 	one("max-message-hops", number(1, maxCount), func(s *Source) *int { return &s.MaxMessageHops }),
 	one("add-received-header", boolean, func(s *Source) *bool { return &s.AddReceivedHeader }),
 	one("add-date-header", addDateHeader, func(s *Source) *AddDateHeader { return &s.AddDateHeader }),
+	one("date-header-time", choice(DateAtReception, DateAtDelivery), func(s *Source) *DateHeaderTime { return &s.DateHeaderTime }),
+	one("verp-default", boolean, func(s *Source) *bool { return &s.VERPDefault }),
+	one("dsn-return-default", choice(ReturnHeaders, ReturnFull, ReturnSystem), func(s *Source) *DSNReturn { return &s.DSNReturnDefault }),
 	one("add-message-id-header", boolean, func(s *Source) *bool { return &s.AddMessageIDHeader }),
 	one("hide-message-source", boolean, func(s *Source) *bool { return &s.HideMessageSource }),
 ).withDefaults(DefaultSource)

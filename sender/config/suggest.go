@@ -9,41 +9,57 @@ import (
 
 // invented maps words of pages about PowerMTA that PowerMTA never had to what they mean.
 var invented = map[string]string{
-	"add-vmta":                   "virtual-mta",
-	"admin-password":             "http-access",
-	"administrator":              "postmaster",
-	"backoff-mode":               "smtp-pattern-list",
-	"backoff-trigger-pattern":    "smtp-pattern-list",
-	"bind":                       "smtp-listener",
-	"bounce-classification-file": "bounce-category-patterns",
-	"dkim-key":                   "domain-key",
-	"dkim-selector":              "domain-key",
-	"domain-selection":           "virtual-mta-pool",
-	"enable-starttls":            "use-starttls",
-	"fbl-domain":                 "feedback-loop-processor",
-	"fbl-handler":                "feedback-loop-processor",
-	"http-listener":              "http-mgmt-port",
-	"http-mgmt-acl":              "http-access",
-	"http-mgmt-listener":         "http-mgmt-port",
-	"limits":                     "domain",
-	"log-level":                  "log-connections",
-	"map-header-to-column":       "map-header-to-field",
-	"max-conn-rate":              "max-connect-rate",
-	"max-message-rate":           "max-msg-rate",
-	"max-msg-size":               "max-message-size",
-	"max-per-host-out":           "max-smtp-out",
-	"max-rcpt-per-msg":           "max-rcpt-per-message",
-	"pmta-hostname":              "host-name",
-	"queue":                      "domain",
-	"resolve-to":                 "smtp-hosts",
-	"retry-interval":             "retry-after",
-	"routing-file":               "smtp-hosts",
-	"smtp-port":                  "default-smtp-port",
-	"smtp-server-hostname":       "host-name",
-	"spool-dir":                  "spool",
-	"tls":                        "use-starttls",
-	"vmta":                       "virtual-mta",
-	"vmta-pool":                  "virtual-mta-pool",
+	"accounting-log-file":           "acct-file",
+	"add-vmta":                      "virtual-mta",
+	"admin-password":                "http-access",
+	"administrator":                 "postmaster",
+	"attempt-interval":              "retry-after",
+	"backoff-mode":                  "smtp-pattern-list",
+	"backoff-reroute-to":            "backoff-reroute-to-virtual-mta",
+	"backoff-trigger-pattern":       "smtp-pattern-list",
+	"bind":                          "smtp-listener",
+	"bounce-log":                    "acct-file",
+	"bounce-classification-file":    "bounce-category-patterns",
+	"command-timeout":               "smtp-command-timeout",
+	"dkim-domain":                   "domain-key",
+	"dkim-key":                      "domain-key",
+	"dkim-private-key-file":         "domain-key",
+	"dkim-selector":                 "domain-key",
+	"domain-selection":              "virtual-mta-pool",
+	"enable-starttls":               "use-starttls",
+	"fbl-domain":                    "feedback-loop-processor",
+	"fbl-handler":                   "feedback-loop-processor",
+	"http-listener":                 "http-mgmt-port",
+	"http-mgmt-acl":                 "http-access",
+	"http-mgmt-listener":            "http-mgmt-port",
+	"limits":                        "domain",
+	"log-level":                     "log-connections",
+	"failure-log":                   "acct-file",
+	"http-mgmt-interface":           "http-mgmt-port",
+	"map-header-to-column":          "map-header-to-field",
+	"max-conn-rate":                 "max-connect-rate",
+	"max-connections":               "max-smtp-out",
+	"max-delivery-attempts":         "max-retries",
+	"max-messages-rate":          "max-msg-rate",
+	"max-message-rate":              "max-msg-rate",
+	"max-msg-size":                  "max-message-size",
+	"max-per-host-out":              "max-smtp-out",
+	"max-rcpt-per-msg":              "max-rcpt-per-message",
+	"memory-pool-max":               "memory-pool-buffer-size",
+	"pmta-hostname":                 "host-name",
+	"queue":                         "domain",
+	"require-starttls-if-available": "use-starttls",
+	"resolve-to":                    "smtp-hosts",
+	"retry-interval":                "retry-after",
+	"routing-file":                  "smtp-hosts",
+	"smtp-port":                     "default-smtp-port",
+	"smtp-server-hostname":          "host-name",
+	"smtp-server-port":              "smtp-listener",
+	"spool-dir":                     "spool",
+	"tls":                           "use-starttls",
+	"use-dkim":                      "dkim-sign",
+	"vmta":                          "virtual-mta",
+	"vmta-pool":                     "virtual-mta-pool",
 }
 
 // candidates are the names that may be suggested in each scope, sorted, and under "" those of all
@@ -90,11 +106,11 @@ func hint(name string) string {
 // closest returns a hint at the candidate with the least edit distance to name, if that is small
 // against its length.
 func closest(name string, among []string) string {
-	const longest = 64
-	if len(name) > longest {
+	const shortest, longest = 3, 64
+	if len(name) < shortest || len(name) > longest {
 		return ""
 	}
-	best, found := len(name)/3+1, ""
+	best, found := len(name)/7+2, ""
 	for _, c := range among {
 		if d := distance(name, c, best); d < best {
 			best, found = d, c

@@ -22,12 +22,31 @@ type node struct {
 	Children  []*node
 }
 
-// tag returns the section's opening tag for messages.
+// tag returns the section's opening tag for messages. Of a section that carom does not know, and of a
+// command, the argument is left out: it may hold a password.
 func (n *node) tag() string {
-	if n.Value == "" {
+	argument := withoutUserInfo(n.Value)
+	known := sectionRules[n.Name].in != nil || sectionAliases[n.Name] != ""
+	switch command, isCommand := strings.CutPrefix(strings.TrimLeft(argument, `"`), "|"); {
+	case argument == "":
 		return "<" + n.Name + ">"
+	case !known:
+		return "<" + n.Name + " …>"
+	case isCommand:
+		if program, arguments, ok := strings.Cut(strings.TrimLeft(command, blanks), " "); ok && arguments != "" {
+			argument = "|" + program + " …"
+		}
 	}
-	return "<" + n.Name + " " + withoutUserInfo(n.Value) + ">"
+	return "<" + n.Name + " " + argument + ">"
+}
+
+// start returns the first word of a text that is no name, for messages: a password may follow it, behind
+// a blank or behind a sign that was taken for one.
+func start(text string) string {
+	if i := strings.IndexAny(text, blanks+`=:"',`); i > 0 && i+1 < len(text) {
+		return text[:i+1] + "…"
+	}
+	return text
 }
 
 func (n *node) hasChild(name string) bool {
@@ -51,6 +70,8 @@ type treeReader struct {
 	open []*node // the section being read, innermost last; open[0] is the root
 	// include returns the nodes that an include directive stands for.
 	include func(n *node) []*node
+	// includeFrom does what an include-from directive says.
+	includeFrom func(n *node)
 }
 
 func (t *treeReader) read(data []byte) []*node {
@@ -107,8 +128,12 @@ func (t *treeReader) line(text string, number int) {
 	}
 	n.ValuePos.Column += len(body) - len(n.Value)
 	n.Name = strings.ToLower(n.Name)
-	if n.Name == "include" {
+	switch {
+	case n.Name == "include":
 		t.add(t.include(n)...)
+		return
+	case n.Name == "include-from" && t.current() == &t.root:
+		t.includeFrom(n)
 		return
 	}
 	t.add(n)
@@ -133,7 +158,7 @@ func (t *treeReader) tags(body string, pos Pos) {
 	for body != "" {
 		end := tagEnd(body)
 		if end < 0 {
-			t.errorf(pos, "the tag %s has no closing \">\" on its line", body)
+			t.errorf(pos, "the tag %s has no closing \">\" on its line", start(body))
 			return
 		}
 		inner := body[1:end]
@@ -156,7 +181,7 @@ func (t *treeReader) tags(body string, pos Pos) {
 		pos.Column += len(body) - len(rest)
 		body = rest
 		if body != "" && body[0] != '<' {
-			t.errorf(pos, "unexpected %q after a tag: a tag stands on a line of its own, and an argument that holds \">\" needs quotes", body)
+			t.errorf(pos, "unexpected %q after a tag: a tag stands on a line of its own, and an argument that holds \">\" needs quotes", start(body))
 			return
 		}
 	}

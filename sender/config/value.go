@@ -42,6 +42,17 @@ func (w word) errorf(format string, args ...any) error {
 	return &Error{w.pos, fmt.Sprintf(format, args...)}
 }
 
+// unexpected returns the mistake of a word too much.
+func (w word) unexpected(want string) error {
+	if w.text == "{" {
+		want = noBraces
+	}
+	return w.errorf("unexpected %q; %s", w.text, want)
+}
+
+// noBraces is for those who write sections as other languages do.
+const noBraces = "sections are written <name …> and </name>, with no braces"
+
 // words splits the value at blanks. A quoted word may hold blanks; in it \" and \\ stand for
 // themselves, and so do "\ " and "\$"; any other backslash stays, for paths like c:\mail\key.pem.
 // A pattern /…/ may hold blanks too and keeps its backslashes and slashes.
@@ -124,7 +135,7 @@ func (v *value) fields(low, high int, want string) ([]word, error) {
 	case len(words) < low:
 		return nil, fmt.Errorf("%q is not enough; %s", v.text, want)
 	case len(words) > high:
-		return nil, words[high].errorf("unexpected %q; %s", words[high].text, want)
+		return nil, words[high].unexpected(want)
 	}
 	return words, nil
 }

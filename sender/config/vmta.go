@@ -97,7 +97,7 @@ func sourceHost(v *value) (SourceHost, error) {
 		return SourceHost{}, words[0].errorf("%v; %s", err, wantSourceHost)
 	}
 	if len(words) < 2 {
-		return SourceHost{}, fmt.Errorf("%q is not enough; %s", v.text, wantSourceHost)
+		return SourceHost{}, fmt.Errorf("%q is not enough; %s; smtp-source-ip takes an address alone, which goes with host-name", v.text, wantSourceHost)
 	}
 	host, err := checkHostName(words[1].text)
 	if err != nil {

@@ -50,6 +50,8 @@ type Mail interface {
 const (
 	AttrFromDomain = "from-domain" // of the From header
 	AttrListener   = "listener"    // address and port that the message came in by
+	AttrVERP       = "verp"        // set: each recipient has a return path of his own
+	AttrDate       = "date"        // set: the message gets a Date when it is sent
 	AttrSchedule   = "schedule"    // windows of delivery, as schedule.Parse reads them
 )
 

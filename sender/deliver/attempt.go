@@ -47,7 +47,7 @@ func (s *session) unreadable(item *queue.Item, err error) {
 func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 	var m *mail
 	for len(item.Recipients) > 0 {
-		part, rest := s.cut(item)
+		part, rest := s.cut(m, item)
 		permit, ok := s.ready(ctx, part)
 		if ok && m == nil { // not before: what has to wait needs no memory
 			var err error
@@ -55,6 +55,10 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 				s.Throttle.Refund(s.path, len(part.Recipients))
 				s.unreadable(item, err)
 				return false
+			}
+			if n := len(part.Recipients); n > 1 && m.hasVERP() {
+				part, rest = s.cut(m, item)
+				s.Throttle.Refund(s.path, n-len(part.Recipients))
 			}
 		}
 		if !ok || !s.transact(ctx, m, part, permit) || s.done() {
@@ -106,11 +110,12 @@ func (s *session) dropSuppressed(m *mail, item *queue.Item) *queue.Item {
 	return &rest
 }
 
-// cut takes the next transaction off an item: one recipient where the return path carries a token,
-// else as many as max-rcpt-per-message allows. Rest is nil if there is none.
-func (s *session) cut(item *queue.Item) (part, rest *queue.Item) {
+// cut takes the next transaction off an item: one recipient where the return path is his own,
+// else as many as max-rcpt-per-message allows. Rest is nil if there is none; m is nil as long as the
+// message is not read.
+func (s *session) cut(m *mail, item *queue.Item) (part, rest *queue.Item) {
 	most := s.way.settings.MaxRcptPerMessage
-	if s.way.settings.BounceDomain != "" && s.Keys != nil {
+	if s.way.settings.BounceDomain != "" && s.Keys != nil || m.hasVERP() {
 		most = 1
 	}
 	n := len(item.Recipients)

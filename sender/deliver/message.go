@@ -28,6 +28,9 @@ type mail struct {
 	signatures signatures // made for the last transaction
 }
 
+// hasVERP reports whether the message is read and each recipient is to have a return path of his own.
+func (m *mail) hasVERP() bool { return m != nil && m.envelope.Attrs[AttrVERP] != "" }
+
 // due returns when the message may be sent, and whether that is now: x-schedule has windows. Behind the
 // last one that is when it expires.
 func (m *mail) due(now time.Time, expires queue.Moment) (time.Time, bool) {
@@ -46,16 +49,28 @@ func (m *mail) due(now time.Time, expires queue.Moment) (time.Time, bool) {
 	return due, !due.After(now)
 }
 
-// load reads a message, less the header fields that the queue removes.
+// load reads a message, less the header fields that the queue removes, and with the Date that it is to
+// get only now.
 func (s *session) load(item *queue.Item) (*mail, error) {
 	envelope, content, err := s.Mail.Read(item.Message)
 	if err != nil {
 		return nil, err
 	}
+	if envelope.Attrs[AttrDate] != "" {
+		content = withDate(content, time.Now())
+	}
 	if names := s.way.settings.RemoveHeader; len(names) > 0 {
 		content = withoutFields(content, names)
 	}
 	return &mail{envelope: envelope, content: content}, nil
+}
+
+// withDate returns a message with a Date field in front.
+func withDate(content []byte, now time.Time) []byte {
+	const field = "Date: " + time.RFC1123Z + "\r\n"
+	dated := make([]byte, 0, len(field)+len(content))
+	dated = now.UTC().AppendFormat(append(dated, "Date: "...), time.RFC1123Z)
+	return append(append(dated, "\r\n"...), content...)
 }
 
 // withoutFields returns a message without the header fields of those names, which are in lower case.
@@ -96,6 +111,9 @@ func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []s
 		t.NeedsUTF8 = t.NeedsUTF8 || !isASCIIString(r.Address)
 	}
 	s.rcpts = t.Recipients
+	if m.hasVERP() && len(item.Recipients) == 1 {
+		t.From = verp(m.envelope.From, t.Recipients[0].Address)
+	}
 	s.head = s.head[:0]
 	if s.Keys != nil && len(item.Recipients) == 1 {
 		index := item.Recipients[0]
@@ -118,6 +136,38 @@ func (s *session) transaction(m *mail, item *queue.Item) (smtpc.Transaction, []s
 	}
 	t.Body = &s.body
 	return t, domains, nil
+}
+
+// verp returns PowerMTA's variable return path: jsmith@example.com to jdoe@yahoo.com becomes
+// jsmith-jdoe=yahoo.com@example.com. A local part that is no dot-string (RFC 5321 section 4.1.2) is quoted.
+func verp(from, to string) string {
+	local, domain, ok := cutAt(from)
+	name, at, known := cutAt(to)
+	if !ok || !known {
+		return from
+	}
+	local = unquoted(local) + "-" + unquoted(name) + "=" + at
+	if strings.ContainsAny(local, ` "(),:;<>[\]`) || strings.HasPrefix(local, ".") || strings.HasSuffix(local, ".") || strings.Contains(local, "..") {
+		local = `"` + local + `"`
+	}
+	return local + "@" + domain
+}
+
+// cutAt parts an address at its last @.
+func cutAt(address string) (local, domain string, ok bool) {
+	i := strings.LastIndexByte(address, '@')
+	if i < 0 {
+		return "", "", false
+	}
+	return address[:i], address[i+1:], true
+}
+
+// unquoted returns a local part without its quotes, with the backslashes in it.
+func unquoted(local string) string {
+	if len(local) >= 2 && local[0] == '"' && local[len(local)-1] == '"' {
+		return local[1 : len(local)-1]
+	}
+	return local
 }
 
 // notify reads the value of NOTIFY (RFC 3461 section 4.1) as the spool keeps it; words that are

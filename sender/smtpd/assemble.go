@@ -76,7 +76,11 @@ func (s *session) added(m *Message, header fields) []byte {
 	if s.source.AddDateHeader == config.AddDateOverride {
 		header.remove("Date")
 	}
-	if s.source.AddDateHeader != config.AddDateNo && header.find("Date") == nil {
+	switch {
+	case s.source.AddDateHeader == config.AddDateNo, header.find("Date") != nil:
+	case s.source.DateHeaderTime == config.DateAtDelivery:
+		m.DateAtDelivery = true
+	default:
 		b = append(b, "Date: "...)
 		b = m.Arrived.UTC().AppendFormat(b, time.RFC1123Z)
 		b = append(b, "\r\n"...)

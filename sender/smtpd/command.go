@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,6 +22,8 @@ func (c *conn) command(line []byte) []byte {
 	case "EHLO", "HELO":
 		c.greeting = verb
 		c.dropChunks()
+	case "MAIL":
+		line, c.verp = withoutVERP(line)
 	case "RSET":
 		c.dropChunks()
 	case "DATA":
@@ -40,7 +43,7 @@ func (c *conn) command(line []byte) []byte {
 }
 
 // verbs are those that command tells apart.
-var verbs = [...]string{"EHLO", "HELO", "RSET", "DATA", "BDAT", "STARTTLS", "AUTH"}
+var verbs = [...]string{"EHLO", "HELO", "MAIL", "RSET", "DATA", "BDAT", "STARTTLS", "AUTH"}
 
 // split returns the verb of a command, if it is one of verbs, and what follows it. It finds a verb
 // wherever go-smtp would: four letters and the end of the line or a blank.
@@ -53,6 +56,31 @@ func split(line []byte) (verb, argument string) {
 		}
 	}
 	return "", ""
+}
+
+// withoutVERP takes the keyword VERP, which is PowerMTA's, off the parameters of a MAIL command and
+// reports whether it stood there.
+func withoutVERP(line []byte) ([]byte, bool) {
+	end, quoted := -1, false
+	for i := 0; i < len(line) && end < 0; i++ {
+		switch c := line[i]; {
+		case c == '\\' && quoted:
+			i++
+		case c == '"':
+			quoted = !quoted
+		case c == '>' && !quoted:
+			end = i + 1
+		}
+	}
+	if end < 0 {
+		return line, false
+	}
+	parameters := strings.Fields(string(line[end:]))
+	others := slices.DeleteFunc(slices.Clone(parameters), func(p string) bool { return strings.EqualFold(p, "VERP") })
+	if len(others) == len(parameters) {
+		return line, false
+	}
+	return []byte(strings.Join(append([]string{string(line[:end])}, others...), " ") + "\r\n"), true
 }
 
 // offer answers EHLO with what the source allows.
@@ -75,6 +103,7 @@ func (c *conn) offer() {
 		c.reply("250-SMTPUTF8")
 	}
 	c.reply("250-DSN")
+	c.reply("250-VERP")
 	c.reply("250-LIMITS RCPTMAX=" + strconv.Itoa(s.maxRecipients())) // RFC 9422
 	c.reply("250 SIZE " + strconv.FormatInt(s.maxBytes(), 10))
 }

@@ -47,6 +47,7 @@ type conn struct {
 	out    []byte // replies that are not sent yet
 	begun  bool   // something was read
 
+	verp     bool   // the last MAIL had the keyword VERP
 	greeting string // the EHLO or HELO that go-smtp is about to answer
 	muted    string // beginning of the reply that the feeder does not see
 	chunking *body  // the message that comes in by BDAT

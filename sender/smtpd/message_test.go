@@ -47,6 +47,8 @@ func TestHeader(t *testing.T) {
 			"date and message ID are there", "add-received-header no\nadd-date-header yes\nadd-message-id-header yes", "date: then\r\nMESSAGE-ID: <x>\r\n\r\n",
 			"date: then\r\nMESSAGE-ID: <x>\r\n\r\n\r\n",
 		},
+		{"date is left to the delivery", "add-received-header no\nadd-date-header yes\ndate-header-time delivery", "A: b\r\n\r\n", "A: b\r\n\r\n\r\n"},
+		{"date is removed for the delivery", "add-received-header no\nadd-date-header override\ndate-header-time delivery", "A: b\r\nDate: then\r\n\r\n", "A: b\r\n\r\n\r\n"},
 		{"date is replaced", "add-received-header no\nadd-date-header override", "A: b\r\nDate: then\r\n\r\n", "Date: NOW\r\nA: b\r\n\r\n\r\n"},
 		{
 			"x- headers go where they are processed", "add-received-header no\nprocess-x-virtual-mta yes\nprocess-x-job yes\nprocess-x-envid yes\ntenant-header X-Tenant",
@@ -129,6 +131,9 @@ func TestEnvelope(t *testing.T) {
 		{"jobid-prefix without a job", process + "\njobid-prefix shop-", "", "A: b\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1"}},
 		{"local address", process, "", "X-Virtual-MTA: local\r\n", fields{VMTA: "127.0.0.1", Tenant: "127.0.0.1"}},
 		{"DSN parameters", "", " RET=hdrs ENVID=a+2Bb", "", fields{VMTA: "{default}", EnvID: "a+b", Ret: "HDRS", Tenant: "127.0.0.1"}},
+		{"what DSNs return", "dsn-return-default headers", "", "", fields{VMTA: "{default}", Ret: "HDRS", Tenant: "127.0.0.1"}},
+		{"what DSNs return of the whole", "dsn-return-default full", "", "", fields{VMTA: "{default}", Ret: "FULL", Tenant: "127.0.0.1"}},
+		{"the feeder says what DSNs return", "dsn-return-default full", " RET=hdrs", "", fields{VMTA: "{default}", Ret: "HDRS", Tenant: "127.0.0.1"}},
 		{"From", "", "", "From: Ann <ann@Shop.TEST>, eve@other.test\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1", FromDomain: "shop.test"}},
 		{"From that is no list", "", "", "From: \xff ann@shop.test (Ann\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1", FromDomain: "shop.test"}},
 		{"From without an address", "", "", "From: undisclosed\r\n", fields{VMTA: "{default}", Tenant: "127.0.0.1"}},
@@ -146,6 +151,43 @@ func TestEnvelope(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestVERP: the keyword asks for a return path for each recipient, and verp-default does without it.
+func TestVERP(t *testing.T) {
+	for _, tc := range []struct {
+		name, source, command string
+		want                  bool
+	}{
+		{"nobody asks", "", "MAIL FROM:<a@b.test>", false},
+		{"the feeder asks", "", "MAIL FROM:<a@b.test> VERP", true},
+		{"among others", "", "MAIL FROM:<a@b.test> BODY=8BITMIME verp SIZE=10", true},
+		{"a name that looks like it", "", `MAIL FROM:<"> VERP"@b.test>`, false},
+		{"the source does", "verp-default yes", "MAIL FROM:<a@b.test>", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := &desk{}
+			f := start(t, open+"<source 127.0.0.1>\n"+tc.source+"\n</source>", d, nil).hello(t)
+			f.say("MAIL FROM:<first@b.test> VERP", "250") // which says nothing of the next
+			f.say("RSET", "250")
+			f.say(tc.command, "250")
+			f.say("RCPT TO:<to@away.test>", "250")
+			f.say("DATA", "354")
+			f.say("A: b\r\n\r\n.", "250")
+			if m := d.messages()[0]; m.VERP != tc.want {
+				t.Errorf("VERP = %v; want %v", m.VERP, tc.want)
+			}
+		})
+	}
+}
+
+// TestDateAtDelivery: only a message that lacks a Date gets one when it is sent.
+func TestDateAtDelivery(t *testing.T) {
+	for header, want := range map[string]bool{"A: b\r\n\r\n": true, "Date: then\r\n\r\n": false} {
+		if m := received(t, "add-date-header yes\ndate-header-time delivery", header); m.DateAtDelivery != want {
+			t.Errorf("%q: DateAtDelivery = %v; want %v", header, m.DateAtDelivery, want)
+		}
 	}
 }
 

@@ -88,6 +88,10 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	m := &Message{
 		ID: event.NewID(), Arrived: time.Now(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
 		Listener: s.listener, ClientIP: s.wire.client, ClientName: s.hello, Tenant: s.tenant(),
+		VERP: s.wire.verp || s.source.VERPDefault,
+	}
+	if m.Ret == "" {
+		m.Ret = ret[s.source.DSNReturnDefault]
 	}
 	if s.wire.user != nil {
 		m.SMTPUser = s.wire.user.Name
@@ -115,6 +119,9 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	s.message, s.announced, s.overRcpt = m, options.Size, false
 	return nil
 }
+
+// ret is how RET says what DSNs return, RFC 3461 section 4.3.
+var ret = map[config.DSNReturn]string{config.ReturnHeaders: "HDRS", config.ReturnFull: "FULL"}
 
 // room returns why no message can be taken now, or nil.
 func (s *session) room(octets int64) *RefusalError {
@@ -220,7 +227,7 @@ func (s *session) checkRecipient(m *Message, to string) (string, *RefusalError) 
 		return address, &RefusalError{550, [3]int{5, 7, 1}, "relaying denied"}
 	case s.server.config.Load().SuppressionList(s.source, address) != "":
 		list := s.server.config.Load().SuppressionList(s.source, address)
-		return address, &RefusalError{550, [3]int{5, 7, 1}, fmt.Sprintf("recipient is in suppression list %q: <%s>", list, address)}
+		return address, &RefusalError{550, [3]int{5, 7, 1}, fmt.Sprintf("%s %q: <%s>", inSuppressionList, list, address)}
 	case s.rejectsSuppressed() && s.server.intake.Suppressed(s.tenantAtRcpt(), address):
 		return address, errSuppressed
 	}
@@ -237,6 +244,15 @@ func (s *session) rejectsSuppressed() bool {
 var errTooManyRcpts = &RefusalError{452, [3]int{4, 5, 3}, "too many recipients"}
 
 var errSuppressed = &RefusalError{550, [3]int{5, 7, 1}, "recipient is suppressed"}
+
+// inSuppressionList begins the text about a recipient of a suppression list; it is PowerMTA's.
+const inSuppressionList = "recipient is in suppression list"
+
+// OfSuppression reports whether the recipient was refused because nobody may write to him, and not
+// because of how the feeder behaves.
+func (r *RefusalError) OfSuppression() bool {
+	return r == errSuppressed || strings.HasPrefix(r.Text, inSuppressionList)
+}
 
 // tenantAtRcpt returns the tenant before the header is known: "", where a field may name another
 // than the source.

@@ -91,6 +91,9 @@ type Message struct {
 
 	Headers map[string]string // those that accounting files ask for, by account's name of each; nil for none
 
+	VERP           bool // each recipient has a return path of his own
+	DateAtDelivery bool // it has no Date; one is added when it is sent
+
 	Priority    uint8             // of its recipients within their queue, 0 to 100
 	Schedule    schedule.Schedule // when it may be delivered
 	DKIMOptions string            // the value of X-DKIM-Options

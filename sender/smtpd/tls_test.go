@@ -96,7 +96,7 @@ func TestOffers(t *testing.T) {
 	conf, _ := encrypted(t, "max-rcpt-per-message 7\nmax-message-size 2k")
 	f := start(t, conf, &desk{}, nil).dial(t)
 	f.expect("220")
-	if got := f.offers(); got != "\nmx.test greets feeder.test\nPIPELINING\n8BITMIME\nENHANCEDSTATUSCODES\nCHUNKING\nSTARTTLS\nSMTPUTF8\nDSN\nLIMITS RCPTMAX=7\nSIZE 2048\n" {
+	if got := f.offers(); got != "\nmx.test greets feeder.test\nPIPELINING\n8BITMIME\nENHANCEDSTATUSCODES\nCHUNKING\nSTARTTLS\nSMTPUTF8\nDSN\nVERP\nLIMITS RCPTMAX=7\nSIZE 2048\n" {
 		t.Errorf("offered %s", got)
 	}
 	for _, without := range []string{"allow-starttls no", "allow-chunking no\nallow-smtputf8 no"} {

@@ -153,6 +153,44 @@ CREATE TABLE IF NOT EXISTS gauges ON CLUSTER `main` AS `carom`.gauges_local
 ENGINE = Distributed(`main`, `carom`, gauges_local, cityHash64(node))
 COMMENT 'State of each key (provider, source) on each node, every ten seconds';
 
+CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
+(
+    node LowCardinality(String) COMMENT 'name of the node',
+    incarnation UUID COMMENT 'life of the node\'s log',
+    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges',
+    format_version UInt8 COMMENT 'version of the record format',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it',
+    queue LowCardinality(String) COMMENT 'domain/vmta; empty in the one row that sums all that have no row of their own',
+    vmta LowCardinality(String) COMMENT 'virtual MTA of the queue',
+    provider LowCardinality(String) COMMENT 'provider that the queue\'s last session talked to; empty before the first',
+    source LowCardinality(String) COMMENT 'source that it was bound to; empty before the first',
+    tenant LowCardinality(String) COMMENT 'whose mail the row counts; empty where it sums several',
+    job LowCardinality(String) COMMENT 'job of the mail; empty where it sums several, or has none',
+    queues UInt32 COMMENT 'queues that the row speaks of: 1, or how many the rest are',
+    ready UInt64 COMMENT 'recipients that are due: only the limit is in their way',
+    waiting UInt64 COMMENT 'recipients that wait for a time: that of their next attempt, or the end of their queue\'s retry-after',
+    held UInt64 COMMENT 'recipients that an operator\'s order about some of the queue\'s mail keeps back',
+    paused UInt64 COMMENT 'recipients in a queue that an operator has paused',
+    estimated Bool COMMENT 'the queue is so long that how its mail divides was estimated from an even sample; what the whole queue holds is exact',
+    oldest_age UInt64 COMMENT 'seconds since the oldest of them was accepted',
+    backoff Bool COMMENT 'the queue is in backoff mode',
+    limit_scope LowCardinality(String) COMMENT 'what the limit that binds is about: order, queue, node, source-ip, vmta, pool or key; the rest has none, and so has what nothing keeps',
+    limit LowCardinality(String) COMMENT 'the limit that binds: directive and value, or what the queue waits for',
+    limit_by LowCardinality(String) COMMENT 'who set it: a place in the configuration, loop, guard, receiver, or an operator',
+    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
+)
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(time)
+ORDER BY (provider, source, queue, time, node)
+TTL toDateTime(arrived) + INTERVAL 15 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+COMMENT 'What waits in each of the largest queues of each node, by tenant and job, every ten seconds';
+
+CREATE TABLE IF NOT EXISTS queue_gauges ON CLUSTER `main` AS `carom`.queue_gauges_local
+ENGINE = Distributed(`main`, `carom`, queue_gauges_local, cityHash64(node))
+COMMENT 'What waits in each of the largest queues of each node, by tenant and job, every ten seconds';
+
 -- Migration 3: annotations
 
 CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER `main`
@@ -611,6 +649,7 @@ CREATE TABLE IF NOT EXISTS nodes ON CLUSTER `main`
     version String COMMENT 'version of carom on the node',
     event_seq UInt64 COMMENT 'last event that is known to be here',
     gauge_seq UInt64 COMMENT 'last gauge that is known to be here',
+    queue_gauge_seq UInt64 COMMENT 'last queue gauge that is known to be here',
     annotation_seq UInt64 COMMENT 'last annotation that is known to be here',
     quarantined UInt64 COMMENT 'records that could not be stored and lie in the quarantine files of the node',
     limits_generation UInt64 COMMENT 'generation of its limits.json'
@@ -662,6 +701,8 @@ FROM
     SELECT node, incarnation, 'event' AS stream, seq FROM events
     UNION ALL
     SELECT node, incarnation, 'gauge' AS stream, seq FROM gauges
+    UNION ALL
+    SELECT node, incarnation, 'queue_gauge' AS stream, seq FROM queue_gauges
     UNION ALL
     SELECT node, incarnation, 'annotation' AS stream, seq FROM annotations
 )

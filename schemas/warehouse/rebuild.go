@@ -1,0 +1,493 @@
+package warehouse
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"carom/schemas/service"
+)
+
+// viewLag is longer than an insert takes from its clock reading (arrived) to the last of its
+// roll-ups.
+const viewLag = time.Minute
+
+// rebuildTries bounds how often Rebuild begins again because events of the range came in.
+const rebuildTries = 3
+
+// leftover is the age at which a staging table is taken for one of a run that was killed.
+const leftover = 24 * time.Hour
+
+// aggregation lets a day of very much mail group on disk rather than fail. In bytes.
+const aggregation = 2_000_000_000
+
+// ErrBusy is returned by Rebuild if events of the range kept arriving. The roll-ups may then be
+// wrong for that range: run it again when they have stopped.
+var ErrBusy = errors.New("events of this range are still arriving: run it again later, or for a range that ends earlier")
+
+// RollUp fills a coarser roll-up (rollup_1h, rollup_1d, jobs_1d and so on) from its finer one, for
+// every partition that [from, to) touches and up to the last step that is over. A bucket of which
+// the finer roll-up has lost rows by retention is kept as it is.
+//
+// It computes a partition anew in a table of its own and then replaces it in one step. So a run
+// that is repeated, doubled or killed changes nothing, events that came late are in the next run,
+// and nobody sees half of a result. (A ReplacingMergeTree would need FINAL in every query, and a
+// deduplication token would leave out what came late.)
+func RollUp(ctx context.Context, conn driver.Conn, table string, from, to time.Time) error {
+	for _, r := range rollUps {
+		if r.Table == table && r.From != "" {
+			return r.fill(ctx, conn, from, to, false)
+		}
+	}
+	return fmt.Errorf("roll up %s: want one of %s", table, strings.Join(Coarser(), ", "))
+}
+
+// Coarser returns the roll-ups that RollUp fills, in the order in which to fill them.
+func Coarser() []string {
+	var names []string
+	for _, r := range rollUps {
+		if r.From != "" {
+			names = append(names, r.Table)
+		}
+	}
+	return names
+}
+
+// RollUps returns the names of all roll-ups.
+func RollUps() []string {
+	names := make([]string, len(rollUps))
+	for i, r := range rollUps {
+		names[i] = r.Table
+	}
+	return names
+}
+
+// RebuildOptions say how to rebuild.
+type RebuildOptions struct {
+	// Idle says that nobody inserts events: what is newest is then rebuilt too, and nothing is
+	// checked afterwards.
+	Idle bool
+	// Report is told after each table; nil for nobody.
+	Report func(Rebuilt)
+}
+
+// Rebuilt tells that one roll-up was rebuilt.
+type Rebuilt struct {
+	Table string    `json:"table"`
+	From  time.Time `json:"from"` // of the range in the steps of the table
+	To    time.Time `json:"to"`
+	Done  int       `json:"done"` // of the roll-ups
+	Total int       `json:"total"`
+}
+
+// Rebuild computes every roll-up anew for [from, to), widened to whole hours and to the steps of
+// each table: those that views fill from events, the coarser ones from them.
+//
+// Of a table that a view fills it computes the range in a table of its own, deletes the range and
+// attaches the new parts. What agents insert meanwhile stays: a deletion sees only the parts that
+// were there before it. An event that arrives in those moments may be counted twice or not at all;
+// therefore Rebuild then looks whether any came, and begins again if so, up to three times.
+// A step that is not over while agents insert is left alone. A rebuild that was killed between the
+// deletion and the attachment leaves a hole that the next one fills.
+//
+// The error wraps ErrBusy if events of the range kept coming.
+func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o RebuildOptions) error {
+	if !from.Before(to) {
+		return service.Configf("rebuild: the range from %s to %s is empty", from.Format(time.RFC3339), to.Format(time.RFC3339))
+	}
+	if err := dropLeftovers(ctx, conn); err != nil {
+		return err
+	}
+	from, to = from.UTC().Truncate(time.Hour), ceil(to.UTC(), time.Hour)
+	for i, r := range rollUps {
+		var err error
+		done := Rebuilt{Table: r.Table, From: from, To: to, Done: i + 1, Total: len(rollUps)}
+		if r.From == "" {
+			done.From, done.To, err = r.recount(ctx, conn, from, to, o.Idle)
+		} else {
+			err = r.fill(ctx, conn, from, to, true)
+		}
+		if err != nil {
+			return fmt.Errorf("rebuild %s: %w", r.Table, err)
+		}
+		if o.Report != nil {
+			o.Report(done)
+		}
+	}
+	return nil
+}
+
+func ceil(t time.Time, d time.Duration) time.Time {
+	if floor := t.Truncate(d); !floor.Equal(t) {
+		return floor.Add(d)
+	}
+	return t
+}
+
+// step returns the length of the roll-up's steps.
+func (r rollUp) step() time.Duration {
+	switch r.bucket {
+	case tenSeconds:
+		return 10 * time.Second
+	case minute:
+		return time.Minute
+	case hour:
+		return time.Hour
+	default:
+		return 24 * time.Hour
+	}
+}
+
+// within binds a range of time, in seconds since 1970, for inRange.
+func within(ctx context.Context, from, to time.Time, settings clickhouse.Settings) context.Context {
+	return clickhouse.Context(ctx, clickhouse.WithSettings(settings), clickhouse.WithParameters(clickhouse.Parameters{
+		"from": strconv.FormatInt(from.Unix(), 10), "to": strconv.FormatInt(to.Unix(), 10),
+	}))
+}
+
+// inRange is the condition that column is in the range of within.
+func inRange(column string) string {
+	return fmt.Sprintf("%s >= toDateTime({from:UInt32}, 'UTC') AND %s < toDateTime({to:UInt32}, 'UTC')", column, column)
+}
+
+// recount rebuilds a roll-up that a view fills, and returns the range that it rebuilt.
+func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Time, idle bool) (start, end time.Time, err error) {
+	start = from.Truncate(r.step())
+	for try := 1; ; try++ {
+		end = ceil(to, r.step())
+		now, err := serverTime(ctx, conn)
+		if err != nil {
+			return start, end, err
+		}
+		if !idle && end.After(now) {
+			end = now.Truncate(r.step())
+		}
+		if !start.Before(end) {
+			return start, start, nil
+		}
+		if err := r.recountOnce(ctx, conn, start, end); err != nil {
+			return start, end, err
+		}
+		if idle {
+			return start, end, nil
+		}
+		var late uint64
+		since := clickhouse.WithParameters(clickhouse.Parameters{
+			"from": strconv.FormatInt(start.Unix(), 10), "to": strconv.FormatInt(end.Unix(), 10),
+			"since": strconv.FormatInt(now.Add(-viewLag).UnixMicro(), 10),
+		})
+		if err := conn.QueryRow(clickhouse.Context(ctx, since), "SELECT count() FROM events WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+
+			inRange("time")).Scan(&late); err != nil {
+			return start, end, fmt.Errorf("look for late events: %w", err)
+		}
+		if late == 0 {
+			return start, end, nil
+		}
+		if try == rebuildTries {
+			return start, end, fmt.Errorf("%d events came in: %w", late, ErrBusy)
+		}
+		select {
+		case <-ctx.Done():
+			return start, end, ctx.Err()
+		case <-time.After(viewLag):
+		}
+	}
+}
+
+func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time) error {
+	return r.staged(ctx, conn, func(stage string) error {
+		for first := start; first.Before(end); { // a day at a time, since events are stored by day
+			next := first.Truncate(24 * time.Hour).Add(24 * time.Hour)
+			if next.After(end) {
+				next = end
+			}
+			ctx := within(ctx, first, next, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
+			if err := conn.Exec(ctx, "INSERT INTO "+stage+" (ts, "+r.columnNames()+") "+r.fromEvents(inRange("time"))); err != nil {
+				return fmt.Errorf("count events: %w", err)
+			}
+			first = next
+		}
+		partitions, err := partitionsOf(ctx, conn, stage)
+		if err != nil {
+			return err
+		}
+		// 2: wait for the replicas too.
+		if err := conn.Exec(within(ctx, start, end, clickhouse.Settings{"mutations_sync": 2}), "ALTER TABLE "+r.Table+" DELETE WHERE "+inRange("ts")); err != nil {
+			return fmt.Errorf("delete the range: %w", err)
+		}
+		for _, p := range partitions {
+			if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" ATTACH PARTITION ID '"+p+"' FROM "+stage); err != nil {
+				return fmt.Errorf("attach partition %s: %w", p, err)
+			}
+		}
+		return nil
+	})
+}
+
+// fill computes the partitions of [from, to) from the finer roll-up. With force a bucket follows
+// the finer one even if that means fewer events.
+func (r rollUp) fill(ctx context.Context, conn driver.Conn, from, to time.Time, force bool) error {
+	now, err := serverTime(ctx, conn)
+	if err != nil {
+		return err
+	}
+	last := now.Truncate(r.step()) // the step that now is in is not over
+	if to.Before(last) {
+		last = to
+	}
+	for start := r.partitionStart(from.UTC()); start.Before(last); {
+		end := r.partitionEnd(start)
+		if over := now.Truncate(r.step()); end.After(over) {
+			end = over
+		}
+		if err := r.fillPartition(ctx, conn, start, end, force); err != nil {
+			return fmt.Errorf("roll up %s of %s: %w", r.Table, start.Format(time.DateOnly), err)
+		}
+		start = r.partitionEnd(start)
+	}
+	return nil
+}
+
+func (r rollUp) partitionStart(t time.Time) time.Time {
+	if r.partition == byMonth {
+		return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
+	}
+	return t.Truncate(24 * time.Hour)
+}
+
+func (r rollUp) partitionEnd(start time.Time) time.Time {
+	if r.partition == byMonth {
+		return start.AddDate(0, 1, 0)
+	}
+	return start.AddDate(0, 0, 1)
+}
+
+func (r rollUp) fillPartition(ctx context.Context, conn driver.Conn, start, end time.Time, force bool) error {
+	counted := r.values[0].name // events or attempts
+	return r.staged(ctx, conn, func(stage string) error {
+		var thinned []uint32
+		if !force {
+			if err := conn.QueryRow(within(ctx, start, end, nil), fmt.Sprintf(`SELECT groupArray(toUnixTimestamp(ts))
+FROM (SELECT ts, sum(%[1]s) AS here FROM %[2]s WHERE %[3]s GROUP BY ts) AS t
+LEFT JOIN (SELECT %[4]s AS ts, sum(%[1]s) AS there FROM %[5]s AS f WHERE %[6]s GROUP BY ts) AS s ON t.ts = s.ts
+WHERE here > there`, counted, r.Table, inRange("ts"), fmt.Sprintf(r.bucket, "f.ts"), r.From, inRange("f.ts"))).Scan(&thinned); err != nil {
+				return fmt.Errorf("compare with %s: %w", r.From, err)
+			}
+		}
+		kept := make([]string, len(thinned))
+		for i, ts := range thinned {
+			kept[i] = strconv.FormatUint(uint64(ts), 10)
+		}
+		list := "[" + strings.Join(kept, ", ") + "]"
+		insert := "INSERT INTO " + stage + " (ts, " + r.columnNames() + ") "
+		ctx := within(ctx, start, end, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
+		if err := conn.Exec(ctx, insert+r.fromFiner(fmt.Sprintf("%s AND NOT has(%s, toUnixTimestamp(%s))", inRange("f.ts"), list, fmt.Sprintf(r.bucket, "f.ts")))); err != nil {
+			return fmt.Errorf("sum %s: %w", r.From, err)
+		}
+		if len(kept) > 0 {
+			if err := conn.Exec(ctx, insert+"SELECT ts, "+r.columnNames()+" FROM "+r.Table+" WHERE has("+list+", toUnixTimestamp(ts)) AND "+inRange("ts")); err != nil {
+				return fmt.Errorf("keep rows: %w", err)
+			}
+		}
+		id := start.Format("20060102")
+		if r.partition == byMonth {
+			id = start.Format("200601")
+		}
+		if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" REPLACE PARTITION ID '"+id+"' FROM "+stage); err != nil {
+			return fmt.Errorf("replace partition: %w", err)
+		}
+		return nil
+	})
+}
+
+// columnNames returns the columns after ts.
+func (r rollUp) columnNames() string {
+	names := r.keyNames()
+	for _, c := range r.values {
+		names = append(names, c.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// stageMark is in the name of each staging table.
+const stageMark = "_stage_"
+
+// staged makes an empty table like r for fn and drops it afterwards. Each run has its own, so that
+// two do not mix.
+func (r rollUp) staged(ctx context.Context, conn driver.Conn, fn func(stage string) error) error {
+	stage := r.Table + stageMark + strings.ToLower(rand.Text())
+	if err := conn.Exec(ctx, fmt.Sprintf(`CREATE TABLE %s AS %s
+ENGINE = AggregatingMergeTree PARTITION BY %s ORDER BY (%s)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Part of %s while it is computed'`, stage, r.Table, r.Partition(), r.order, r.Table)); err != nil {
+		return fmt.Errorf("create a staging table: %w", err)
+	}
+	err := fn(stage)
+	// It is dropped even if the run is cancelled; what a killed run leaves goes a day later.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return errors.Join(err, conn.Exec(ctx, "DROP TABLE IF EXISTS "+stage))
+}
+
+// dropLeftovers drops the staging tables of runs that were killed.
+func dropLeftovers(ctx context.Context, conn driver.Conn) error {
+	var names []string
+	old := clickhouse.WithParameters(clickhouse.Parameters{"mark": stageMark, "age": strconv.Itoa(int(leftover.Seconds()))})
+	if err := conn.QueryRow(clickhouse.Context(ctx, old), `SELECT groupArray(name) FROM system.tables
+WHERE database = currentDatabase() AND position(name, {mark:String}) > 0 AND metadata_modification_time < now() - toIntervalSecond({age:UInt32})`).Scan(&names); err != nil {
+		return fmt.Errorf("look for staging tables: %w", err)
+	}
+	for _, name := range names {
+		if err := conn.Exec(ctx, "DROP TABLE IF EXISTS `"+name+"`"); err != nil {
+			return fmt.Errorf("drop staging table %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func partitionsOf(ctx context.Context, conn driver.Conn, table string) ([]string, error) {
+	var ids []string
+	parameter := clickhouse.WithParameters(clickhouse.Parameters{"table": table})
+	if err := conn.QueryRow(clickhouse.Context(ctx, parameter), `SELECT groupUniqArray(partition_id) FROM system.parts
+WHERE database = currentDatabase() AND table = {table:String} AND active`).Scan(&ids); err != nil {
+		return nil, fmt.Errorf("list partitions: %w", err)
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// serverTime returns ClickHouse's clock.
+func serverTime(ctx context.Context, conn driver.Conn) (time.Time, error) {
+	var now time.Time
+	if err := conn.QueryRow(ctx, "SELECT now64(6, 'UTC')").Scan(&now); err != nil {
+		return now, fmt.Errorf("read the clock: %w", err)
+	}
+	return now.UTC(), nil
+}
+
+// Difference is a sum of a roll-up that is not that of the events.
+type Difference struct {
+	Table    string    `json:"table"`
+	From     time.Time `json:"from"` // hour or day
+	Column   string    `json:"column"`
+	Events   uint64    `json:"events"`    // what the events give; of a coarser roll-up, what the finer one gives
+	RolledUp uint64    `json:"rolled_up"` // what the roll-up has
+}
+
+// Differences compares every sum of every roll-up with the events, and those of the coarser ones
+// with the finer ones, by the hour (by the day where steps are days). It looks at the hours or days
+// that lie wholly in [from, to), for as long as the tables keep their rows by default. The order is
+// that of RollUps, then time. Events that arrive meanwhile show as differences: end the range a
+// few minutes ago.
+func Differences(ctx context.Context, conn driver.Conn, from, to time.Time) ([]Difference, error) {
+	now, err := serverTime(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	var all []Difference
+	for _, r := range rollUps {
+		grain := max(r.step(), time.Hour)
+		days := r.Days
+		for _, f := range rollUps {
+			if f.Table == r.From {
+				days = min(days, f.Days)
+			}
+		}
+		first, last := ceil(from.UTC(), grain), to.UTC().Truncate(grain)
+		if kept := ceil(now.AddDate(0, 0, -days), grain); first.Before(kept) {
+			first = kept
+		}
+		if !first.Before(last) {
+			continue
+		}
+		found, err := r.differences(within(ctx, first, last, nil), conn)
+		if err != nil {
+			return nil, fmt.Errorf("compare %s: %w", r.Table, err)
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+func (r rollUp) differences(ctx context.Context, conn driver.Conn) ([]Difference, error) {
+	grain := hour
+	if r.step() > time.Hour {
+		grain = day
+	}
+	var names, over, sums []string
+	for _, c := range r.values {
+		if c.summed() {
+			names = append(names, c.name)
+			over = append(over, "toUInt64("+c.expr+")")
+			sums = append(sums, "sum(f."+c.name+")")
+		}
+	}
+	has, err := sumsBy(ctx, conn, fmt.Sprintf("SELECT %s AS at, [%s] FROM %s AS f WHERE %s GROUP BY at", fmt.Sprintf(grain, "f.ts"), strings.Join(sums, ", "), r.Table, inRange("f.ts")))
+	if err != nil {
+		return nil, err
+	}
+	source := fmt.Sprintf("SELECT %s AS at, [%s] FROM %s AS f WHERE %s GROUP BY at", fmt.Sprintf(grain, "f.ts"), strings.Join(sums, ", "), r.From, inRange("f.ts"))
+	if r.From == "" {
+		where := inRange("time")
+		if r.where != "" {
+			where += " AND " + r.where
+		}
+		source = fmt.Sprintf("SELECT %s AS at, [%s] FROM events%s WHERE %s GROUP BY at", fmt.Sprintf(grain, "toDateTime(time, 'UTC')"), strings.Join(over, ", "), r.join, where)
+	}
+	wants, err := sumsBy(ctx, conn, source)
+	if err != nil {
+		return nil, err
+	}
+	zero := make([]uint64, len(names))
+	var found []Difference
+	for _, at := range slices.Sorted(maps.Keys(union(has, wants))) {
+		h, w := has[at], wants[at]
+		if h == nil {
+			h = zero
+		}
+		if w == nil {
+			w = zero
+		}
+		for i, name := range names {
+			if h[i] != w[i] {
+				found = append(found, Difference{Table: r.Table, From: time.Unix(at, 0).UTC(), Column: name, Events: w[i], RolledUp: h[i]})
+			}
+		}
+	}
+	return found, nil
+}
+
+func union[K cmp.Ordered, V any](a, b map[K]V) map[K]V {
+	both := maps.Clone(a)
+	maps.Copy(both, b)
+	return both
+}
+
+// sumsBy reads rows of a time and sums.
+func sumsBy(ctx context.Context, conn driver.Conn, query string) (map[int64][]uint64, error) {
+	rows, err := conn.Query(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells what went wrong
+	all := map[int64][]uint64{}
+	for rows.Next() {
+		var at time.Time
+		var sums []uint64
+		if err := rows.Scan(&at, &sums); err != nil {
+			return nil, err
+		}
+		all[at.Unix()] = sums
+	}
+	return all, rows.Err()
+}
