@@ -21,7 +21,7 @@ const document = "../../../deploy/docs/sql.md"
 // views are those for people, in the order of the document.
 var views = []string{
 	"deliveries", "bounces", "deferrals", "complaints", "message_trace",
-	"traffic_minute", "traffic_hour", "traffic_day", "job_day", "domain_day", "sender_day", "cohort_day",
+	"traffic_minute", "traffic_hour", "traffic_day", "job_day", "domain_day", "sender_day", "cohort_day", "returned_day", "latency_day",
 	"job_report", "tenant_week", "ip_day", "time_to_deliver",
 }
 

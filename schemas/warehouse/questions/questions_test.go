@@ -15,7 +15,8 @@ import (
 	"carom/schemas/warehouse/questions"
 )
 
-// TestAnswers asks every question about a history of which the answers are known.
+// TestAnswers asks every question about a history of which the answers are known: when the events
+// have just come in, and again when the jobs have summed them up.
 func TestAnswers(t *testing.T) {
 	w := build()
 	conn := w.store(t)
@@ -23,28 +24,43 @@ func TestAnswers(t *testing.T) {
 	if err != nil || period != week {
 		t.Fatalf("LastWeek = %v, %v, want %v", period, err, week)
 	}
-	for _, q := range slices.Concat(questions.All(), questions.Analyst()) {
-		t.Run(q.ID, func(t *testing.T) {
-			expect := answers[q.ID]
-			if expect == nil {
-				t.Fatal("nobody knows the answer")
-			}
-			want := expect(w)
-			if len(want) == 0 {
-				t.Fatal("the history has nothing to answer with")
-			}
-			got, err := q.Ask(t.Context(), conn, week)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, q.SQL)
-			}
-			if differences := compareRows(got.Rows, want); differences != "" {
-				t.Errorf("columns %v\n%s\n%s", got.Columns, differences, q.SQL)
-			}
-		})
+	all := slices.Concat(questions.All(), questions.Analyst())
+	if len(all) != len(answers) {
+		t.Errorf("%d questions, %d answers", len(all), len(answers))
 	}
-	if n := len(questions.All()) + len(questions.Analyst()); n != len(answers) {
-		t.Errorf("%d questions, %d answers", n, len(answers))
+	ask := func(t *testing.T) {
+		for _, q := range all {
+			t.Run(q.ID, func(t *testing.T) {
+				expect := answers[q.ID]
+				if expect == nil {
+					t.Fatal("nobody knows the answer")
+				}
+				want := expect(w)
+				if len(want) == 0 {
+					t.Fatal("the history has nothing to answer with")
+				}
+				got, err := q.Ask(t.Context(), conn, week)
+				if err != nil {
+					t.Fatalf("%v\n%s", err, q.SQL)
+				}
+				if differences := compareRows(got.Rows, want); differences != "" {
+					t.Errorf("columns %v\n%s\n%s", got.Columns, differences, q.SQL)
+				}
+			})
+		}
 	}
+	t.Run("fresh", ask)
+	for _, table := range warehouse.Coarser() {
+		// Yesterday is summed up, the last day is not.
+		if err := warehouse.RollUp(t.Context(), conn, table, monday, end.Add(-day)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var reach time.Time
+	if err := conn.QueryRow(t.Context(), "SELECT max(ts) FROM rollup_1d").Scan(&reach); err != nil || reach.IsZero() || reach.Unix() == 0 {
+		t.Fatalf("rollup_1d reaches %v, %v, want a day", reach, err)
+	}
+	t.Run("summed up", ask)
 }
 
 // compareRows returns the first rows that differ, in words.
