@@ -117,7 +117,7 @@ SELECT 'n', generateUUIDv4(), number + 1, now64(6), 'delivered', generateUUIDv4(
 		}
 	}
 	for _, view := range one[[]string](t, conn, "SELECT groupArray(name) FROM system.tables WHERE database = 'default' AND engine = 'View'") {
-		if err := conn.Exec(t.Context(), "SELECT * FROM "+view+" LIMIT 1"); err != nil {
+		if err := conn.Exec(t.Context(), "SELECT * FROM "+view+" LIMIT 1 FORMAT Null"); err != nil {
 			t.Errorf("view %s: %v", view, err)
 		}
 	}
