@@ -34,7 +34,7 @@ import (
 	"carom/schemas/taxonomy"
 )
 
-//go:embed head.sql steps.sql rows.sql
+//go:embed head.sql steps.sql rows.sql attributions.sql
 var files embed.FS
 
 // Bounds of Options.
@@ -139,9 +139,8 @@ func Run(ctx context.Context, conn driver.Conn, o Options) (result Result, err e
 	}
 	eventsDone := time.Since(r.started)
 	if !o.NoRollUps {
-		err := rollUps(ctx, conn, r.from, r.Until, func(_ string, n, of int) { r.progress(r.Days, n, of) })
-		if err != nil {
-			return Result{}, fmt.Errorf("fill the roll-ups: %w", err)
+		if err := r.rollUps(ctx); err != nil {
+			return Result{}, err
 		}
 	}
 	result = Result{

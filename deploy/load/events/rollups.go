@@ -2,18 +2,35 @@ package events
 
 import (
 	"context"
-	"time"
+	"fmt"
 
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"carom/schemas/warehouse"
 )
 
-// rollUps fills every roll-up for the time of a history that nobody adds to meanwhile. After each it
-// tells how many of them are done.
-func rollUps(ctx context.Context, conn driver.Conn, from, to time.Time, done func(table string, n, of int)) error {
-	return warehouse.Rebuild(ctx, conn, from, to, warehouse.RebuildOptions{
+// rollUps fills what views and jobs would have filled: every roll-up, the reports and their attributions.
+func (r *run) rollUps(ctx context.Context) error {
+	err := warehouse.Rebuild(ctx, r.conn, r.from, r.Until, warehouse.RebuildOptions{
 		Idle:   true,
-		Report: func(r warehouse.Rebuilt) { done(r.Table, r.Done, r.Total) },
+		Report: func(done warehouse.Rebuilt) { r.progress(r.Days, done.Done, done.Total) },
 	})
+	if err != nil {
+		return fmt.Errorf("fill the roll-ups: %w", err)
+	}
+	var reports string
+	if err := r.conn.QueryRow(ctx, "SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'reports_mv'").Scan(&reports); err != nil {
+		return fmt.Errorf("read what fills the reports: %w", err)
+	}
+	attributions, err := files.ReadFile("attributions.sql")
+	if err != nil {
+		return err
+	}
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings()), clickhouse.WithParameters(clickhouse.Parameters{"incarnation": r.incarnation.String()}))
+	for _, statement := range []string{"INSERT INTO reports " + reports, string(attributions)} {
+		if err := r.conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("fill the reports: %w", err)
+		}
+	}
+	return nil
 }
