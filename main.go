@@ -12,7 +12,9 @@ import (
 	"strconv"
 	"strings"
 
+	"carom/analytics/annotate"
 	analytics "carom/analytics/app"
+	"carom/analytics/trace"
 	"carom/deploy/bench"
 	"carom/deploy/bench/history"
 	"carom/deploy/demo"
@@ -22,6 +24,7 @@ import (
 	"carom/deploy/up"
 	agent "carom/ingest/app"
 	"carom/ingest/classify"
+	"carom/ingest/importer"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine"
@@ -43,15 +46,19 @@ type command struct {
 var commands = []command{
 	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
-	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"sender", "take mail over SMTP and deliver it", withVersion(sender.Command)},
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest quarantine", "list the records that ClickHouse refused, and try them again", agent.QuarantineCommand},
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
+	{"import pmta", "bring PowerMTA's accounting files into ClickHouse", importPMTA},
 	{"analytics", "run the jobs over the history, once or on schedule", withVersion(analytics.Command)},
 	{"suppress", "show and change whom the nodes must not mail", suppress},
+	{"trace", "tell the life of a message, or of what a recipient was sent", traceMail},
+	{"annotate", "write a note beside the curves of the dashboards, or list them", annotate.Command},
 	{"limits", "list limits in force and explain their changes", analytics.LimitsCommand},
 	{"clickhouse", "serve the embedded ClickHouse engine over HTTP", engine.Command},
 	{"schema verify", "try a ClickHouse server of yours in a scratch database", withVersion(verify.Command)},
@@ -150,6 +157,14 @@ func withVersion(f func(context.Context, []string, service.IO, string) error) fu
 
 func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 	return agent.Command(ctx, args, stdio, version, agentOptions)
+}
+
+func importPMTA(ctx context.Context, args []string, stdio service.IO) error {
+	return importer.Command(ctx, args, stdio, version, suppressionKey)
+}
+
+func traceMail(ctx context.Context, args []string, stdio service.IO) error {
+	return trace.Command(ctx, args, stdio, suppressionKey)
 }
 
 func suppress(ctx context.Context, args []string, stdio service.IO) error {

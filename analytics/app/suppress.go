@@ -165,13 +165,9 @@ func (f *suppressFlags) secret() (string, error) {
 	case f.keyFile == "":
 		return "", service.Configf("the warehouse knows addresses by a keyed hash: name the key with --key-file FILE (the nodes' suppression-key-file) or -c FILE")
 	}
-	data, err := os.ReadFile(f.keyFile)
+	secret, err := suppression.ReadSecret(f.keyFile)
 	if err != nil {
-		return "", service.Configf("key: %w", err)
-	}
-	secret := strings.TrimSpace(string(data))
-	if secret == "" {
-		return "", service.Configf("%s is empty", f.keyFile)
+		return "", service.Configf("%w", err)
 	}
 	return secret, nil
 }

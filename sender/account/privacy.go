@@ -57,6 +57,7 @@ func NewPrivacy(way string, key []byte) (*Privacy, error) {
 func (p *Privacy) Hide(e *event.Event) {
 	hidden := p.hider(e.Recipient)
 	original := p.hider(lastPart(e.Headers["ORCPT"]))
+	e.Reply = p.hideAddresses(e.Reply, e.MailFrom) // first: what is hidden must not be hidden again
 	for _, text := range []*string{&e.Recipient, &e.MailFrom, &e.Reply, &e.ReplyTemplate, &e.ScopeValue} {
 		*text = original.hide(hidden.hide(*text))
 	}
@@ -65,8 +66,47 @@ func (p *Privacy) Hide(e *event.Event) {
 	}
 	e.Headers = maps.Clone(e.Headers)
 	for name, value := range e.Headers {
+		if namesRecipients[strings.ToLower(name)] {
+			value = p.hideAddresses(value, "")
+		}
 		e.Headers[name] = original.hide(hidden.hide(value))
 	}
+}
+
+// namesRecipients lists the headers, and fields of feedback reports, with addresses of recipients: of
+// others too than the one that the event is about.
+var namesRecipients = map[string]bool{
+	"to": true, "cc": true, "bcc": true, "resent-to": true, "resent-cc": true, "delivered-to": true, "x-original-to": true, "envelope-to": true,
+	"apparently-to": true, "x-failed-recipients": true, "x-rcpt-to": true, "arf_original-rcpt-to": true, "arf_removal-recipient": true,
+}
+
+// hideAddresses hides the local part of every address in text but those of keep, and of the roles of
+// RFC 2142 section 4 that replies name for questions. A receiver may name others than the recipient: who
+// he has become, or whom else a message was for.
+func (p *Privacy) hideAddresses(text, keep string) string {
+	var b strings.Builder
+	done := 0
+	for at := range len(text) {
+		if text[at] != '@' || at+1 == len(text) || !inWord(text[at+1]) {
+			continue
+		}
+		start := at
+		for start > done && (inWord(text[start-1]) || strings.IndexByte("!#$%&'*+-/=?^_`{|}~.", text[start-1]) >= 0) { // RFC 5322 section 3.2.3
+			start--
+		}
+		local := text[start:at]
+		if local == "" || strings.EqualFold(local, "postmaster") || strings.EqualFold(local, "abuse") || keep != "" && strings.HasPrefix(keep, local+"@") {
+			continue
+		}
+		b.WriteString(text[done:start])
+		b.WriteString(p.replace(local))
+		done = at
+	}
+	if done == 0 {
+		return text
+	}
+	b.WriteString(text[done:])
+	return b.String()
 }
 
 // lastPart returns the address of an ORCPT, behind its type (RFC 3461 section 4.2).

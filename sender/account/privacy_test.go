@@ -76,6 +76,24 @@ func TestHide(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
+
+	// Whom else a text names.
+	e = delivered()
+	e.Recipient, e.MailFrom = "ann@example.com", "news@shop.test"
+	e.Reply = "551 ann@example.com and <Bob+x@example.org> moved to ann.new@example.net; news@shop.test may ask postmaster@example.com, not @home"
+	e.Headers = map[string]string{"To": "Ann <ann@example.com>, bob@example.org", "From": "Shop <shop@shop.test>"}
+	hidden := policy(t, SIPHash, "k")
+	hidden.Hide(&e)
+	for _, tc := range [][2]string{
+		{e.Reply, "551 " + hidden.replace("ann") + "@example.com and <" + hidden.replace("bob+x") + "@example.org> moved to " + hidden.replace("ann.new") +
+			"@example.net; news@shop.test may ask postmaster@example.com, not @home"},
+		{e.Headers["To"], hidden.replace("ann") + " <" + hidden.replace("ann") + "@example.com>, " + hidden.replace("bob") + "@example.org"},
+		{e.Headers["From"], "Shop <shop@shop.test>"},
+	} {
+		if diff := cmp.Diff(tc[1], tc[0]); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
 	empty := event.Event{Reply: "ok"}
 	policy(t, Redact, "...").Hide(&empty)
 	if empty.Reply != "ok" {
@@ -103,5 +121,6 @@ func FuzzHide(f *testing.F) {
 		if len(h.local) > 0 && len(text) == len(h.local) && strings.EqualFold(text, h.local) && got != "#" {
 			t.Fatalf("%q of %q: %q", address, text, got)
 		}
+		policy(t, Redact, "#").hideAddresses(text, address)
 	})
 }

@@ -45,3 +45,30 @@ ORDER BY (job, started_at, run_id)
 {{ttl "job_runs" "started_at" 90}}
 SETTINGS {{durable}}
 COMMENT 'Runs of the analytics jobs; read with FINAL';
+
+-- ORDER BY: one row a file that was imported; read with FINAL. A row is written before each batch, so
+-- that an import that was killed sends its last batch again as it was. Kept for ever: it is what keeps
+-- a file from being imported twice.
+CREATE TABLE IF NOT EXISTS imports{{onCluster}}
+(
+    node String COMMENT 'import/ and the beginning of head_hash: the node of the events of the file',
+    incarnation UUID COMMENT 'of the events of the file, made of head_hash',
+    updated_at DateTime64(6, 'UTC') COMMENT 'when the row was written; the latest wins',
+    file String COMMENT 'where the file was read last',
+    format LowCardinality(String) COMMENT 'what the file is: pmta',
+    head_bytes UInt64 COMMENT 'octets at its beginning by which the file is known again, uncompressed',
+    head_hash String COMMENT 'their SHA-256 in hexadecimal',
+    text_bytes UInt64 COMMENT 'octets that were read, uncompressed, those of the last batch included',
+    file_bytes UInt64 COMMENT 'size of the file on disk when it was read to its end, 0 before',
+    record_from UInt64 COMMENT 'first record of the last batch, from 1, without header lines',
+    records UInt64 COMMENT 'its last record; what was skipped counts as well',
+    seq_from UInt64 COMMENT 'first seq of the last batch',
+    seq UInt64 COMMENT 'its last seq: the number of events of the file',
+    skipped UInt64 COMMENT 'records that were skipped so far',
+    done Bool COMMENT 'the last batch is known to be stored',
+    imported_by String COMMENT 'version of carom'
+)
+ENGINE = {{engine "ReplacingMergeTree" "updated_at"}}
+ORDER BY node
+SETTINGS {{durable}}
+COMMENT 'Files that were imported and how far; read with FINAL';

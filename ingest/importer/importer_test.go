@@ -1,0 +1,408 @@
+package importer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"carom/ingest/importer/pmta"
+	"carom/schemas/service"
+	"carom/schemas/warehouse"
+	"carom/schemas/warehouse/chtest"
+)
+
+// target is a warehouse to import into.
+type target struct {
+	url  string
+	conn driver.Conn
+}
+
+func newTarget(t *testing.T) *target {
+	t.Helper()
+	w := &target{url: chtest.Start(t).URL() + "/carom"}
+	if _, err := warehouse.Apply(t.Context(), w.url, warehouse.Options{}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.conn, err = warehouse.Open(t.Context(), w.url, warehouse.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.conn.Close() })
+	return w
+}
+
+func (w *target) options() Options {
+	return Options{PMTA: pmta.Options{Tenant: "import"}, Conn: w.conn, Version: "test", Log: slog.New(slog.DiscardHandler), records: 20}
+}
+
+func (w *target) run(t *testing.T, files ...string) Report {
+	t.Helper()
+	report, err := Run(t.Context(), w.options(), files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// stored returns what the warehouse says of imports: events, the sum of what k1m has counted, and how
+// many numbers are missing or twice.
+func (w *target) stored(t *testing.T) (events, counted, wrong uint64) {
+	t.Helper()
+	err := w.conn.QueryRow(t.Context(), `
+SELECT (SELECT count() FROM events WHERE node LIKE 'import/%'), (SELECT sum(ok) FROM k1m),
+    (SELECT toUInt64(sum(gaps + duplicates + before_first)) FROM completeness WHERE node LIKE 'import/%')`).Scan(&events, &counted, &wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events, counted, wrong
+}
+
+func (w *target) check(t *testing.T, want uint64) {
+	t.Helper()
+	if events, counted, wrong := w.stored(t); events != want || counted != want || wrong != 0 {
+		t.Errorf("%d events, %d in the roll-up, %d numbers wrong; want %d, %d, 0", events, counted, wrong, want, want)
+	}
+}
+
+const header = "type,timeLogged,timeQueued,orig,rcpt,dsnStatus,dsnDiag,dsnMta,dlvSourceIp,vmta\r\n"
+
+// deliveries returns n records, numbered from first; each is counted by k1m.
+func deliveries(first, n int) string {
+	var b strings.Builder
+	for i := first; i < first+n; i++ {
+		fmt.Fprintf(&b, "d,2026-11-23 13:%02d:%02d+0000,2026-11-23 13:00:00+0000,news@shop.test,user%d@example.com,2.0.0 (success),smtp;250 ok %d,mx.example.com (192.0.2.1),198.51.100.1,v1\r\n",
+			i/60%60, i%60, i, i)
+	}
+	return b.String()
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(t.TempDir(), name)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestImport imports into one ClickHouse what its parts write.
+func TestImport(t *testing.T) {
+	w := newTarget(t)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *target)
+	}{
+		{"twice adds nothing", testTwice},
+		{"killed goes on", testKilled},
+		{"lost answer is no duplicate", testLostAnswer},
+		{"report names what is skipped", testReport},
+		{"command", testCommand},
+		{"follow", testFollow},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, w) })
+	}
+}
+
+func testTwice(t *testing.T, w *target) {
+	text := header + deliveries(0, 95)
+	name := write(t, "acct.csv", text)
+	if r := w.run(t, name); r.Events != 95 || r.Records != 95 || r.Skipped != 0 {
+		t.Errorf("report %+v", r)
+	}
+	w.check(t, 95)
+
+	if r := w.run(t, name); r.Events != 0 || r.Unread != 1 {
+		t.Errorf("the same file again: %+v", r)
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := io.WriteString(z, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.run(t, write(t, "moved.gz", packed.String())); r.Events != 0 || r.Known != 95 {
+		t.Errorf("renamed and packed: %+v", r)
+	}
+	s, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := w.run(t, write(t, "moved.zst", string(s.EncodeAll([]byte(text), nil)))); r.Events != 0 || r.Known != 95 {
+		t.Errorf("packed by zstd: %+v", r)
+	}
+	w.check(t, 95)
+
+	// It has grown: in the middle of what was one batch before.
+	if r := w.run(t, write(t, name, text+deliveries(95, 20))); r.Events != 20 || r.Known != 95 {
+		t.Errorf("it has grown: %+v", r)
+	}
+	w.check(t, 115)
+	// Another file with the same header and time.
+	if r := w.run(t, write(t, "other.csv", header+deliveries(1000, 7))); r.Events != 7 {
+		t.Errorf("another file: %+v", r)
+	}
+	w.check(t, 122)
+	// A copy that is shorter changes nothing, not even for the whole one.
+	w.run(t, write(t, "short.csv", header+deliveries(0, 33)))
+	if r := w.run(t, name); r.Events != 0 {
+		t.Errorf("the whole file after a short copy: %+v", r)
+	}
+	w.check(t, 122)
+}
+
+// flaky is a connection on which an insert of events fails at a chosen time.
+type flaky struct {
+	driver.Conn
+	inserts  int
+	fails    int  // which insert, from 1
+	isStored bool // it is stored all the same: the answer is lost
+	then     func()
+}
+
+var errLost = errors.New("connection is cut")
+
+func (f *flaky) PrepareBatch(ctx context.Context, query string, o ...driver.PrepareBatchOption) (driver.Batch, error) {
+	b, err := f.Conn.PrepareBatch(ctx, query, o...)
+	if err != nil || !strings.HasPrefix(query, "INSERT INTO events") {
+		return b, err
+	}
+	f.inserts++
+	return &flakyBatch{b, f, f.inserts == f.fails}, nil
+}
+
+type flakyBatch struct {
+	driver.Batch
+	conn  *flaky
+	fails bool
+}
+
+func (b *flakyBatch) Send() error {
+	if !b.fails {
+		return b.Batch.Send()
+	}
+	if b.conn.isStored {
+		if err := b.Batch.Send(); err != nil {
+			return err
+		}
+	}
+	b.conn.then()
+	return errLost
+}
+
+// testKilled ends an import in the middle of each of its batches, before and after ClickHouse
+// has stored it, and starts it again.
+func testKilled(t *testing.T, w *target) {
+	for _, isStored := range []bool{false, true} {
+		for fails := 1; fails <= 3; fails++ {
+			t.Run(fmt.Sprintf("stored %v, batch %d", isStored, fails), func(t *testing.T) {
+				before, _, _ := w.stored(t)
+				bad := "d,never,,,,,,,,\r\n"
+				name := write(t, "acct.csv", header+deliveries(int(before)+5000*fails, 17)+bad+deliveries(int(before), 25)+bad)
+				ctx, kill := context.WithCancel(t.Context())
+				defer kill()
+				o := w.options()
+				o.Conn = &flaky{Conn: w.conn, fails: fails, isStored: isStored, then: kill}
+				if _, err := Run(ctx, o, []string{name}); !errors.Is(err, context.Canceled) {
+					t.Fatalf("Run = %v, want the end of ctx", err)
+				}
+				r := w.run(t, name)
+				if r.Records != 44 || r.ByReason["time"] > 2 {
+					t.Errorf("report %+v", r)
+				}
+				w.check(t, before+42)
+			})
+		}
+	}
+}
+
+func testLostAnswer(t *testing.T, w *target) {
+	before, _, _ := w.stored(t)
+	o := w.options()
+	o.Conn = &flaky{Conn: w.conn, fails: 2, isStored: true, then: func() {}}
+	if _, err := Run(t.Context(), o, []string{write(t, "acct.csv", header+deliveries(40_000, 50))}); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, before+50)
+}
+
+func testReport(t *testing.T, w *target) {
+	before, _, _ := w.stored(t)
+	text := "\ufeff" + header + deliveries(0, 12) + "d,2026-11-23\r\n\r\n" + header + deliveries(12, 2) +
+		"q,2026-11-23 13:00:00+0000,,,,,,,,\r\n" + "d,2026-11-23 13:00:00+0000,,a@b,\"open,,,,,\r\n" + deliveries(14, 1) + "d,2026-11-23 13:00:0"
+	name := write(t, "acct.csv", text)
+	r := w.run(t, name)
+	want := []Skipped{
+		{name, 14, "fields", "another number of fields than the header: 2, not 10", "d,2026-11-23"},
+		{name, 19, "type", `unknown record type "q"`, "q,2026-11-23 13:00:00+0000,,,,,,,,"},
+		{name, 20, "quotes", "quotes that do not fit", "d,2026-11-23 13:00:00+0000,,a@b,\"open,,,,,"},
+		{name, 22, "cut", "the last line has no end: it is not written to its end", "d,2026-11-23 13:00:0"},
+	}
+	if fmt.Sprint(r.Lines) != fmt.Sprint(want) || r.Skipped != 4 || r.Events != 15 {
+		t.Errorf("skipped:\n%v\nwant:\n%v\nreport %+v", r.Lines, want, r)
+	}
+	w.check(t, before+15)
+
+	var out bytes.Buffer
+	if err := show(&out, &r, false); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), name+":19: unknown record type \"q\"") {
+		t.Errorf("the text has no line 19:\n%s", out.String())
+	}
+}
+
+func TestFilesThatCannotBe(t *testing.T) {
+	for _, tc := range []struct{ name, fields, text, want string }{
+		{"no header", "", deliveries(0, 1), "line 1: this is no header line of an accounting file; if there is none, name the columns with --fields"},
+		{"header twice the same column", "", "type,timeLogged,rcpt,rcpt\r\n", `line 1: header: column "rcpt" stands twice`},
+		{"bad fields", "rcpt", "x\n", `--fields: no column "type"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := Options{Fields: tc.fields, Log: slog.New(slog.DiscardHandler)}
+			_, err := Run(t.Context(), o, []string{write(t, "acct.csv", tc.text)})
+			if _, mistake := errors.AsType[*service.ConfigError](err); !mistake || !strings.HasSuffix(err.Error(), tc.want) {
+				t.Errorf("Run = %v, want %s", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestFilesWithoutHeader(t *testing.T) {
+	o := Options{Fields: strings.TrimSuffix(header, "\r\n"), Log: slog.New(slog.DiscardHandler), PMTA: pmta.Options{Tenant: "x"}}
+	r, err := Run(t.Context(), o, []string{write(t, "acct.csv", deliveries(0, 3))})
+	if err != nil || r.Events != 3 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func testCommand(t *testing.T, w *target) {
+	name, key := write(t, "acct.csv", header+deliveries(50_000, 3)), write(t, "key", "secret\n")
+	var out bytes.Buffer
+	stdio := service.IO{In: strings.NewReader(""), Out: &out, Err: io.Discard}
+	if err := Command(t.Context(), []string{name, "--json", "--url", w.url, "--key-file", key}, stdio, "test", nil); err != nil {
+		t.Fatal(err)
+	}
+	var r Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || r.Events != 3 || r.ByKind["delivered"] != 3 {
+		t.Errorf("%s: %v", out.String(), err)
+	}
+	var keys uint64
+	if err := w.conn.QueryRow(t.Context(), "SELECT uniqExact(recipient_key) FROM events WHERE recipient_key != ''").Scan(&keys); err != nil || keys != 3 {
+		t.Errorf("%d keys, %v", keys, err)
+	}
+	for _, tc := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"nothing", nil, "which files"},
+		{"both", []string{"--follow", t.TempDir(), name}, "exclude each other"},
+		{"no folder", []string{"--url", w.url, "--follow", name}, "no such folder"},
+		{"zone", []string{"--zone", "Mars/Base", name}, "Mars/Base"},
+		{"no file", []string{"--url", w.url, "/nowhere"}, "/nowhere"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := Command(t.Context(), tc.args, stdio, "test", nil)
+			if _, mistake := errors.AsType[*service.ConfigError](err); !mistake || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Command(%q) = %v, want %q", tc.args, err, tc.want)
+			}
+		})
+	}
+	if err := Command(t.Context(), []string{"--dry-run", write(t, "x.csv", header+"x,,,,,,,,,\r\n")}, stdio, "test", nil); service.ExitStatus(err) != 1 {
+		t.Errorf("nothing could be read: %v", err)
+	}
+}
+
+// testFollow follows a folder in which a file grows, is moved away, and another one comes.
+func testFollow(t *testing.T, w *target) {
+	before, _, _ := w.stored(t)
+	dir, archive := t.TempDir(), t.TempDir()
+	name := filepath.Join(dir, "acct-2026-11-23-0000.csv")
+	whole := header + deliveries(60_000, 60)
+	next := deliveries(60_060, 5)
+	write(t, name, whole+next[:20])
+	f := newFollower(t, w.options(), dir)
+	f.poll(t)
+	w.check(t, before+60)
+
+	grow(t, name, next[20:])
+	f.poll(t)
+	f.poll(t)
+	w.check(t, before+65)
+
+	// It is moved away, and PowerMTA has written a last record before it was told.
+	grow(t, name, deliveries(60_065, 1))
+	if err := os.Rename(name, filepath.Join(archive, "acct.csv")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "acct-2026-11-23-0001.csv"), header+deliveries(61_000, 40))
+	write(t, filepath.Join(dir, "notes.txt"), "no accounting file")
+	write(t, filepath.Join(dir, "broken.csv"), strings.Repeat("this is no accounting file either\n", 1000))
+	f.poll(t)
+	f.poll(t)
+	w.check(t, before+106)
+	if len(f.open) != 1 {
+		t.Errorf("%d files are open, want 1", len(f.open))
+	}
+
+	// Another run knows both, and goes on with the one that grows.
+	grow(t, filepath.Join(dir, "acct-2026-11-23-0001.csv"), deliveries(61_040, 2))
+	again := newFollower(t, w.options(), dir)
+	f.close()
+	again.poll(t)
+	w.check(t, before+108)
+	if r := w.run(t, filepath.Join(archive, "acct.csv")); r.Events != 0 {
+		t.Errorf("the file that was moved away: %+v", r)
+	}
+}
+
+func newFollower(t *testing.T, o Options, dir string) *testFollower {
+	t.Helper()
+	r, err := newRun(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &testFollower{follow(r, dir, "*.csv*")}
+	t.Cleanup(f.close)
+	return f
+}
+
+type testFollower struct{ *follower }
+
+func (f *testFollower) poll(t *testing.T) {
+	t.Helper()
+	if err := f.follower.poll(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func grow(t *testing.T, name, text string) {
+	t.Helper()
+	file, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
