@@ -23,7 +23,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +69,7 @@ type run struct {
 	report     *tally
 	late       lateness
 	finished   []state                        // files that are read, and not written down as such
-	pool       sync.Pool                      // of []event.Event
+	free       chan []event.Event             // memory of blocks that are stored
 	rows       chan *event.Block[event.Event] // two: one is filled while the other is stored
 	size       int64
 	counted    atomic.Pointer[warehouse.Rebuilt]
@@ -83,7 +82,7 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	if o.now == nil {
 		o.now = time.Now
 	}
-	r := &run{options: o, now: o.now, known: pmta.NewMemory(), report: newTally()}
+	r := &run{options: o, now: o.now, known: pmta.NewMemory(), report: newTally(), free: make(chan []event.Event, 4)}
 	if o.Fields != "" {
 		layout, err := pmta.NewLayout(strings.Split(o.Fields, ","))
 		if err != nil {
@@ -105,10 +104,14 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	return r, err
 }
 
-// memory returns room for n events.
+// memory returns room for n events. A sync.Pool would lose it, some 30 MB a block, with each collection.
 func (r *run) memory(n int) []event.Event {
-	if events, ok := r.pool.Get().(*[]event.Event); ok && cap(*events) >= n {
-		return (*events)[:0]
+	select {
+	case events := <-r.free:
+		if cap(events) >= n {
+			return events[:0]
+		}
+	default:
 	}
 	return make([]event.Event, 0, n)
 }
@@ -120,9 +123,12 @@ func (r *run) refill() {
 	}
 }
 
+// recycle takes the room of events back.
 func (r *run) recycle(events []event.Event) {
-	clear(events) // they hold the text
-	r.pool.Put(&events)
+	select {
+	case r.free <- events:
+	default:
+	}
 }
 
 // progressPeriod is how often Options.Progress is told.
