@@ -18,6 +18,7 @@ import (
 	"carom/deploy/bench"
 	"carom/deploy/demo"
 	"carom/deploy/load"
+	"carom/deploy/load/events"
 	"carom/deploy/receivers"
 	"carom/deploy/up"
 	agent "carom/ingest/app"
@@ -44,11 +45,12 @@ type command struct {
 var commands = []command{
 	{"up", "run everything on this machine: engine, schema, sender, agent, analytics", up.Command},
 	{"demo", "run everything against simulated receivers and show the loop close", demo.Command},
-	{"sender", "take mail over SMTP and deliver it", sender.Command},
+	{"sender", "take mail over SMTP and deliver it", withVersion(sender.Command)},
 	{"queue", "show what waits in a node, pause it, delete it, reroute it", console.QueueCommand},
 	{"reload", "let a node read its configuration again", console.ReloadCommand},
 	{"source", "keep queues from using a local address", console.SourceCommand},
 	{"ingest agent", "ship a node's event log to ClickHouse and bring limits back", ingestAgent},
+	{"ingest quarantine", "list the records that ClickHouse refused, and try them again", agent.QuarantineCommand},
 	{"ingest unclassified", "list what receivers said and no rule understood", agent.UnclassifiedCommand},
 	{"ingest parse", "say what a returned mail is: a bounce, a complaint, and for whom", agent.ParseCommand},
 	{"import pmta", "bring PowerMTA's accounting files into ClickHouse", importPMTA},
@@ -66,6 +68,7 @@ var commands = []command{
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
+	{"load events", "make an event history inside ClickHouse", events.Command},
 	{"bench", "measure the node against Postfix and go-smtp", bench.Command},
 }
 

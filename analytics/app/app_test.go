@@ -227,7 +227,7 @@ func TestMistakesOfTheOperator(t *testing.T) {
 		run  func(t *testing.T) (string, error)
 		want string
 	}{
-		{"no verb", func(t *testing.T) (string, error) { return analytics(t) }, "want run or serve"},
+		{"no verb", func(t *testing.T) (string, error) { return analytics(t) }, "want run, serve or jobs"},
 		{"no job", func(t *testing.T) (string, error) { return analytics(t, "run") }, "name a job"},
 		{"an unknown job", func(t *testing.T) (string, error) { return analytics(t, "run", "dance") }, `no job "dance"`},
 		{"an unknown flag", func(t *testing.T) (string, error) { return analytics(t, "run", "--dance") }, "dance"},

@@ -9,16 +9,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
-
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/analytics/jobs"
 	"carom/analytics/policy"
-	"carom/analytics/webhook"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
@@ -26,66 +23,100 @@ import (
 const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle decides the limits of each
 (provider, source) from what receivers answered, suppression collects the
 addresses that must not be mailed again, attribution finds the delivery that
-each bounce and complaint was about, webhook tells your own systems of
-complaints, where the policy names one.
+each bounce and complaint was about, rollups fills the tables by the hour and
+the day, webhook tells your own systems of complaints, where the policy names
+one.
 
-  carom analytics run JOB...   run each job once: throttle, suppression, attribution, webhook
+  carom analytics run JOB...   run each job once
   carom analytics serve        run them on schedule until stopped
+  carom analytics jobs         list the jobs: how far each is, its last and next run
 
 The jobs keep no state of their own. Any number of instances may run, from cron
-or as a service; one run of a job has the turn at a time. Without --policy the
-loop only advises: it writes what it would do to limit_log and changes nothing.
+or as a service; one run of a job has the turn at a time, and a run that is
+killed or doubled changes nothing. Without --policy the loop only advises: it
+writes what it would do to limit_log and changes nothing.
+
+With --from and --to, run works through what arrived in that range once more:
+a job that was wrong or away makes good, what is stored stays as it is.
+
+With --listen and --token-file, serve also runs a job when it is asked to:
+  POST /v1/jobs/JOB   200 with the result, 202 with ?wait=no, 409 if another run has the turn
+  GET  /v1/jobs       what carom analytics jobs --json says
+Both need the header "Authorization: Bearer TOKEN". With --on-demand nothing
+runs but what is asked for: for a function that an outside scheduler calls.
 
 Example:
   echo 'mode: active' >policy.yaml
-  carom analytics serve --url http://127.0.0.1:8123/carom --policy policy.yaml`
+  carom analytics serve --url http://127.0.0.1:8123/carom --policy policy.yaml
+  carom analytics run suppression --from 2026-11-28 --to 2026-11-29`
 
 // options are the flags that every subcommand here shares.
 type options struct {
 	rawURL     *string
 	login      *warehouse.Options
 	policyFile *string
-	period     *time.Duration
+	periods    periods
 	level      *string
 	asJSON     *bool
+
+	// Of run.
+	from, to *string
+	// Of serve.
+	listen, tokenFile *string
+	onDemand          *bool
 }
 
-// Command runs carom analytics run or serve. version is that of the binary.
+// Command runs carom analytics run, serve or jobs. version is that of the binary.
 func Command(ctx context.Context, args []string, stdio service.IO, version string) error {
 	verb, args := cutVerb(args)
 	flags := service.NewFlags(name("analytics", verb), aboutAnalytics, stdio)
-	var o options
+	o := options{periods: defaultPeriods()}
 	o.rawURL, o.login = warehouse.Flags(flags)
 	o.policyFile = flags.String("policy", "", "policy `file` (YAML); without one the loop advises")
-	o.period = flags.Duration("period", 10*time.Second, "`time` between two runs of throttle, and of attribution")
+	flags.Var(o.periods, "every", "`JOB=TIME` between two runs of a job, with serve; more with commas, or again")
+	period := flags.Duration("period", 10*time.Second, "`time` between two runs of throttle, and of attribution")
+	often := flags.Duration("suppression-period", 2*time.Second, "`time` between two runs of suppression, and of webhook")
 	o.level = flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
-	o.asJSON = flags.Bool("json", false, "write the log, and the results of run, as JSON")
-	listen := flags.String("listen", "", "`address` for /healthz and /metrics, with serve")
-	every := flags.Duration("suppression-period", 2*time.Second, "`time` between two runs of suppression, and of webhook, with serve")
+	o.asJSON = flags.Bool("json", false, "write the log, and the results of run and jobs, as JSON")
+	o.from = flags.String("from", "", "`time` after which what arrived is looked at again, with run: 2026-11-29T08:00 (UTC), or 2d for two days ago")
+	o.to = flags.String("to", "", "`time` until which, with --from; without it until now")
+	o.listen = flags.String("listen", "", "`address` for /healthz, /metrics and /v1/jobs, with serve")
+	o.tokenFile = flags.String("token-file", "", "`file` with the token that /v1/jobs wants; without one it is not served")
+	o.onDemand = flags.Bool("on-demand", false, "run jobs only when /v1/jobs asks for them, with serve")
 	names, err := parseMixed(flags, args)
 	if err != nil {
 		return err
 	}
-	if *o.period < time.Second || *every < time.Second {
+	if *period < minPeriod || *often < minPeriod {
 		return service.Configf("%s: a period of less than a second", flags.Name())
 	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	o.share(given["period"], *period, "throttle", "attribution")
+	o.share(given["suppression-period"], *often, "suppression", "webhook")
 	switch verb {
 	case "run":
 		return runOnce(ctx, names, stdio, o, version)
-	case "serve":
+	case "serve", "jobs":
 		if len(names) > 0 {
 			return service.Configf("%s: unexpected argument %q", flags.Name(), names[0])
 		}
-		return serve(ctx, stdio, o, *every, *listen, version)
+		if verb == "jobs" {
+			return list(ctx, stdio, o)
+		}
+		return serve(ctx, stdio, o, version)
 	default:
-		return service.Configf("carom analytics %s: want run or serve (see carom analytics --help)", verb)
+		return service.Configf("carom analytics %s: want run, serve or jobs (see carom analytics --help)", verb)
 	}
 }
 
-// job is one of the jobs, ready to run.
-type job struct {
-	name string
-	run  func(context.Context) (jobs.Result, error)
+// share gives jobs a period that one flag sets for all of them.
+func (o *options) share(given bool, period time.Duration, names ...string) {
+	for _, name := range names {
+		if given {
+			o.periods[name] = period
+		}
+	}
 }
 
 // prepare reads what needs no connection.
@@ -98,40 +129,23 @@ func (o *options) prepare(stdio service.IO) (*policy.Policy, *slog.Logger, error
 	return p, log, err
 }
 
-// jobs returns every job.
-func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) ([]job, error) {
-	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: *o.period, Version: version}
-	suppression := &jobs.Suppression{Conn: conn, Policy: p.Suppression, Log: log.With("component", "suppression"), Version: version}
-	attribution := &jobs.Attribution{Conn: conn, Version: version}
-	all := []job{{"throttle", throttle.Run}, {"suppression", suppression.Run}, {"attribution", attribution.Run}}
-	if w := p.Webhook; w != nil {
-		client, err := webhook.New(w.URL, w.SecretFile, w.CAFile, version)
-		if err != nil {
-			return nil, service.Configf("complaint-webhook: %w", err)
-		}
-		told := &jobs.Webhook{Conn: conn, Client: client, Endpoint: webhook.Endpoint(w.URL), Log: log.With("component", "webhook"), Version: version}
-		all = append(all, job{"webhook", told.Run})
-	}
-	return all, nil
-}
-
-const wantJobs = "throttle, suppression, attribution or webhook"
-
 func runOnce(ctx context.Context, names []string, stdio service.IO, o options, version string) error {
+	const command = "carom analytics run"
 	if len(names) == 0 {
-		return service.Configf("carom analytics run: name a job: %s", wantJobs)
+		return service.Configf("%s: name a job: %s", command, wantJobs())
 	}
 	p, log, err := o.prepare(stdio)
 	if err != nil {
 		return err
 	}
 	for _, want := range names {
-		switch {
-		case want == "webhook" && p.Webhook == nil:
-			return service.Configf("carom analytics run: the policy has no complaint-webhook")
-		case !slices.Contains([]string{"throttle", "suppression", "attribution", "webhook"}, want):
-			return service.Configf("carom analytics run: no job %q: want %s", want, wantJobs)
+		if err := checkName(command, want, p); err != nil {
+			return err
 		}
+	}
+	from, to, err := span(*o.from, *o.to, time.Now().UTC())
+	if err != nil {
+		return err
 	}
 	conn, err := warehouse.Open(ctx, *o.rawURL, *o.login)
 	if err != nil {
@@ -146,8 +160,15 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 		return err
 	}
 	for _, want := range names {
-		j := all[slices.IndexFunc(all, func(j job) bool { return j.name == want })]
-		result, err := j.run(ctx)
+		j := find(all, want)
+		run := j.run
+		if !from.IsZero() {
+			if j.runRange == nil {
+				return service.Configf("%s: %s looks at the present only: it takes no --from", command, want)
+			}
+			run = func(ctx context.Context) (jobs.Result, error) { return j.runRange(ctx, from, to) }
+		}
+		result, err := run(ctx)
 		if err != nil {
 			return err
 		}
@@ -158,16 +179,41 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 	return nil
 }
 
+// span returns the range of times that somebody asks for; zero times if he asks for none.
+func span(from, to string, now time.Time) (since, until time.Time, err error) {
+	if from == "" {
+		if to != "" {
+			return since, until, service.Configf("--to without --from: say where the range begins")
+		}
+		return since, until, nil
+	}
+	if since, err = moment(from, now, -1); err != nil {
+		return since, until, err
+	}
+	until = now
+	if to != "" {
+		if until, err = moment(to, now, -1); err != nil {
+			return since, until, err
+		}
+	}
+	if !since.Before(until) {
+		return since, until, service.Configf("the range from %s to %s is empty", since.Format(time.RFC3339), until.Format(time.RFC3339))
+	}
+	return since, until, nil
+}
+
 func report(stdio service.IO, r jobs.Result, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(stdio.Out).Encode(r)
 	}
 	text := fmt.Sprintf("%s: run %d, %d keys, %d changes, %d advised, %s\n", r.Job, r.Generation, r.Keys, r.Changes, r.Advised, r.Took.Round(time.Millisecond))
-	if r.Pending+r.WaveMinutes > 0 {
-		text = fmt.Sprintf("%s: run %d, %d changes, %d pending, accidents found in %d minutes, %s\n", r.Job, r.Generation, r.Changes, r.Pending, r.WaveMinutes, r.Took.Round(time.Millisecond))
-	}
-	if r.Skipped {
+	switch {
+	case r.Skipped:
 		text = r.Job + ": skipped, another run has the turn\n"
+	case r.Idle:
+		text = r.Job + ": nothing to do\n"
+	case r.Pending+r.WaveMinutes > 0:
+		text = fmt.Sprintf("%s: run %d, %d changes, %d pending, accidents found in %d minutes, %s\n", r.Job, r.Generation, r.Changes, r.Pending, r.WaveMinutes, r.Took.Round(time.Millisecond))
 	}
 	_, err := fmt.Fprint(stdio.Out, text)
 	return err

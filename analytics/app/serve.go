@@ -5,16 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"carom/analytics/policy"
+	"carom/analytics/jobs"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
@@ -41,15 +41,16 @@ type server struct {
 }
 
 type health struct {
-	deadline time.Duration
-	good     time.Time // of the last run that went well
-	err      error     // of the last run
+	deadline time.Duration // 0 for a job that runs only when it is asked to
+	good     time.Time     // of the last run that went well
+	err      error         // of the last run
 }
 
 // results are the values of the label result: a closed set.
 const (
 	resultOK      = "ok"
 	resultSkipped = "skipped"
+	resultIdle    = "idle"
 	resultFailed  = "failed"
 )
 
@@ -60,7 +61,7 @@ func newServer(log *slog.Logger, registry prometheus.Registerer) *server {
 			Name: "carom_analytics_run_seconds", Help: "Duration of a run, by job.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 12),
 		}, []string{"job"}),
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "carom_analytics_runs_total", Help: "Runs by job and result (ok, skipped, failed).",
+			Name: "carom_analytics_runs_total", Help: "Runs by job and result (ok, skipped, idle, failed).",
 		}, []string{"job", "result"}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "carom_analytics_changes_total", Help: "Changes that runs made, by job.",
@@ -76,10 +77,20 @@ func newServer(log *slog.Logger, registry prometheus.Registerer) *server {
 	return s
 }
 
-func serve(ctx context.Context, stdio service.IO, o options, every time.Duration, listen, version string) error {
+func serve(ctx context.Context, stdio service.IO, o options, version string) error {
 	p, log, err := o.prepare(stdio)
 	if err != nil {
 		return err
+	}
+	switch {
+	case *o.tokenFile != "" && *o.listen == "":
+		return service.Configf("carom analytics serve: --token-file is for /v1/jobs, which needs --listen")
+	case *o.onDemand && *o.tokenFile == "":
+		return service.Configf("carom analytics serve: with --on-demand nothing would ever run: it needs --listen and --token-file")
+	case *o.tokenFile != "":
+		if _, err := readToken(*o.tokenFile); err != nil {
+			return service.Configf("carom analytics serve: %w", err)
+		}
 	}
 	conn, err := warehouse.Dial(*o.rawURL, *o.login)
 	if err != nil {
@@ -88,13 +99,16 @@ func serve(ctx context.Context, stdio service.IO, o options, every time.Duration
 	defer func() { _ = conn.Close() }() // nothing is buffered
 	registry := prometheus.NewRegistry()
 	s := newServer(log.With("component", "analytics"), registry)
-
-	schedule, err := o.schedule(conn, p, log, every, version)
+	all, err := o.jobs(conn, p, log, version)
 	if err != nil {
 		return err
 	}
-	for _, j := range schedule { // before anything looks at it
-		s.health[j.name] = &health{deadline: unhealthyAfter * j.period, good: time.Now()}
+	for _, j := range all { // before anything looks at it
+		h := &health{good: time.Now()}
+		if !*o.onDemand {
+			h.deadline = unhealthyAfter * max(j.period, maxBackoff/unhealthyAfter)
+		}
+		s.health[j.name] = h
 	}
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -102,85 +116,93 @@ func serve(ctx context.Context, stdio service.IO, o options, every time.Duration
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	if listen != "" {
-		stop, err := s.listen(ctx, listen, registry)
+	if *o.listen != "" {
+		mux := s.pages(registry)
+		if *o.tokenFile != "" {
+			t := newTrigger(ctx, s, conn, all, *o.tokenFile)
+			defer t.wait()
+			t.register(mux)
+		}
+		stop, err := s.listen(ctx, *o.listen, mux)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
-	for _, j := range schedule {
-		running.Go(func() { s.repeat(ctx, j.job, j.period, j.offset) })
+	if !*o.onDemand {
+		for _, j := range all {
+			running.Go(func() { s.repeat(ctx, &j) })
+		}
 	}
-	s.log.InfoContext(ctx, "serving", "policy", *o.policyFile, "period", *o.period)
+	s.log.InfoContext(ctx, "serving", "policy", *o.policyFile, "periods", o.periods.String(), "on_demand", *o.onDemand)
 	<-ctx.Done()
 	return nil
 }
 
-// scheduled is a job with its times.
-type scheduled struct {
-	job
-	period, offset time.Duration
+const (
+	// maxBackoff bounds how long a job that fails waits longer than its period.
+	maxBackoff = time.Minute
+	// jitterShare of a period is by how much a run may be late, so that instances do not all ask for the
+	// turn at once.
+	jitterShare = 20
+)
+
+// next returns when a job runs after now: at the next multiple of its period plus offset, a little later
+// by random (0 to 1), and after failures in a row not before twice, four, eight times the period.
+func (j *job) next(now time.Time, failures int, random float64) time.Time {
+	wait := j.period
+	for range min(failures, 10) {
+		wait = min(2*wait, max(j.period, maxBackoff))
+	}
+	at := now.Add(wait - j.period - j.offset).Truncate(j.period).Add(j.period + j.offset)
+	return at.Add(time.Duration(random * float64(j.period/jitterShare)))
 }
 
-// schedule returns every job with its times.
-func (o *options) schedule(conn driver.Conn, p *policy.Policy, log *slog.Logger, every time.Duration, version string) ([]scheduled, error) {
-	all, err := o.jobs(conn, p, log, version)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]scheduled, 0, len(all))
-	for _, j := range all {
-		one := scheduled{job: j, period: every}
-		switch j.name {
-		case "throttle":
-			one.period, one.offset = *o.period, min(afterBucket, *o.period/4)
-		case "attribution":
-			one.period, one.offset = *o.period, *o.period/2 // away from throttle
-		}
-		out = append(out, one)
-	}
-	return out, nil
-}
-
-// repeat runs j at each multiple of period plus offset until ctx ends. A run that takes longer
-// than a period makes the next one late, not two at once.
-func (s *server) repeat(ctx context.Context, j job, period, offset time.Duration) {
+// repeat runs j on schedule until ctx ends. A run that takes longer than a period makes the next one
+// late, not two at once.
+func (s *server) repeat(ctx context.Context, j *job) {
+	failures := 0
 	for {
 		now := time.Now()
-		next := now.Add(-offset).Truncate(period).Add(period + offset)
-		timer := time.NewTimer(next.Sub(now))
+		timer := time.NewTimer(j.next(now, failures, rand.Float64()).Sub(now)) //nolint:gosec // no secret
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		case <-timer.C:
 		}
-		s.once(ctx, j)
+		if _, err := s.once(ctx, j.name, j.run); err != nil {
+			failures++
+		} else {
+			failures = 0
+		}
 	}
 }
 
-func (s *server) once(ctx context.Context, j job) {
+// once runs a job and notes how it did.
+func (s *server) once(ctx context.Context, name string, run func(context.Context) (jobs.Result, error)) (jobs.Result, error) {
 	start := time.Now()
-	result, err := j.run(ctx)
+	result, err := run(ctx)
 	if err != nil && canceled(ctx, err) {
-		return
+		return result, err
 	}
-	s.seconds.WithLabelValues(j.name).Observe(time.Since(start).Seconds())
+	s.seconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	label := resultOK
 	switch {
 	case err != nil:
 		label = resultFailed
 	case result.Skipped:
 		label = resultSkipped
+	case result.Idle:
+		label = resultIdle
 	}
-	s.runs.WithLabelValues(j.name, label).Inc()
-	s.changes.WithLabelValues(j.name).Add(float64(result.Changes))
+	s.runs.WithLabelValues(name, label).Inc()
+	s.changes.WithLabelValues(name).Add(float64(result.Changes))
 	s.pending.Add(float64(result.Pending))
 	s.waves.Add(float64(result.WaveMinutes))
 
 	s.mu.Lock()
-	h := s.health[j.name]
+	h := s.health[name]
 	before := h.err
 	h.err = err
 	if err == nil {
@@ -189,30 +211,36 @@ func (s *server) once(ctx context.Context, j job) {
 	s.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		s.log.WarnContext(ctx, "job failed, it will be tried again", "job", j.name, "error", err)
+		s.log.WarnContext(ctx, "job failed, it will be tried again", "job", name, "error", err)
 	case err == nil && before != nil:
-		s.log.InfoContext(ctx, "job works again", "job", j.name)
+		s.log.InfoContext(ctx, "job works again", "job", name)
 	}
-	s.log.DebugContext(ctx, "run", "job", j.name, "result", label, "generation", result.Generation, "keys", result.Keys,
+	s.log.DebugContext(ctx, "run", "job", name, "result", label, "generation", result.Generation, "keys", result.Keys,
 		"changes", result.Changes, "delay", result.Delay, "took", result.Took)
+	return result, err
 }
 
-// listen serves /healthz and /metrics until stop is called.
-func (s *server) listen(ctx context.Context, address string, gatherer prometheus.Gatherer) (stop func(), err error) {
+// pages returns what answers at /healthz and /metrics.
+func (s *server) pages(gatherer prometheus.Gatherer) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// listen serves pages until stop is called.
+func (s *server) listen(ctx context.Context, address string, pages http.Handler) (stop func(), err error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, service.Configf("listen on %s: %w", address, err)
 	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: pages, ReadTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.log.ErrorContext(ctx, "metrics ended", "error", err)
+			s.log.ErrorContext(ctx, "server ended", "error", err)
 		}
 	}()
 	return func() {
@@ -226,7 +254,7 @@ func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, h := range s.health {
-		if age := time.Since(h.good); age > h.deadline {
+		if age := time.Since(h.good); h.deadline > 0 && age > h.deadline {
 			http.Error(w, fmt.Sprintf("job %s did not go well for %s: %v", name, age.Round(time.Second), h.err), http.StatusServiceUnavailable)
 			return
 		}

@@ -3,8 +3,6 @@ package jobs
 import (
 	"cmp"
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -56,55 +54,75 @@ type Attribution struct {
 // report's event: read twice it makes the same row, so a run that is killed or repeated changes
 // nothing.
 func (a *Attribution) Run(ctx context.Context) (Result, error) {
+	w, err := loadWatermark(ctx, a.Conn, attributionJob)
+	if err != nil {
+		return Result{Job: attributionJob}, err
+	}
+	if w.isFresh() {
+		waiting, err := a.pending(ctx, w.now, w.dataTo.Add(-patience-overlap), &reported{})
+		if err != nil || len(waiting) == 0 {
+			return Result{Job: attributionJob, Idle: err == nil}, err
+		}
+	}
 	return inTurn(ctx, a.Conn, attributionJob, a.Version, a.work)
 }
 
 func (a *Attribution) work(ctx context.Context, r *run, result *Result) error {
-	since, err := a.since(ctx)
+	w, err := loadWatermark(ctx, a.Conn, attributionJob)
 	if err != nil {
 		return err
 	}
-	start := time.Now()
+	since := time.Unix(0, 0).UTC()
+	if !w.dataTo.IsZero() {
+		since = w.dataTo.Add(-patience - overlap)
+	}
+	all, err := a.attribute(ctx, r, since, r.started, time.Now().Add(batchTime), result)
+	if err != nil {
+		return err
+	}
+	result.DataTo = r.started
+	if !all {
+		result.DataTo = since.Add(patience + overlap) // the next run goes on
+	}
+	return nil
+}
+
+// RunRange attributes the reports that arrived after from and until to, if they were not.
+func (a *Attribution) RunRange(ctx context.Context, from, to time.Time) (Result, error) {
+	return inPieces(ctx, a.Conn, attributionJob, a.Version, from, to, 24*time.Hour,
+		func(ctx context.Context, r *run, from, to time.Time, result *Result) error {
+			_, err := a.attribute(ctx, r, from, to, time.Time{}, result)
+			return err
+		})
+}
+
+// attribute deals with what arrived after since and until until. It begins no batch after the time ends,
+// unless that is zero, and then returns false.
+func (a *Attribution) attribute(ctx context.Context, r *run, since, until, ends time.Time, result *Result) (all bool, err error) {
 	var last reported // of the batch before: what has to wait must not keep others from their turn
 	for number := 0; ; number++ {
-		pending, err := a.pending(ctx, r, since, &last)
+		pending, err := a.pending(ctx, until, since, &last)
 		if err != nil {
-			return err
+			return false, err
 		}
 		found, err := a.deliveries(ctx, r.started, pending)
 		if err != nil {
-			return err
+			return false, err
 		}
 		done := attribute(pending, found, r.started.Add(-patience))
 		if err := r.storeAttributions(ctx, a.Conn, number, done); err != nil {
-			return err
+			return false, err
 		}
 		result.Keys += len(pending)
 		result.Changes += len(done)
 		switch {
 		case len(pending) < reportBatch:
-			result.DataTo = r.started
-			return nil
-		case time.Since(start) > batchTime:
-			result.DataTo = since.Add(patience + overlap) // the next run goes on
-			return nil
+			return true, nil
+		case !ends.IsZero() && time.Now().After(ends):
+			return false, nil
 		}
 		last = pending[len(pending)-1]
 	}
-}
-
-// since returns from which arrival on reports may lack their attribution.
-func (a *Attribution) since(ctx context.Context) (time.Time, error) {
-	var last time.Time
-	err := a.Conn.QueryRow(with(ctx, clickhouse.Parameters{"job": attributionJob}), `
-SELECT data_to FROM job_runs WHERE job = {job:String} AND status = 'ok' ORDER BY job DESC, started_at DESC LIMIT 1`).Scan(&last)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return time.Unix(0, 0).UTC(), nil
-	case err != nil:
-		return last, fmt.Errorf("read how far the last run came: %w", err)
-	}
-	return last.Add(-patience - overlap), nil
 }
 
 // reported is a report that lacks its attribution.
@@ -124,10 +142,10 @@ type reported struct {
 // hasToken reports whether a token of carom's names the message.
 func (r *reported) hasToken() bool { return r.message != uuid.Nil }
 
-// pending returns reports to attribute behind last, the earliest arrivals first.
-func (a *Attribution) pending(ctx context.Context, r *run, since time.Time, last *reported) ([]reported, error) {
+// pending returns reports to attribute behind last that arrived after since, the earliest arrivals first.
+func (a *Attribution) pending(ctx context.Context, until, since time.Time, last *reported) ([]reported, error) {
 	rows, err := a.Conn.Query(with(ctx, clickhouse.Parameters{
-		"since": micros(since), "until": micros(r.started), "settled": micros(r.started.Add(-settled)), "none": uuid.Nil.String(),
+		"since": micros(since), "until": micros(until), "settled": micros(until.Add(-settled)), "none": uuid.Nil.String(),
 		"arrived": micros(orEpoch(last.arrived)), "node": last.node, "incarnation": last.incarnation.String(), "seq": strconv.FormatUint(last.seq, 10),
 		"most": strconv.Itoa(reportBatch),
 	}), `

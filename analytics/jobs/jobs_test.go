@@ -395,7 +395,7 @@ func TestOneRunHasTheTurn(t *testing.T) {
 		t.Errorf("a second run had the turn: %+v", result)
 	}
 	if err := w.conn.Exec(t.Context(), `INSERT INTO job_runs (job, started_at, run_id, updated_at, status, generation)
-		SELECT job, started_at - INTERVAL 1 MINUTE, run_id, updated_at, 'running', 9000000000 FROM job_runs FINAL WHERE generation = 9000000000`); err != nil {
+		SELECT job, started_at - INTERVAL 1 MINUTE, run_id, updated_at - INTERVAL 1 MINUTE, 'running', 9000000000 FROM job_runs FINAL WHERE generation = 9000000000`); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.conn.Exec(t.Context(), `INSERT INTO job_runs (job, started_at, run_id, updated_at, status, generation)

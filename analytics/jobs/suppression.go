@@ -2,8 +2,6 @@ package jobs
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -46,7 +44,31 @@ type Suppression struct {
 // Run reads the events that arrived since the last run. Read twice they make the same rows, so a
 // run that is killed or repeated changes nothing.
 func (s *Suppression) Run(ctx context.Context) (Result, error) {
+	idle, err := s.idle(ctx)
+	if err != nil || idle {
+		return Result{Job: suppressionJob, Idle: idle}, err
+	}
 	return inTurn(ctx, s.Conn, suppressionJob, s.Version, s.work)
+}
+
+// RunRange reads the events again that arrived after from and until to.
+func (s *Suppression) RunRange(ctx context.Context, from, to time.Time) (Result, error) {
+	return inPieces(ctx, s.Conn, suppressionJob, s.Version, from, to, stretch, s.read)
+}
+
+// idle reports whether nothing has arrived that a run would deal with, and no row is wanted.
+func (s *Suppression) idle(ctx context.Context) (bool, error) {
+	w, err := loadWatermark(ctx, s.Conn, suppressionJob)
+	if err != nil || !w.isFresh() {
+		return false, err
+	}
+	var found uint8
+	err = s.Conn.QueryRow(with(ctx, clickhouse.Parameters{"since": micros(w.dataTo.Add(-overlap)), "until": micros(w.now)}), `
+SELECT count() > 0 FROM (SELECT 1 FROM events WHERE `+inSlice+` AND (`+isHard+` OR `+isComplaint+` OR `+isSoft+`) LIMIT 1)`).Scan(&found)
+	if err != nil {
+		return false, fmt.Errorf("look for bounces and complaints: %w", err)
+	}
+	return found == 0, nil
 }
 
 // The events that the job reads, as conditions on events. isHard is a bounce that kills the
@@ -69,11 +91,16 @@ func (s *Suppression) work(ctx context.Context, r *run, result *Result) error {
 	if err != nil {
 		return err
 	}
+	result.DataTo = until
+	return s.read(ctx, r, since, until, result)
+}
+
+// read deals with what arrived after since and until until.
+func (s *Suppression) read(ctx context.Context, r *run, since, until time.Time, result *Result) error {
 	parameters := clickhouse.Parameters{
 		"since": micros(since), "until": micros(until), "started": micros(r.started), "job": suppressionJob,
 		"confirm": fmt.Sprint(int64(s.Policy.Breaker.ConfirmAfter / time.Second)),
 	}
-	result.DataTo = until
 	var final, soft uint64
 	var strangers time.Time // earliest message of a report without a provider, 1970 for none
 	if err := s.Conn.QueryRow(with(ctx, parameters), `
@@ -85,9 +112,11 @@ WHERE `+inSlice).Scan(&final, &soft, &strangers); err != nil {
 		return fmt.Errorf("look for bounces and complaints: %w", err)
 	}
 	if final > 0 {
-		if result.WaveMinutes, err = s.breaker(ctx, r, parameters); err != nil {
+		minutes, err := s.breaker(ctx, r, parameters)
+		if err != nil {
 			return err
 		}
+		result.WaveMinutes += minutes
 		if err := s.addFinal(ctx, r, parameters, strangers); err != nil {
 			return err
 		}
@@ -108,7 +137,7 @@ WHERE actor = {job:String} AND arrived >= fromUnixTimestamp64Micro({started:Int6
     AND recipient_key IN (SELECT recipient_key FROM suppression_changes WHERE arrived >= fromUnixTimestamp64Micro({started:Int64}, 'UTC'))`).Scan(&added, &pending); err != nil {
 		return fmt.Errorf("count suppressions: %w", err)
 	}
-	result.Changes, result.Pending = int(added), int(pending) //nolint:gosec // rows of one run
+	result.Changes, result.Pending = int(added), int(pending) //nolint:gosec // rows of the run, of its earlier pieces too
 	return nil
 }
 
@@ -174,15 +203,12 @@ WHERE (e.recipient_key, e.scope, e.at) NOT IN (
 
 // span returns the arrivals that this run reads: after since, up to until.
 func (s *Suppression) span(ctx context.Context, started time.Time) (since, until time.Time, err error) {
-	// Only the row that ends a run has this status, so that FINAL is not needed, and the last row
-	// is found without reading every run there was.
-	err = s.Conn.QueryRow(with(ctx, clickhouse.Parameters{"job": suppressionJob}), `
-SELECT data_to FROM job_runs WHERE job = {job:String} AND status = 'ok' ORDER BY job DESC, started_at DESC LIMIT 1`).Scan(&since)
+	w, err := loadWatermark(ctx, s.Conn, suppressionJob)
 	switch {
-	case err == nil:
-		since = since.Add(-overlap)
-	case !errors.Is(err, sql.ErrNoRows):
-		return since, until, fmt.Errorf("read how far the last run came: %w", err)
+	case err != nil:
+		return since, until, err
+	case !w.dataTo.IsZero():
+		since = w.dataTo.Add(-overlap)
 	default:
 		if err := s.Conn.QueryRow(ctx, "SELECT min(arrived) - INTERVAL 1 SECOND FROM events").Scan(&since); err != nil {
 			return since, until, fmt.Errorf("look for the first event: %w", err)

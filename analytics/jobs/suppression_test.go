@@ -1,12 +1,14 @@
 package jobs_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"carom/analytics/jobs"
 	"carom/schemas/event"
 	"carom/schemas/taxonomy"
 	"carom/schemas/warehouse"
@@ -229,4 +231,99 @@ func TestSoftBounces(t *testing.T) {
 	job.Policy.SoftBounces.Days = 0
 	mustRun(t, job.Run)
 	off.wantState(t, "switched off", 0, 0)
+}
+
+// rows returns how many rows job_runs has of the job.
+func (w *world) rows(t *testing.T, job string) (n uint64) {
+	t.Helper()
+	w.scan(t, "SELECT count() FROM job_runs WHERE job = '"+job+"'", &n)
+	return n
+}
+
+// later lets the runs before seem to be so much older.
+func (w *world) later(t *testing.T, interval string) {
+	t.Helper()
+	for _, statement := range []string{
+		`CREATE TABLE older AS job_runs`,
+		`INSERT INTO older SELECT * REPLACE (started_at - INTERVAL ` + interval + ` AS started_at, updated_at - INTERVAL ` + interval + ` AS updated_at,
+			if(data_to > toDateTime64(0, 6), data_to - INTERVAL ` + interval + `, data_to) AS data_to) FROM job_runs`,
+		`TRUNCATE TABLE job_runs`,
+		`INSERT INTO job_runs SELECT * FROM older`,
+		`DROP TABLE older`,
+	} {
+		if err := w.conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A job that finds nothing to do writes no row, but one a minute; it misses nothing by that.
+func TestIdleRunsWriteNothing(t *testing.T) {
+	w := newWorld(t)
+	suppression, attribution := w.suppression(), &jobs.Attribution{Conn: w.conn, Version: "test"}
+	for _, job := range []struct {
+		name string
+		run  func(context.Context) (jobs.Result, error)
+	}{{"suppression", suppression.Run}, {"attribution", attribution.Run}} {
+		if first := mustRun(t, job.run); first.Idle || first.Skipped {
+			t.Errorf("the first run of %s is %+v, want one that tells how far it went", job.name, first)
+		}
+		before := w.rows(t, job.name)
+		for range 3 {
+			if idle := mustRun(t, job.run); !idle.Idle {
+				t.Errorf("a run of %s without anything to do is %+v", job.name, idle)
+			}
+		}
+		if after := w.rows(t, job.name); after != before {
+			t.Errorf("%d rows of %s became %d", before, job.name, after)
+		}
+		w.later(t, "61 SECOND")
+		if again := mustRun(t, job.run); again.Idle || w.rows(t, job.name) == before {
+			t.Errorf("after a minute the run of %s is %+v, want a row", job.name, again)
+		}
+	}
+	w.arrive(t, bounces("google", w.now, 1, 1))
+	if found := mustRun(t, suppression.Run); found.Changes != 1 {
+		t.Errorf("after a bounce the run is %+v", found)
+	}
+}
+
+// Runs over a range and doubled runs change nothing that is stored, and leave nothing out.
+func TestRangeAndDoubledRuns(t *testing.T) {
+	w := newWorld(t)
+	job := w.suppression()
+	mustRun(t, job.Run)
+	old := bounces("google", w.now.Add(-48*time.Hour), 1, 3) // and so long ago they arrived
+	w.store(t, old)
+	if missed := mustRun(t, job.Run); missed.Changes != 0 {
+		t.Errorf("a run on schedule looks two days back: %+v", missed)
+	}
+	var before, after time.Time
+	const watermark = "SELECT max(data_to) FROM job_runs WHERE job = 'suppression'"
+	w.scan(t, watermark, &before)
+	over := func(ctx context.Context) (jobs.Result, error) {
+		return job.RunRange(ctx, w.now.Add(-72*time.Hour), w.now.Add(-24*time.Hour))
+	}
+	results := make(chan jobs.Result, 3)
+	for range cap(results) {
+		go func() {
+			result, err := over(context.WithoutCancel(t.Context()))
+			if err != nil {
+				t.Error(err)
+			}
+			results <- result
+		}()
+	}
+	changes := 0
+	for range cap(results) {
+		changes += (<-results).Changes
+	}
+	if again := mustRun(t, over); changes != 3 || again.Changes != 0 {
+		t.Errorf("the runs over the range added %d, once more %d; want 3 and 0", changes, again.Changes)
+	}
+	w.scan(t, watermark, &after)
+	if !after.Equal(before) {
+		t.Errorf("the range moved the watermark from %s to %s", before, after)
+	}
+	w.wantState(t, "after the range", 3, 0)
 }

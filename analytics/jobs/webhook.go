@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,7 +44,31 @@ type Webhook struct {
 // Run notes the complaints that arrived since the last run, and tells of those that are due. An
 // endpoint that is down is no error of the run.
 func (h *Webhook) Run(ctx context.Context) (Result, error) {
+	idle, err := h.idle(ctx)
+	if err != nil || idle {
+		return Result{Job: webhookJob, Idle: idle}, err
+	}
 	return inTurn(ctx, h.Conn, webhookJob, h.Version, h.work)
+}
+
+// idle reports whether there is nothing to note and nobody to tell, and no row is wanted.
+func (h *Webhook) idle(ctx context.Context) (bool, error) {
+	w, err := loadWatermark(ctx, h.Conn, webhookJob)
+	if err != nil || !w.isFresh() {
+		return false, err
+	}
+	var found uint64
+	err = h.Conn.QueryRow(with(ctx, clickhouse.Parameters{
+		"since": micros(w.dataTo.Add(-overlap)), "until": micros(w.now), "endpoint": parameter.Replace(h.Endpoint),
+	}), `
+SELECT
+    (SELECT count() FROM events WHERE `+inSlice+` AND `+isTold+`)
+    + (SELECT count() FROM webhook_deliveries FINAL
+        WHERE endpoint = {endpoint:String} AND status = 'waiting' AND next_at <= fromUnixTimestamp64Micro({until:Int64}, 'UTC'))`).Scan(&found)
+	if err != nil {
+		return false, fmt.Errorf("look for complaints to tell: %w", err)
+	}
+	return found == 0, nil
 }
 
 func (h *Webhook) work(ctx context.Context, r *run, result *Result) error {
@@ -101,16 +124,12 @@ WHERE `+inSlice+` AND `+isTold+`
 }
 
 // since returns where the last run ended, a little before, or now for the first one.
-func (h *Webhook) since(ctx context.Context, started time.Time) (since time.Time, err error) {
-	err = h.Conn.QueryRow(with(ctx, clickhouse.Parameters{"job": webhookJob}), `
-SELECT data_to FROM job_runs WHERE job = {job:String} AND status = 'ok' ORDER BY job DESC, started_at DESC LIMIT 1`).Scan(&since)
-	if errors.Is(err, sql.ErrNoRows) {
-		return started.Add(-overlap), nil
+func (h *Webhook) since(ctx context.Context, started time.Time) (time.Time, error) {
+	w, err := loadWatermark(ctx, h.Conn, webhookJob)
+	if err != nil || w.dataTo.IsZero() {
+		return started.Add(-overlap), err
 	}
-	if err != nil {
-		return since, fmt.Errorf("read how far the last run came: %w", err)
-	}
-	return since.Add(-overlap), nil
+	return w.dataTo.Add(-overlap), nil
 }
 
 // duePost is a complaint to be told.

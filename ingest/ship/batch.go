@@ -22,7 +22,7 @@ type batch[T any] struct {
 	ends     []int    // of their records in records
 	records  []byte
 	block    *event.Block[T]
-	bad      []quarantined
+	bad      []Quarantined
 }
 
 func newBatch[T any](table warehouse.Table[T], node string, id event.ID) *batch[T] {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"carom/schemas/atomicfile"
-	"carom/schemas/event"
 	"carom/schemas/warehouse"
 )
 
@@ -125,35 +124,4 @@ func parsePending(text string) (*pending, error) {
 		}
 	}
 	return p, nil
-}
-
-const quarantineDir = "quarantine"
-
-// quarantined is what a file in quarantine says: a record that could not be stored, or a run of
-// records that the log lost.
-type quarantined struct {
-	Node        string    `json:"node"`
-	Incarnation event.ID  `json:"incarnation"`
-	Stream      string    `json:"stream"`
-	Seq         uint64    `json:"seq"`
-	Last        uint64    `json:"last,omitempty"` // last of a lost run
-	Reason      string    `json:"reason"`
-	Record      []byte    `json:"record,omitempty"` // as it stood in the log
-	Time        time.Time `json:"time"`
-}
-
-// save writes q durably; isNew is false if it was there from an earlier attempt.
-func (q quarantined) save(dir string) (isNew bool, err error) {
-	name := filepath.Join(dir, quarantineDir, fmt.Sprintf("%s-%s-%020d.json", q.Stream, q.Incarnation, q.Seq))
-	if _, err := os.Stat(name); err == nil {
-		return false, nil
-	}
-	data, err := json.MarshalIndent(q, "", " ")
-	if err != nil {
-		return false, fmt.Errorf("encode quarantine file: %w", err)
-	}
-	return true, atomicfile.Write(name, func(w io.Writer) error {
-		_, err := w.Write(append(data, '\n'))
-		return err
-	})
 }

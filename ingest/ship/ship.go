@@ -11,7 +11,8 @@
 // ClickHouse refuses for its data, or that the disk lost, becomes a file in the folder quarantine,
 // a log line and a count, and shows as a gap in the view completeness. A refused batch is split
 // to find the record; each split is durable before its parts are sent. Every other error is
-// waited out, for as long as it takes.
+// waited out, for as long as it takes: the log grows meanwhile, and nothing else (warehouse.RemedyOf
+// tells the kinds of errors apart). With Options.Once an error that an operator has to cure ends Run.
 //
 // Files in the folder of the event log, for each STREAM (event, gauge, queue_gauge, annotation):
 //
@@ -65,6 +66,9 @@ const (
 	maxBackoff    = 5 * time.Second
 	logPoll       = 250 * time.Millisecond // while the sender has not made the log yet
 	repeatWarning = time.Minute            // of an error that lasts
+	// operatorWait is how long an error that somebody has to cure is waited for: a login that is tried
+	// every few seconds fills ClickHouse's log and may be locked.
+	operatorWait = 15 * time.Second
 )
 
 // Options say what to ship and where.
@@ -128,7 +132,6 @@ type Shipper struct {
 
 	incarnation atomic.Pointer[event.ID]
 	seqs        [4]atomic.Uint64 // in the order of Status
-	quarantined atomic.Uint64
 }
 
 // New takes the agent's lock of the log in o.Dir and makes the folder if there is none. The error
@@ -149,7 +152,7 @@ func New(o Options) (*Shipper, error) {
 	return s, nil
 }
 
-// tidy removes what a process left that died while it wrote, and counts the quarantine.
+// tidy removes what a process left that died while it wrote.
 func (s *Shipper) tidy() error {
 	for _, pattern := range []string{"*.cursor.*.tmp", "*.pending.*.tmp", quarantineDir + "/*.tmp"} {
 		names, err := filepath.Glob(filepath.Join(s.opt.Dir, pattern))
@@ -162,11 +165,6 @@ func (s *Shipper) tidy() error {
 			}
 		}
 	}
-	files, err := os.ReadDir(filepath.Join(s.opt.Dir, quarantineDir))
-	if err != nil {
-		return fmt.Errorf("read quarantine: %w", err)
-	}
-	s.quarantined.Store(uint64(len(files)))
 	return nil
 }
 
@@ -177,7 +175,9 @@ func (s *Shipper) Close() error { return s.lock.Close() }
 func (s *Shipper) Status() Status {
 	st := Status{
 		EventSeq: s.seqs[0].Load(), GaugeSeq: s.seqs[1].Load(), AnnotationSeq: s.seqs[2].Load(), QueueGaugeSeq: s.seqs[3].Load(),
-		Quarantined: s.quarantined.Load(),
+	}
+	if files, err := os.ReadDir(filepath.Join(s.opt.Dir, quarantineDir)); err == nil { // Retry takes some away
+		st.Quarantined = uint64(len(files))
 	}
 	if id := s.incarnation.Load(); id != nil {
 		st.Incarnation = *id

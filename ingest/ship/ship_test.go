@@ -161,19 +161,19 @@ func (n *node) wantCursor(stream string, seq uint64) {
 	}
 }
 
-func (n *node) quarantine() []quarantined {
+func (n *node) quarantine() []Quarantined {
 	n.t.Helper()
 	names, err := filepath.Glob(filepath.Join(n.dir, quarantineDir, "*"))
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	all := make([]quarantined, 0, len(names))
+	all := make([]Quarantined, 0, len(names))
 	for _, name := range names {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			n.t.Fatal(err)
 		}
-		var q quarantined
+		var q Quarantined
 		if err := json.Unmarshal(data, &q); err != nil {
 			n.t.Fatal(err)
 		}
@@ -368,6 +368,55 @@ func TestRefusedRecordsAreFoundBySplitting(t *testing.T) {
 			}
 			n.wantCursor(event.StreamEvent, 40)
 		})
+	}
+}
+
+// What ClickHouse refused is stored once when the cause is gone, however often that is tried; what is no
+// event stays.
+func TestQuarantineIsRetried(t *testing.T) {
+	n := newNode(t)
+	if err := n.conn.Exec(t.Context(), "ALTER TABLE events ADD CONSTRAINT welcome CHECK recipient != 'refused@example.com'"); err != nil {
+		t.Fatal(err)
+	}
+	n.deliver(3)
+	n.append(event.StreamEvent, delivery("refused@example.com"), []byte("no event"))
+	n.sent += 2
+	n.deliver(3)
+	n.finish()
+	retry := func() (refused []uint64) {
+		t.Helper()
+		all, err := ReadQuarantine(n.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range all {
+			if err := q.Retry(t.Context(), n.conn); err != nil {
+				refused = append(refused, q.Seq)
+			}
+		}
+		return refused
+	}
+	if refused := retry(); !slices.Equal(refused, []uint64{4, 5}) {
+		t.Errorf("%v are refused, want 4 and 5", refused)
+	}
+	if err := n.conn.Exec(t.Context(), "ALTER TABLE events DROP CONSTRAINT welcome"); err != nil {
+		t.Fatal(err)
+	}
+	held, err := ReadQuarantine(n.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if refused := retry(); !slices.Equal(refused, []uint64{5}) {
+		t.Errorf("%v are refused, want 5", refused)
+	}
+	if err := held[0].Retry(t.Context(), n.conn); err != nil { // by somebody who had read the file before
+		t.Error(err)
+	}
+	if got, want := n.stored(), (stored{Rows: 7, First: 1, Last: 8, Gaps: 1, RolledUp: 7}); got != want {
+		t.Errorf("stored %+v, want %+v", got, want)
+	}
+	if st := n.finish(); st.Quarantined != 1 {
+		t.Errorf("Status counts %d in quarantine, want 1", st.Quarantined)
 	}
 }
 

@@ -21,10 +21,6 @@ import (
 	"carom/schemas/warehouse"
 )
 
-// leastWindow is how many tokens a table must remember: those of the inserts of all nodes between
-// a batch and its repetition, when every node that was cut off sends what it has at once.
-const leastWindow = 1000
-
 // stream ships one stream of the log. One goroutine owns it; while it sends a batch, another one
 // collects the next.
 type stream[T any] struct {
@@ -137,7 +133,7 @@ func (s *stream[T]) probe(ctx context.Context) (first uint64, err error) {
 // the cursor: they are noted as lost, and reading begins at first.
 func (s *stream[T]) open(from, first uint64) (*seglog.Reader, error) {
 	if from < first {
-		if err := s.quarantine(quarantined{Seq: from, Last: first - 1, Reason: "removed from the log before it was shipped"}); err != nil {
+		if err := s.quarantine(Quarantined{Seq: from, Last: first - 1, Reason: "removed from the log before it was shipped"}); err != nil {
 			return nil, err
 		}
 		from = first
@@ -304,7 +300,7 @@ func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T]) err
 			s.log().Warn("damage in the event log, no record is lost", "error", damage)
 			return nil
 		}
-		b.bad = append(b.bad, quarantined{Seq: b.to + 1, Last: r.Seq() - 1, Reason: damage.Error()})
+		b.bad = append(b.bad, Quarantined{Seq: b.to + 1, Last: r.Seq() - 1, Reason: damage.Error()})
 		b.to = r.Seq() - 1
 		return nil
 	}
@@ -313,7 +309,7 @@ func (s *stream[T]) read(ctx context.Context, r *seglog.Reader, b *batch[T]) err
 	}
 	b.to = e.Seq
 	if malformed := b.add(e.Seq, e.Data); malformed != nil {
-		b.bad = append(b.bad, quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
+		b.bad = append(b.bad, Quarantined{Seq: e.Seq, Reason: malformed.Error(), Record: slices.Clone(e.Data)})
 	}
 	return nil
 }
@@ -358,7 +354,7 @@ func (s *stream[T]) send(ctx context.Context, p *pending, b *batch[T], repeated 
 }
 
 // insist inserts part, the first range of p, until it is stored. It returns an error of
-// warehouse.BadData, the end of ctx, or the order to die.
+// warehouse.Split, with Options.Once one of warehouse.Operator, the end of ctx, or the order to die.
 func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repeated bool) error {
 	var warned, since time.Time
 	for try := 0; len(part.seqs) > 0; try++ {
@@ -375,8 +371,14 @@ func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repe
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if warehouse.BadData(err) {
+		remedy, wait := warehouse.RemedyOf(err), backoff(try)
+		switch {
+		case remedy == warehouse.Split:
 			return err
+		case remedy == warehouse.Operator && s.shipper.opt.Once:
+			return err
+		case remedy == warehouse.Operator && try > 5: // the schema may be on its way
+			wait = operatorWait
 		}
 		s.ready = false
 		if since.IsZero() {
@@ -384,9 +386,14 @@ func (s *stream[T]) insist(ctx context.Context, p *pending, part *batch[T], repe
 		}
 		if time.Since(warned) >= repeatWarning && s.shipper.opt.Reachable(ctx) {
 			warned = time.Now()
-			s.log().Warn("batch is not stored yet, trying again", "from", part.from, "to", part.to, "error", err)
+			if remedy == warehouse.Operator {
+				s.log().Error("ClickHouse refuses this agent, nothing is shipped until that is changed: check the login and its grants, and carom schema verify",
+					"from", part.from, "to", part.to, "error", err)
+			} else {
+				s.log().Warn("batch is not stored yet, trying again", "from", part.from, "to", part.to, "error", err)
+			}
 		}
-		if err := sleep(ctx, backoff(try)); err != nil {
+		if err := sleep(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -406,9 +413,9 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 		if err != nil {
 			return err
 		}
-		if window.Blocks < leastWindow {
-			return fmt.Errorf("table %s remembers the tokens of %d inserts, want %d at least: a batch that is sent again could be stored twice; "+
-				"carom schema print shows the setting of its deduplication window", s.table.Name, window.Blocks, leastWindow)
+		if window.Blocks == 0 {
+			return fmt.Errorf("table %s remembers no tokens, so that a batch that is sent again would be stored twice: "+
+				"carom schema print shows the setting of its deduplication window", s.table.Name)
 		}
 		s.ready = true
 	}
@@ -475,10 +482,10 @@ func (s *stream[T]) refuse(ctx context.Context, seq uint64, cause error) error {
 	if err != nil {
 		return err
 	}
-	return s.quarantine(quarantined{Seq: seq, Reason: cause.Error(), Record: slices.Clone(e.Data)})
+	return s.quarantine(Quarantined{Seq: seq, Reason: cause.Error(), Record: slices.Clone(e.Data)})
 }
 
-func (s *stream[T]) quarantine(q quarantined) error {
+func (s *stream[T]) quarantine(q Quarantined) error {
 	if err := s.fault("quarantine"); err != nil {
 		return err
 	}
@@ -488,7 +495,6 @@ func (s *stream[T]) quarantine(q quarantined) error {
 		return err
 	}
 	if isNew {
-		s.shipper.quarantined.Add(1)
 		s.log().Error("record is not stored and lies in quarantine", "seq", q.Seq, "last", max(q.Seq, q.Last), "reason", q.Reason)
 	}
 	return nil

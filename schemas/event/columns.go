@@ -186,7 +186,7 @@ var AnnotationColumns = []Column[Annotation]{
 	{"seq", "UInt64", ByAgent, "sequence number in the node's annotation stream", func(a *Annotation) any { return &a.Seq }},
 	{"format_version", "UInt8", ByAccounting, "version of the record format", func(a *Annotation) any { return &a.FormatVersion }},
 	{"time", "DateTime64(6, 'UTC')", ByAccounting, "when it happened, by the node's clock", func(a *Annotation) any { return &a.Time }},
-	{"name", "LowCardinality(String)", ByAccounting, "what happened: start, stop, reload, note", func(a *Annotation) any { return &a.Name }},
+	{"name", "LowCardinality(String)", ByAccounting, "what happened: start, stop, upgrade, reload, schema, policy, limit-mode, kill-switch, note, or what an order is", func(a *Annotation) any { return &a.Name }},
 	{"text", "String", ByAccounting, "in words", func(a *Annotation) any { return &a.Text }},
 	{"tags", "Array(LowCardinality(String))", ByAccounting, "words to filter by", func(a *Annotation) any { return &a.Tags }},
 }

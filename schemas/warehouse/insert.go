@@ -3,7 +3,6 @@ package warehouse
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -216,34 +215,4 @@ WHERE node = {node:String} AND incarnation = {incarnation:UUID} AND seq BETWEEN 
 	}
 	// Half the window, since an insert over midnight is more than one block.
 	return seqs, blocks >= window.Blocks/2 || window.Age > 0 && time.Since(first) >= window.Age/2, nil
-}
-
-// badData lists the codes by which ClickHouse says that a value can't be stored, whenever it is
-// sent (src/Common/ErrorCodes.cpp of ClickHouse). Codes that a cut connection or an older schema
-// gives too are left out: those pass.
-var badData = []int32{
-	6,   // CANNOT_PARSE_TEXT
-	38,  // CANNOT_PARSE_DATE
-	41,  // CANNOT_PARSE_DATETIME
-	69,  // ARGUMENT_OUT_OF_BOUND
-	72,  // CANNOT_PARSE_NUMBER
-	117, // INCORRECT_DATA
-	128, // TOO_LARGE_ARRAY_SIZE
-	131, // TOO_LARGE_STRING_SIZE
-	321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
-	376, // CANNOT_PARSE_UUID
-	467, // CANNOT_PARSE_BOOL
-	469, // VIOLATED_CONSTRAINT
-	675, // CANNOT_PARSE_IPV4
-	676, // CANNOT_PARSE_IPV6
-	691, // UNKNOWN_ELEMENT_OF_ENUM
-}
-
-// BadData reports whether err, of an insert, says that a row of the batch can never be stored.
-// Every other error may pass: the same batch is to be tried again.
-func BadData(err error) bool {
-	if _, ok := errors.AsType[*RowError](err); ok {
-		return true
-	}
-	return slices.Contains(badData, code(err))
 }

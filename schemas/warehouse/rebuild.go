@@ -46,6 +46,9 @@ var ErrBusy = errors.New("events of this range are still arriving: run it again 
 func RollUp(ctx context.Context, conn driver.Conn, table string, from, to time.Time) error {
 	for _, r := range rollUps {
 		if r.Table == table && r.From != "" {
+			if err := dropLeftovers(ctx, conn); err != nil {
+				return err
+			}
 			return r.fill(ctx, conn, from, to, false)
 		}
 	}
@@ -100,12 +103,16 @@ type Rebuilt struct {
 // A step that is not over while agents insert is left alone. A rebuild that was killed between the
 // deletion and the attachment leaves a hole that the next one fills.
 //
-// The error wraps ErrBusy if events of the range kept coming.
+// The error wraps ErrBusy if events of the range kept coming, and is a service.ConfigError for a
+// cluster whose roll-ups are spread over shards.
 func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o RebuildOptions) error {
 	if !from.Before(to) {
 		return service.Configf("rebuild: the range from %s to %s is empty", from.Format(time.RFC3339), to.Format(time.RFC3339))
 	}
 	if err := dropLeftovers(ctx, conn); err != nil {
+		return err
+	}
+	if err := onOneServer(ctx, conn); err != nil {
 		return err
 	}
 	from, to = from.UTC().Truncate(time.Hour), ceil(to.UTC(), time.Hour)
@@ -122,6 +129,20 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 		}
 		if o.Report != nil {
 			o.Report(done)
+		}
+	}
+	return nil
+}
+
+// onOneServer returns a service.ConfigError if the roll-ups that views fill are spread over shards.
+func onOneServer(ctx context.Context, conn driver.Conn) error {
+	var distributed []string
+	if err := conn.QueryRow(ctx, "SELECT groupArray(name) FROM system.tables WHERE database = currentDatabase() AND engine = 'Distributed'").Scan(&distributed); err != nil {
+		return fmt.Errorf("look for shards: %w", err)
+	}
+	for _, r := range rollUps {
+		if r.From == "" && slices.Contains(distributed, r.Table) {
+			return service.Configf("rebuild: %s is spread over shards, and parts of it can only be replaced on each of them", r.Table)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"carom/schemas/event"
 	"carom/schemas/service"
 )
 
@@ -129,7 +130,26 @@ func (l Layout) Apply(ctx context.Context, rawURL string, o Options, by string) 
 		}
 		applied = append(applied, Migration{Version: m.version, Name: m.name, AppliedAt: &now, AppliedBy: by})
 	}
-	return applied, nil
+	if len(applied) == 0 || len(applied) == len(all) { // nothing, or a new database
+		return applied, nil
+	}
+	return applied, annotateSchema(ctx, conn, applied, by)
+}
+
+// annotateSchema writes down for people that the schema changed.
+func annotateSchema(ctx context.Context, conn driver.Conn, applied []Migration, by string) error {
+	names := make([]string, len(applied))
+	for i, m := range applied {
+		names[i] = fmt.Sprintf("%d %s", m.Version, m.Name)
+	}
+	_, err := Annotate(ctx, conn, event.Annotation{
+		Node: "schema", Time: *applied[len(applied)-1].AppliedAt, Name: "schema",
+		Text: fmt.Sprintf("carom %s changed the schema: %s", by, strings.Join(names, ", ")), Tags: []string{"schema", by},
+	})
+	if err != nil {
+		return fmt.Errorf("annotate the change of the schema: %w", err)
+	}
+	return nil
 }
 
 // createDatabase connects to the database that always exists and creates the one of rawURL.

@@ -64,7 +64,7 @@ func (n *node) Schedule(_ context.Context, pattern, actor string) (int, error) {
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func (n *node) Reload(context.Context) (*Reloaded, error) {
+func (n *node) Reload(context.Context, string) (*Reloaded, error) {
 	return nil, service.Configf("config:3:1: unknown directive %q", "x")
 }
 

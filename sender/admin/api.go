@@ -27,7 +27,7 @@ type Node interface {
 	Explain(queue string) (*Explanation, error)
 	// Reload reads the configuration again and puts it in force. A *service.ConfigError says what is
 	// wrong with it: then nothing has changed.
-	Reload(ctx context.Context) (*Reloaded, error)
+	Reload(ctx context.Context, actor string) (*Reloaded, error)
 }
 
 // Operator takes orders. Its methods are safe for concurrent use, and return when what they did is
@@ -56,6 +56,8 @@ type Status struct {
 	QueuedRecipients   int    `json:"queued_recipients"`   // that wait
 	LiveRecipients     int    `json:"live_recipients"`     // in the spool: waiting or in an attempt
 	Sessions           int    `json:"sessions"`
+	UnshippedBytes     int64  `json:"event_log_unshipped_bytes"` // measured where max-size bounds the event log
+	EventLogFull       bool   `json:"event_log_full"`            // new mail is refused until the agent has shipped some
 }
 
 // Reloaded says what came of reading the configuration again.
@@ -208,7 +210,7 @@ func (a *api) routes() http.Handler {
 		"POST /v1/orders":        a.give,
 		"DELETE /v1/orders/{id}": a.end,
 		"POST /v1/schedule":      a.schedule,
-		"POST /v1/reload":        func(r *http.Request) (any, error) { return a.node.Reload(r.Context()) },
+		"POST /v1/reload":        func(r *http.Request) (any, error) { return a.node.Reload(r.Context(), actor(r.Context())) },
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if !allowed(r.Context()) {

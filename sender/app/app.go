@@ -20,7 +20,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -52,6 +51,7 @@ type node struct {
 	config  atomic.Pointer[config.Config] // in force
 	started *config.Config                // what the node started with, where no reload reaches
 	file    string                        // that the configuration is read from again; "" for none
+	version string                        // of carom; "" if that does not matter
 	logger  *slog.Logger
 
 	reloading sync.Mutex // held while a configuration is put in force
@@ -77,6 +77,7 @@ type node struct {
 
 	accepted atomic.Int64 // recipients since the start
 	full     fullDisk
+	budget   budget // of the event log
 	closers  []func() error
 }
 
@@ -298,7 +299,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
-	if err := n.annotate(context.WithoutCancel(ctx), "start", fmt.Sprintf("node started, %d recipients in the spool", live)); err != nil {
+	if err := n.annotateStart(context.WithoutCancel(ctx), live); err != nil {
 		return err
 	}
 	received, giveBack := hangups()
@@ -315,10 +316,12 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.onHangup(ctx, received) })
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
+	group.Go(func() error { return n.watchBudget(ctx) })
 	group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
-	return group.Wait()
+	err = group.Wait()
+	return errors.Join(err, n.annotateStop(context.WithoutCancel(ctx), err))
 }
 
 // listen opens the listeners; all problems are reported at once.
@@ -346,23 +349,6 @@ func (n *node) listen(ctx context.Context) (listeners []smtpd.Listener, addresse
 		return nil, nil, err
 	}
 	return listeners, addresses, nil
-}
-
-// annotate writes a note into the annotation stream.
-func (n *node) annotate(ctx context.Context, name, text string) error {
-	record := event.EncodeAnnotation(nil, &event.Annotation{FormatVersion: event.FormatVersion, Time: time.Now().UTC(), Name: name, Text: text})
-	if _, err := n.notes.Append(ctx, record); err != nil {
-		return fmt.Errorf("annotations: %w", err)
-	}
-	return nil
-}
-
-// noteDelivery writes a change of mode or of a source into the annotation stream. The session that saw
-// it waits for the disk; such changes are rare.
-func (n *node) noteDelivery(name, text string) {
-	if err := n.annotate(context.Background(), name, text); err != nil {
-		n.logger.Error("annotation not written", "error", err)
-	}
 }
 
 // referenceKeys returns the keys of reference tokens: those of the configuration, else one of the

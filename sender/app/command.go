@@ -21,8 +21,8 @@ Example:
   carom check config /etc/carom/config && carom sender -c /etc/carom/config
 `
 
-// Command is "carom sender".
-func Command(ctx context.Context, args []string, stdio service.IO) error {
+// Command is "carom sender". version is that of carom.
+func Command(ctx context.Context, args []string, stdio service.IO, version string) error {
 	flags := service.NewFlags("sender", about, stdio)
 	file := flags.String("c", "/etc/carom/config", "configuration `FILE`")
 	level := flags.String("log-level", "info", "least `LEVEL` to log: debug, info, warn or error")
@@ -38,7 +38,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	if err != nil {
 		return err
 	}
-	return RunFile(ctx, *file, logger, func(addresses []string) {
+	return RunFile(ctx, *file, version, logger, func(addresses []string) {
 		if *readyFile == "" {
 			return
 		}

@@ -45,7 +45,7 @@ func (n *node) SelectVMTA(source *config.Source, asked string, local netip.Addr)
 
 // Room is part of smtpd.Intake.
 func (n *node) Room(octets int64) *smtpd.RefusalError {
-	if err := n.spool.Room(octets); err != nil {
+	if err := n.spool.Room(octets); err != nil || n.budget.full.Load() {
 		return errStorage
 	}
 	if most := n.config.Load().SpoolMaxRecipients; most > 0 && n.spool.Stats().Recipients >= most {

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ func (n *node) newOperator() *operate.Operator {
 			return vmta.Name, true
 		},
 		Sourceless: func(s *queue.Status) bool { return s.DeferredWhy == deliver.AllSourcesDisabled(s.Name.String()) },
-		Annotate:   n.annotate, Logger: n.logger,
+		Annotate:   func(ctx context.Context, name, text string) error { return n.annotate(ctx, name, text, "order") }, Logger: n.logger,
 	})
 }
 

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	if file == "" {
 		os.Exit(m.Run())
 	}
-	err := Command(context.Background(), []string{"-c", file, "--log-level", "warn"}, service.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	err := Command(context.Background(), []string{"-c", file, "--log-level", "warn"}, service.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, "test")
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(service.ExitStatus(err))
 }

@@ -16,13 +16,14 @@ import (
 )
 
 // RunFile is Run with the configuration in the named file, which it reads again on SIGHUP and by
-// order of an operator.
-func RunFile(ctx context.Context, file string, logger *slog.Logger, ready func(addresses []string)) error {
+// order of an operator. version is that of carom.
+func RunFile(ctx context.Context, file, version string, logger *slog.Logger, ready func(addresses []string)) error {
 	c, err := load(file, logger)
 	if err != nil {
 		return err
 	}
 	n := newNode(c, logger)
+	n.version = version
 	n.file = file
 	return n.start(ctx, ready)
 }
@@ -47,7 +48,7 @@ func (n *node) onHangup(ctx context.Context, hangups <-chan os.Signal) error {
 		}
 		n.rotate(ctx)
 		if n.file != "" {
-			_, _ = n.Reload(ctx) // it logs what is wrong
+			_, _ = n.Reload(ctx, "SIGHUP") // it logs what is wrong
 		}
 	}
 }
@@ -61,8 +62,8 @@ func hangups() (received chan os.Signal, stop func()) {
 }
 
 // Reload is part of admin.Node: it reads the configuration again and puts it in force. One with
-// mistakes changes nothing.
-func (n *node) Reload(ctx context.Context) (*admin.Reloaded, error) {
+// mistakes changes nothing. actor is who asked for it.
+func (n *node) Reload(ctx context.Context, actor string) (*admin.Reloaded, error) {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
 	if n.file == "" {
@@ -83,12 +84,17 @@ func (n *node) Reload(ctx context.Context) (*admin.Reloaded, error) {
 		return nil, &service.ConfigError{Err: err}
 	}
 	n.logger.Info("configuration reloaded", "file", n.file, "hash", answer.Hash, "changed", answer.Changed)
-	text := "configuration " + answer.Hash
+	text := fmt.Sprintf("configuration %s put in force by %s", answer.Hash, actor)
+	if answer.Changed {
+		text += ", was " + old.HashText()
+	} else {
+		text += ", the same as before"
+	}
 	if len(answer.Restart) > 0 {
 		n.logger.Warn("the node goes on with what it started with until it is restarted", "directives", strings.Join(answer.Restart, ", "))
 		text += "; not before a restart: " + strings.Join(answer.Restart, ", ")
 	}
-	if err := n.annotate(context.WithoutCancel(ctx), "reload", text); err != nil {
+	if err := n.annotate(context.WithoutCancel(ctx), "reload", text, actor); err != nil {
 		return nil, err
 	}
 	return answer, nil

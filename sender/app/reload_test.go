@@ -27,7 +27,7 @@ func (p *place) runFile(f func(address string)) {
 	addresses := make(chan []string, 1)
 	done := make(chan error, 1)
 	go func() {
-		done <- RunFile(ctx, filepath.Join(p.dir, "config"), slog.New(slog.NewTextHandler(p.t.Output(), nil)), func(a []string) { addresses <- a })
+		done <- RunFile(ctx, filepath.Join(p.dir, "config"), "test", slog.New(slog.NewTextHandler(p.t.Output(), nil)), func(a []string) { addresses <- a })
 	}()
 	select {
 	case a := <-addresses:

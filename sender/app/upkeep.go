@@ -92,11 +92,15 @@ func (n *node) prune(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		n.pruneStream(event.StreamEvent, n.events, n.neededByFollowers(n.spool.DurableEvent()))
-		n.pruneStream(event.StreamGauge, n.gauges, n.gauges.Last())
-		n.pruneStream(event.StreamQueueGauge, n.queueGauges, n.queueGauges.Last())
-		n.pruneStream(event.StreamAnnotation, n.notes, n.notes.Last())
+		n.pruneAll()
 	}
+}
+
+func (n *node) pruneAll() {
+	n.pruneStream(event.StreamEvent, n.events, n.neededByFollowers(n.spool.DurableEvent()))
+	n.pruneStream(event.StreamGauge, n.gauges, n.gauges.Last())
+	n.pruneStream(event.StreamQueueGauge, n.queueGauges, n.queueGauges.Last())
+	n.pruneStream(event.StreamAnnotation, n.notes, n.notes.Last())
 }
 
 func (n *node) pruneStream(stream string, log *seglog.Log, needed uint64) {
@@ -129,5 +133,6 @@ func (n *node) Status() admin.Status {
 	}
 	stats := n.spool.Stats()
 	s.LiveRecipients = stats.Recipients
+	s.UnshippedBytes, s.EventLogFull = n.budget.waiting.Load(), n.budget.full.Load()
 	return s
 }

@@ -85,7 +85,7 @@ type EventLog struct {
 	Dir         string
 	SegmentSize Size // of one file
 	QueueGauges int  // rows about the largest backlogs, every ten seconds
-	MaxSize     Size // of all files; 0 means no limit but the disk
+	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means no limit but the disk
 	Privacy     Privacy
 }
 
@@ -94,7 +94,7 @@ func defaultEventLog() EventLog { return EventLog{SegmentSize: 64 << 20, QueueGa
 var eventLogScope = newScope("event-log",
 	one("segment-size", sizeAtLeast(64<<10), func(e *EventLog) *Size { return &e.SegmentSize }),
 	one("queue-gauges", number(0, 10_000), func(e *EventLog) *int { return &e.QueueGauges }),
-	planned("the free space of the disk is its only bound so far", one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize })),
+	one("max-size", sizeLimit, func(e *EventLog) *Size { return &e.MaxSize }),
 	one("privacy-policy", privacy, func(e *EventLog) *Privacy { return &e.Privacy }),
 ).withDefaults(defaultEventLog)
 

@@ -1,8 +1,9 @@
 -- Every step of every recipient, one row each; schemas/event.Columns is the truth of the columns.
 --
 -- ORDER BY: "what did this provider say to this source between t1 and t2", the question behind
--- every deferral burst, reads one range. One message, recipient or Message-ID is found by bloom
--- filter.
+-- every deferral burst, reads one range. A message or Message-ID is found by bloom filter (the id
+-- of a message tells its day), a recipient, of whom no day is known, by a projection that is
+-- an index sorted by address; jobs and reply templates by the set of them in each granule.
 -- PARTITION BY day: retention drops whole parts, and a question about a day opens only that day.
 -- TTL by arrival: an imported history and the rows of a node with a wrong clock live as long.
 -- The indexes on seq and arrived serve the agent that asks what of its last batch is here.
@@ -15,15 +16,17 @@ CREATE TABLE IF NOT EXISTS events{{onCluster}}
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
     INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX job_set job TYPE set(500) GRANULARITY 1,
+    INDEX reply_template_set reply_template TYPE set(500) GRANULARITY 1,
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
-    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1,
+    PROJECTION by_recipient (SELECT _part_offset ORDER BY recipient)
 )
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 {{ttl "events" "arrived" 180}}
-SETTINGS {{durable}}, ttl_only_drop_parts = 1
+SETTINGS {{durable}}, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';

@@ -18,9 +18,9 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node that wrote the event',
     incarnation UUID COMMENT 'life of the node\'s log; a reinstalled node gets a new one',
-    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps',
+    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step this is',
     message_id UUID COMMENT 'message; zero for a queue\'s event',
     recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
@@ -63,14 +63,14 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     pmta_category LowCardinality(String) COMMENT 'PowerMTA\'s bounce category',
     size UInt64 COMMENT 'octets of the message',
     queued_us UInt64 COMMENT 'microseconds since acceptance',
-    dns_us UInt64 COMMENT 'microseconds of DNS look-ups',
-    connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection',
-    tls_us UInt64 COMMENT 'microseconds of the TLS handshake',
-    transfer_us UInt64 COMMENT 'microseconds from MAIL to the last reply',
+    dns_us UInt64 COMMENT 'microseconds of DNS look-ups' CODEC(T64, ZSTD(1)),
+    connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection' CODEC(T64, ZSTD(1)),
+    tls_us UInt64 COMMENT 'microseconds of the TLS handshake' CODEC(T64, ZSTD(1)),
+    transfer_us UInt64 COMMENT 'microseconds from MAIL to the last reply' CODEC(T64, ZSTD(1)),
     tls_version LowCardinality(String) COMMENT 'TLS version, empty without TLS',
     tls_cipher LowCardinality(String) COMMENT 'TLS cipher suite',
-    open_connections UInt32 COMMENT 'connections of the key that were open, this one included',
-    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1',
+    open_connections UInt32 COMMENT 'connections of the key that were open, this one included' CODEC(T64, ZSTD(1)),
+    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1' CODEC(T64, ZSTD(1)),
     connection_id UUID COMMENT 'connection of the attempt',
     limit_epoch UInt64 COMMENT 'version of the key\'s limit when the attempt started',
     limit_actor LowCardinality(String) COMMENT 'who set the limit: config, loop, guard or an operator',
@@ -83,28 +83,30 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     match_confidence Float32 COMMENT '0 to 1; 1 is a verified token',
     original_message_id UUID COMMENT 'message that the report is about',
     original_index UInt32 COMMENT 'its recipient that the report is about',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     headers Map(LowCardinality(String), String) COMMENT 'headers chosen by the configuration',
-    mail_us UInt64 COMMENT 'microseconds until the reply to MAIL, of transfer_us like the four below',
-    rcpt_us UInt64 COMMENT 'microseconds from there to the last reply to RCPT; next to nothing with PIPELINING',
-    data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING',
-    body_us UInt64 COMMENT 'microseconds of sending the message',
-    final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT',
+    mail_us UInt64 COMMENT 'microseconds until the reply to MAIL, of transfer_us like the four below' CODEC(T64, ZSTD(1)),
+    rcpt_us UInt64 COMMENT 'microseconds from there to the last reply to RCPT; next to nothing with PIPELINING' CODEC(T64, ZSTD(1)),
+    data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING' CODEC(T64, ZSTD(1)),
+    body_us UInt64 COMMENT 'microseconds of sending the message' CODEC(T64, ZSTD(1)),
+    final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT' CODEC(T64, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
     INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX recipient_bloom recipient TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX job_set job TYPE set(500) GRANULARITY 1,
+    INDEX reply_template_set reply_template TYPE set(500) GRANULARITY 1,
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
-    INDEX arrived_range arrived TYPE minmax GRANULARITY 1
+    INDEX arrived_range arrived TYPE minmax GRANULARITY 1,
+    PROJECTION by_recipient (SELECT _part_offset ORDER BY recipient)
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 TTL toDateTime(arrived) + INTERVAL 180 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
 
 CREATE TABLE IF NOT EXISTS events ON CLUSTER `main` AS `carom`.events_local
@@ -117,13 +119,13 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream',
+    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     provider LowCardinality(String) COMMENT 'provider of the key',
     source LowCardinality(String) COMMENT 'source of the key',
     backlog UInt64 COMMENT 'recipients that are due and wait',
-    open_connections UInt32 COMMENT 'open connections',
+    open_connections UInt32 COMMENT 'open connections' CODEC(T64, ZSTD(1)),
     throttle_bound Float32 COMMENT 'share of the last ten seconds in which the limit held mail back',
     local_factor Float32 COMMENT 'factor of the local guard, 1 if it is not acting',
     static_rate Float64 COMMENT 'configured messages a second, 0 for unlimited',
@@ -139,7 +141,7 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
     established DateTime64(6, 'UTC') COMMENT 'established-since of the source, 1970 for none',
     exempt Bool COMMENT 'the loop must not touch the key',
     backoff_by_config Bool COMMENT 'backoff patterns of the configuration set the rate',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
@@ -157,9 +159,9 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges',
+    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it',
+    time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it' CODEC(Delta, ZSTD(1)),
     queue LowCardinality(String) COMMENT 'domain/vmta; empty in the one row that sums all that have no row of their own',
     vmta LowCardinality(String) COMMENT 'virtual MTA of the queue',
     provider LowCardinality(String) COMMENT 'provider that the queue\'s last session talked to; empty before the first',
@@ -177,7 +179,7 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
     limit_scope LowCardinality(String) COMMENT 'what the limit that binds is about: order, queue, node, source-ip, vmta, pool or key; the rest has none, and so has what nothing keeps',
     limit LowCardinality(String) COMMENT 'the limit that binds: directive and value, or what the queue waits for',
     limit_by LowCardinality(String) COMMENT 'who set it: a place in the configuration, loop, guard, receiver, or an operator',
-    config_hash UInt64 COMMENT 'hash of the configuration in force',
+    config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
@@ -197,9 +199,9 @@ CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream',
+    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
-    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock',
+    time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     name LowCardinality(String) COMMENT 'what happened: start, stop, reload, note',
     text String COMMENT 'in words',
     tags Array(LowCardinality(String)) COMMENT 'words to filter by',
@@ -220,37 +222,37 @@ COMMENT 'Things an operator should see beside the curves: starts, reloads, notes
 
 CREATE TABLE IF NOT EXISTS k10s_local ON CLUSTER `main`
 (
-    provider LowCardinality(String) COMMENT 'who decides about the mail',
+    ts DateTime('UTC') COMMENT 'start of the ten seconds' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'address that the receiver sees',
     epoch UInt64 COMMENT 'limit epoch that the attempts started under',
-    ts DateTime('UTC') COMMENT 'start of the ten seconds',
-    ok SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted',
-    usr SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: no such user',
-    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second',
-    conn SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many connections',
-    msgc SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages on the connection',
-    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: the source is blocked',
-    grey SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: greylisted',
-    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'receiver unavailable, connection failures included',
-    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content',
-    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication of the sender',
-    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unclassified',
-    n1 SimpleAggregateFunction(sum, UInt64) COMMENT 'first attempts',
-    f1 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n1',
-    n2 SimpleAggregateFunction(sum, UInt64) COMMENT 'retries',
-    f2 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n2',
-    canaries SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts that were canaries',
-    canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block',
+    ok SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted' CODEC(T64, ZSTD(1)),
+    usr SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: no such user' CODEC(T64, ZSTD(1)),
+    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second' CODEC(T64, ZSTD(1)),
+    conn SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many connections' CODEC(T64, ZSTD(1)),
+    msgc SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages on the connection' CODEC(T64, ZSTD(1)),
+    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: the source is blocked' CODEC(T64, ZSTD(1)),
+    grey SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: greylisted' CODEC(T64, ZSTD(1)),
+    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'receiver unavailable, connection failures included' CODEC(T64, ZSTD(1)),
+    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content' CODEC(T64, ZSTD(1)),
+    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication of the sender' CODEC(T64, ZSTD(1)),
+    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unclassified' CODEC(T64, ZSTD(1)),
+    n1 SimpleAggregateFunction(sum, UInt64) COMMENT 'first attempts' CODEC(T64, ZSTD(1)),
+    f1 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n1' CODEC(T64, ZSTD(1)),
+    n2 SimpleAggregateFunction(sum, UInt64) COMMENT 'retries' CODEC(T64, ZSTD(1)),
+    f2 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n2' CODEC(T64, ZSTD(1)),
+    canaries SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts that were canaries' CODEC(T64, ZSTD(1)),
+    canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block' CODEC(T64, ZSTD(1)),
     max_open SimpleAggregateFunction(max, UInt32) COMMENT 'most connections of the key that one node had open',
     min_msgc_idx SimpleAggregateFunction(min, UInt32) COMMENT 'smallest message number on a connection that msgc was answered to; 4294967295 for none',
-    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, empty for none',
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none',
     last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of these events reached ClickHouse'
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(ts)
 ORDER BY (provider, source, epoch, ts)
-TTL ts + INTERVAL 2 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+TTL toDateTime(ts) + INTERVAL 2 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop';
 
 CREATE TABLE IF NOT EXISTS k10s ON CLUSTER `main` AS `carom`.k10s_local
@@ -259,10 +261,10 @@ COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence o
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS k10s_mv ON CLUSTER `main` TO k10s_local AS
 SELECT
+    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts,
     provider,
     source,
     limit_epoch AS epoch,
-    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts,
     countIf(dimension = 'ok') AS ok,
     countIf(dimension = 'user') AS usr,
     countIf(dimension = 'rate') AS rate,
@@ -282,48 +284,48 @@ SELECT
     countIf(canary AND dimension = 'block') AS canary_block,
     max(open_connections) AS max_open,
     min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295)) AS min_msgc_idx,
-    maxIf(substring(reply, 1, 500), dimension NOT IN ('ok', 'user')) AS sample_reply,
+    substring(maxIf(reply, dimension NOT IN ('ok', 'user')), 1, 500) AS sample_reply,
     max(arrived) AS last_arrived
 FROM events_local
 WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred')
     AND provider != '' AND source != ''
     AND (scope NOT IN ('domain', 'url', 'recipient') OR scope = 'recipient' AND dimension = 'user')
-GROUP BY provider, source, epoch, ts
+GROUP BY ts, provider, source, epoch
 COMMENT 'Fills k10s from events';
 
 CREATE TABLE IF NOT EXISTS k1m_local ON CLUSTER `main`
 (
-    provider LowCardinality(String) COMMENT 'who decides about the mail',
+    ts DateTime('UTC') COMMENT 'start of the minute' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'address that the receiver sees',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    ts DateTime('UTC') COMMENT 'start of the minute',
-    ok SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted',
-    usr SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: no such user',
-    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second',
-    conn SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many connections',
-    msgc SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages on the connection',
-    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: the source is blocked',
-    grey SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: greylisted',
-    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'receiver unavailable, connection failures included',
-    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content',
-    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication of the sender',
-    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unclassified',
-    n1 SimpleAggregateFunction(sum, UInt64) COMMENT 'first attempts',
-    f1 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n1',
-    n2 SimpleAggregateFunction(sum, UInt64) COMMENT 'retries',
-    f2 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n2',
-    canaries SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts that were canaries',
-    canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    ok SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted' CODEC(T64, ZSTD(1)),
+    usr SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: no such user' CODEC(T64, ZSTD(1)),
+    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second' CODEC(T64, ZSTD(1)),
+    conn SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many connections' CODEC(T64, ZSTD(1)),
+    msgc SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages on the connection' CODEC(T64, ZSTD(1)),
+    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: the source is blocked' CODEC(T64, ZSTD(1)),
+    grey SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: greylisted' CODEC(T64, ZSTD(1)),
+    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'receiver unavailable, connection failures included' CODEC(T64, ZSTD(1)),
+    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content' CODEC(T64, ZSTD(1)),
+    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication of the sender' CODEC(T64, ZSTD(1)),
+    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unclassified' CODEC(T64, ZSTD(1)),
+    n1 SimpleAggregateFunction(sum, UInt64) COMMENT 'first attempts' CODEC(T64, ZSTD(1)),
+    f1 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n1' CODEC(T64, ZSTD(1)),
+    n2 SimpleAggregateFunction(sum, UInt64) COMMENT 'retries' CODEC(T64, ZSTD(1)),
+    f2 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n2' CODEC(T64, ZSTD(1)),
+    canaries SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts that were canaries' CODEC(T64, ZSTD(1)),
+    canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block' CODEC(T64, ZSTD(1)),
     max_open SimpleAggregateFunction(max, UInt32) COMMENT 'most connections of the key that one node had open',
     min_msgc_idx SimpleAggregateFunction(min, UInt32) COMMENT 'smallest message number on a connection that msgc was answered to; 4294967295 for none',
-    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, empty for none',
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none',
     last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of these events reached ClickHouse'
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(ts)
 ORDER BY (provider, source, tenant, ts)
-TTL ts + INTERVAL 15 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+TTL toDateTime(ts) + INTERVAL 15 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores';
 
 CREATE TABLE IF NOT EXISTS k1m ON CLUSTER `main` AS `carom`.k1m_local
@@ -332,10 +334,10 @@ COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS k1m_mv ON CLUSTER `main` TO k1m_local AS
 SELECT
+    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
     provider,
     source,
     tenant,
-    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
     countIf(dimension = 'ok') AS ok,
     countIf(dimension = 'user') AS usr,
     countIf(dimension = 'rate') AS rate,
@@ -355,14 +357,469 @@ SELECT
     countIf(canary AND dimension = 'block') AS canary_block,
     max(open_connections) AS max_open,
     min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295)) AS min_msgc_idx,
-    maxIf(substring(reply, 1, 500), dimension NOT IN ('ok', 'user')) AS sample_reply,
+    substring(maxIf(reply, dimension NOT IN ('ok', 'user')), 1, 500) AS sample_reply,
     max(arrived) AS last_arrived
 FROM events_local
 WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred')
     AND provider != '' AND source != ''
     AND (scope NOT IN ('domain', 'url', 'recipient') OR scope = 'recipient' AND dimension = 'user')
-GROUP BY provider, source, tenant, ts
+GROUP BY ts, provider, source, tenant
 COMMENT 'Fills k1m from events';
+
+CREATE TABLE IF NOT EXISTS provider_minutes_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the minute' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    delivered SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted' CODEC(T64, ZSTD(1)),
+    unknown SimpleAggregateFunction(sum, UInt64) COMMENT 'refused for good: no such user' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (provider, ts)
+TTL toDateTime(ts) + INTERVAL 16 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
+
+CREATE TABLE IF NOT EXISTS provider_minutes ON CLUSTER `main` AS `carom`.provider_minutes_local
+ENGINE = Distributed(`main`, `carom`, provider_minutes_local, cityHash64(provider))
+COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS provider_minutes_mv ON CLUSTER `main` TO provider_minutes_local AS
+SELECT
+    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
+    provider,
+    countIf(kind = 'delivered') AS delivered,
+    countIf(kind = 'bounced') AS unknown
+FROM events_local
+WHERE NOT repaired AND provider != '' AND (kind = 'delivered' OR kind = 'bounced' AND class = 'hard' AND dimension = 'user' AND category != 'suppressed')
+GROUP BY ts, provider
+COMMENT 'Fills provider_minutes from events';
+
+CREATE TABLE IF NOT EXISTS rollup_1m_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the minute' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    category LowCardinality(String) COMMENT 'category of the replies',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
+    octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
+    within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
+    within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
+    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (toStartOfHour(ts), provider, source, tenant, vmta, pool, kind, class, dimension, category, ts)
+TTL toDateTime(ts) + INTERVAL 15 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
+
+CREATE TABLE IF NOT EXISTS rollup_1m ON CLUSTER `main` AS `carom`.rollup_1m_local
+ENGINE = Distributed(`main`, `carom`, rollup_1m_local, cityHash64(toStartOfHour))
+COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS rollup_1m_mv ON CLUSTER `main` TO rollup_1m_local AS
+SELECT
+    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
+    provider,
+    source,
+    vmta,
+    pool,
+    tenant,
+    kind,
+    class,
+    dimension,
+    category,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts,
+    sum(size) AS octets,
+    countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
+    countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
+    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h,
+    sumIf(queued_us, kind = 'delivered') AS deliver_us
+FROM events_local
+WHERE NOT repaired
+GROUP BY ts, provider, source, vmta, pool, tenant, kind, class, dimension, category
+COMMENT 'Fills rollup_1m from events';
+
+CREATE TABLE IF NOT EXISTS rollup_1h ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    category LowCardinality(String) COMMENT 'category of the replies',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
+    octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
+    within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
+    within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
+    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (toStartOfHour(ts), provider, source, tenant, vmta, pool, kind, class, dimension, category, ts)
+TTL toDateTime(ts) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a hour';
+
+CREATE TABLE IF NOT EXISTS rollup_1d ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the day' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    category LowCardinality(String) COMMENT 'category of the replies',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
+    octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
+    within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
+    within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
+    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMM(ts)
+ORDER BY (provider, source, tenant, vmta, pool, kind, class, dimension, category, ts)
+TTL toDateTime(ts) + INTERVAL 1500 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a day';
+
+CREATE TABLE IF NOT EXISTS latency_1m_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the minute' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts for one recipient' CODEC(T64, ZSTD(1)),
+    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
+    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (toStartOfHour(ts), provider, source, ts)
+TTL toDateTime(ts) + INTERVAL 15 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
+
+CREATE TABLE IF NOT EXISTS latency_1m ON CLUSTER `main` AS `carom`.latency_1m_local
+ENGINE = Distributed(`main`, `carom`, latency_1m_local, cityHash64(toStartOfHour))
+COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS latency_1m_mv ON CLUSTER `main` TO latency_1m_local AS
+SELECT
+    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
+    provider,
+    source,
+    count() AS attempts,
+    quantilesTDigestStateIf(0.5, 0.9, 0.99)(queued_us, kind = 'delivered') AS to_deliver,
+    quantilesTDigestStateIf(0.5, 0.9, 0.99)(dns_us, dns_us > 0) AS dns,
+    quantilesTDigestStateIf(0.5, 0.9, 0.99)(connect_us, connect_us > 0) AS connect,
+    quantilesTDigestStateIf(0.5, 0.9, 0.99)(tls_us, tls_us > 0) AS tls,
+    quantilesTDigestStateIf(0.5, 0.9, 0.99)(transfer_us, transfer_us > 0) AS transfer
+FROM events_local
+WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0
+GROUP BY ts, provider, source
+COMMENT 'Fills latency_1m from events';
+
+CREATE TABLE IF NOT EXISTS latency_1h ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts for one recipient' CODEC(T64, ZSTD(1)),
+    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
+    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (toStartOfHour(ts), provider, source, ts)
+TTL toDateTime(ts) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a hour';
+
+CREATE TABLE IF NOT EXISTS latency_1d ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the day' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts for one recipient' CODEC(T64, ZSTD(1)),
+    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
+    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMM(ts)
+ORDER BY (provider, source, ts)
+TTL toDateTime(ts) + INTERVAL 1500 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a day';
+
+CREATE TABLE IF NOT EXISTS jobs_1h_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
+    job LowCardinality(String) COMMENT 'job of the messages, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
+    octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
+    within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
+    within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
+    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (tenant, job, provider, kind, class, dimension, ts)
+TTL toDateTime(ts) + INTERVAL 35 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
+
+CREATE TABLE IF NOT EXISTS jobs_1h ON CLUSTER `main` AS `carom`.jobs_1h_local
+ENGINE = Distributed(`main`, `carom`, jobs_1h_local, cityHash64(tenant))
+COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS jobs_1h_mv ON CLUSTER `main` TO jobs_1h_local AS
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    job,
+    tenant,
+    provider,
+    kind,
+    class,
+    dimension,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts,
+    sum(size) AS octets,
+    countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
+    countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
+    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h,
+    sumIf(queued_us, kind = 'delivered') AS deliver_us
+FROM events_local
+WHERE NOT repaired
+GROUP BY ts, job, tenant, provider, kind, class, dimension
+COMMENT 'Fills jobs_1h from events';
+
+CREATE TABLE IF NOT EXISTS jobs_1d ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the day' CODEC(Delta, ZSTD(1)),
+    job LowCardinality(String) COMMENT 'job of the messages, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
+    octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
+    within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
+    within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
+    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMM(ts)
+ORDER BY (tenant, job, provider, kind, class, dimension, ts)
+TTL toDateTime(ts) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by job, tenant, provider and outcome, in steps of a day';
+
+CREATE TABLE IF NOT EXISTS domains_1h_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
+    recipient_domain LowCardinality(String) COMMENT 'domain of the recipients',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (recipient_domain, provider, kind, class, dimension, ts)
+TTL toDateTime(ts) + INTERVAL 35 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by recipient domain and outcome, in steps of a hour';
+
+CREATE TABLE IF NOT EXISTS domains_1h ON CLUSTER `main` AS `carom`.domains_1h_local
+ENGINE = Distributed(`main`, `carom`, domains_1h_local, cityHash64(recipient_domain))
+COMMENT 'All events by recipient domain and outcome, in steps of a hour';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS domains_1h_mv ON CLUSTER `main` TO domains_1h_local AS
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    recipient_domain,
+    provider,
+    kind,
+    class,
+    dimension,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts
+FROM events_local
+WHERE NOT repaired AND recipient_domain != ''
+GROUP BY ts, recipient_domain, provider, kind, class, dimension
+COMMENT 'Fills domains_1h from events';
+
+CREATE TABLE IF NOT EXISTS domains_1d ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the day' CODEC(Delta, ZSTD(1)),
+    recipient_domain LowCardinality(String) COMMENT 'domain of the recipients',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMM(ts)
+ORDER BY (recipient_domain, provider, kind, class, dimension, ts)
+TTL toDateTime(ts) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by recipient domain and outcome, in steps of a day';
+
+CREATE TABLE IF NOT EXISTS senders_1h_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
+    from_domain LowCardinality(String) COMMENT 'domain of the From field',
+    dkim_domain LowCardinality(String) COMMENT 'a d= that carom signed with, empty for none',
+    signature UInt8 COMMENT '0 for the first signature of a message or none: sums over all signatures count a message once for each',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (from_domain, dkim_domain, signature, provider, kind, class, dimension, ts)
+TTL toDateTime(ts) + INTERVAL 35 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
+
+CREATE TABLE IF NOT EXISTS senders_1h ON CLUSTER `main` AS `carom`.senders_1h_local
+ENGINE = Distributed(`main`, `carom`, senders_1h_local, cityHash64(from_domain))
+COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS senders_1h_mv ON CLUSTER `main` TO senders_1h_local AS
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    from_domain,
+    dkim_domain,
+    toUInt8(place - 1) AS signature,
+    provider,
+    kind,
+    class,
+    dimension,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts
+FROM events_local
+ARRAY JOIN if(empty(dkim_domains), [''], dkim_domains) AS dkim_domain, arrayEnumerate(if(empty(dkim_domains), [''], dkim_domains)) AS place
+WHERE NOT repaired AND from_domain != ''
+GROUP BY ts, from_domain, dkim_domain, signature, provider, kind, class, dimension
+COMMENT 'Fills senders_1h from events';
+
+CREATE TABLE IF NOT EXISTS senders_1d ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the day' CODEC(Delta, ZSTD(1)),
+    from_domain LowCardinality(String) COMMENT 'domain of the From field',
+    dkim_domain LowCardinality(String) COMMENT 'a d= that carom signed with, empty for none',
+    signature UInt8 COMMENT '0 for the first signature of a message or none: sums over all signatures count a message once for each',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
+    class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
+    dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
+    recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
+    first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMM(ts)
+ORDER BY (from_domain, dkim_domain, signature, provider, kind, class, dimension, ts)
+TTL toDateTime(ts) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a day';
+
+CREATE TABLE IF NOT EXISTS reply_templates_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the day' CODEC(Delta, ZSTD(1)),
+    template LowCardinality(String) COMMENT 'reply with numbers, ids and addresses replaced',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    category LowCardinality(String) COMMENT 'category of the reply',
+    first_seen SimpleAggregateFunction(min, DateTime('UTC')) COMMENT 'first time on that day',
+    last_seen SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'last time on that day',
+    events SimpleAggregateFunction(sum, UInt64) COMMENT 'events with such a reply' CODEC(T64, ZSTD(1)),
+    sample SimpleAggregateFunction(any, String) COMMENT 'one of the replies, cut'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMM(ts)
+ORDER BY (template, provider, category, ts)
+TTL toDateTime(ts) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'What receivers say, day by day: each template of replies with first and last time, count and a sample';
+
+CREATE TABLE IF NOT EXISTS reply_templates ON CLUSTER `main` AS `carom`.reply_templates_local
+ENGINE = Distributed(`main`, `carom`, reply_templates_local, cityHash64(template))
+COMMENT 'What receivers say, day by day: each template of replies with first and last time, count and a sample';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS reply_templates_mv ON CLUSTER `main` TO reply_templates_local AS
+SELECT
+    toStartOfDay(toDateTime(time, 'UTC')) AS ts,
+    reply_template AS template,
+    provider,
+    category,
+    toDateTime(min(time), 'UTC') AS first_seen,
+    toDateTime(max(time), 'UTC') AS last_seen,
+    count() AS events,
+    substring(any(reply), 1, 500) AS sample
+FROM events_local
+WHERE NOT repaired AND reply_template != ''
+GROUP BY ts, template, provider, category
+COMMENT 'Fills reply_templates from events';
 
 -- Migration 5: control
 
@@ -577,31 +1034,6 @@ TTL toDateTime(time) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'Messages that were refused because of a mailbox that is alive; enough of them suppress for a while';
 
-CREATE TABLE IF NOT EXISTS provider_minutes_local ON CLUSTER `main`
-(
-    provider LowCardinality(String) COMMENT 'who decides about the mail',
-    ts DateTime('UTC') COMMENT 'start of the minute',
-    delivered SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted',
-    unknown SimpleAggregateFunction(sum, UInt64) COMMENT 'refused for good: no such user'
-)
-ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (provider, ts)
-TTL ts + INTERVAL 16 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
-COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
-
-CREATE TABLE IF NOT EXISTS provider_minutes ON CLUSTER `main` AS `carom`.provider_minutes_local
-ENGINE = Distributed(`main`, `carom`, provider_minutes_local, cityHash64(provider))
-COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS provider_minutes_mv ON CLUSTER `main` TO provider_minutes_local AS
-SELECT provider, toStartOfMinute(toDateTime(time, 'UTC')) AS ts, countIf(kind = 'delivered') AS delivered, countIf(kind = 'bounced') AS unknown
-FROM events_local
-WHERE NOT repaired AND provider != '' AND (kind = 'delivered' OR kind = 'bounced' AND class = 'hard' AND dimension = 'user' AND category != 'suppressed')
-GROUP BY provider, ts
-COMMENT 'Fills provider_minutes from events';
-
 CREATE TABLE IF NOT EXISTS suppression_waves ON CLUSTER `main`
 (
     provider LowCardinality(String) COMMENT 'provider that had an accident',
@@ -616,7 +1048,7 @@ CREATE TABLE IF NOT EXISTS suppression_waves ON CLUSTER `main`
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}', found_at)
 PARTITION BY toYYYYMM(minute)
 ORDER BY (provider, minute)
-TTL minute + INTERVAL 400 DAY
+TTL toDateTime(minute) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'Minutes in which a provider refused so many as unknown that it was believed to be its accident; read with FINAL';
 

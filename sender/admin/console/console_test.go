@@ -28,7 +28,7 @@ type node struct {
 	err  error
 }
 
-func (n *node) Reload(context.Context) (*admin.Reloaded, error) {
+func (n *node) Reload(context.Context, string) (*admin.Reloaded, error) {
 	if n.bad {
 		return nil, service.Configf("config:3:1: unknown directive %q", "x")
 	}

@@ -1,0 +1,608 @@
+// Package events makes an event history inside ClickHouse: `carom load events`. It is for benchmarks,
+// tests and demos that need millions of events which look as a fleet's do.
+//
+// Nothing is sent but SQL. Each message has a number, and everything about it follows from hashes of
+// that number and the seed: the same options make the same rows on any machine. A day is made in two
+// steps: the lives of the messages that the day receives, one narrow row for each step of a life
+// (steps.sql), and then the day's events, node by node in the order of time, which gives the
+// sequence numbers of the node's log (rows.sql). The rows are written into a twin of the table events
+// and their partition is attached to it, so that no materialized view runs; the roll-ups are filled
+// by range afterwards.
+//
+// What the history has and what not is in deploy/docs/history.md. A run that is cut off leaves whole
+// days; its scratch tables are dropped by the next run.
+package events
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/uuid"
+
+	"carom/ingest/classify"
+	"carom/schemas/event"
+	"carom/schemas/service"
+	"carom/schemas/taxonomy"
+)
+
+//go:embed head.sql steps.sql rows.sql
+var files embed.FS
+
+// Bounds of Options.
+const (
+	MaxRows  = 2_000_000_000
+	MaxDays  = 180 // the retention of events
+	MaxNodes = Sources
+)
+
+// Options say which history to make.
+type Options struct {
+	Rows  uint64 // about as many events; the real number follows from the lives
+	Days  int
+	Nodes int
+	Seed  uint64
+	Until time.Time // end of the last day, a midnight or any other time of day (UTC)
+	// Append allows a table that has rows already. A history of the same options is refused all the same.
+	Append bool
+	// Progress is called now and then with the events that are stored.
+	Progress func(Progress)
+	// Rollups fills the roll-ups of a time from events. Nil leaves them empty.
+	Rollups func(ctx context.Context, conn driver.Conn, from, to time.Time) error
+}
+
+// Progress is how far a run is.
+type Progress struct {
+	Rows    uint64 // stored
+	Of      uint64 // about
+	Day     int    // of Days that are done
+	Days    int
+	Rollups bool // the events are there, the roll-ups are being filled
+	Elapsed time.Duration
+}
+
+// Result is what a run made.
+type Result struct {
+	Rows          uint64            `json:"rows"`
+	Messages      uint64            `json:"messages"`
+	From          time.Time         `json:"from"`
+	To            time.Time         `json:"to"`
+	Seed          uint64            `json:"seed"`
+	Incarnation   string            `json:"incarnation"`
+	LastSeq       map[string]uint64 `json:"last_seq"` // by node
+	EventSeconds  float64           `json:"event_seconds"`
+	RowsPerSecond float64           `json:"rows_per_second"` // without the roll-ups
+	RollupSeconds float64           `json:"rollup_seconds"`
+	Kinds         map[string]uint64 `json:"kinds"`
+	Incidents     int               `json:"incidents"`
+}
+
+// eventsPerMessage is what the fates amount to, measured over a million messages.
+const eventsPerMessage = 2.17
+
+// run is a history in the making.
+type run struct {
+	Options
+
+	conn        driver.Conn
+	from        time.Time
+	messages    uint64
+	incarnation uuid.UUID
+	lastSeq     []uint64 // by node
+	started     time.Time
+	rows        uint64
+}
+
+// The scratch tables.
+const (
+	wordsTable = "load_words"
+	stepsTable = "load_steps"
+	twinTable  = "load_events"
+)
+
+// Run makes the history in the database of conn, whose schema must be there. A mistake in o is a
+// *service.ConfigError, and so is a table that is not empty.
+func Run(ctx context.Context, conn driver.Conn, o Options) (result Result, err error) {
+	r, err := newRun(conn, o)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := r.refuse(ctx); err != nil {
+		return Result{}, err
+	}
+	defer func() {
+		// What is left of a day that was not finished goes, whatever happened.
+		if dropped := r.drop(context.WithoutCancel(ctx)); err == nil {
+			err = dropped
+		}
+	}()
+	if err := r.prepare(ctx); err != nil {
+		return Result{}, err
+	}
+	planned := incidents(o.Seed, r.from, o.Days)
+	for _, days := range r.plan() {
+		if err := r.lives(ctx, days, planned); err != nil {
+			return Result{}, fmt.Errorf("day %d: %w", days.first+1, err)
+		}
+		if err := r.events(ctx, days.first+len(days.counts)); err != nil {
+			return Result{}, fmt.Errorf("day %d: %w", days.first+1, err)
+		}
+		r.progress(days.first+len(days.counts), false)
+	}
+	eventsDone := time.Since(r.started)
+	if o.Rollups != nil {
+		r.progress(o.Days, true)
+		if err := o.Rollups(ctx, conn, r.from, o.Until); err != nil {
+			return Result{}, fmt.Errorf("fill the roll-ups: %w", err)
+		}
+	}
+	result = Result{
+		Rows: r.rows, Messages: r.messages, From: r.from, To: o.Until, Seed: o.Seed, Incarnation: r.incarnation.String(),
+		LastSeq: map[string]uint64{}, EventSeconds: eventsDone.Seconds(), RowsPerSecond: float64(r.rows) / eventsDone.Seconds(),
+		RollupSeconds: (time.Since(r.started) - eventsDone).Seconds(), Incidents: len(planned),
+	}
+	for node, last := range r.lastSeq {
+		result.LastSeq[nodeName(node)] = last
+	}
+	result.Kinds, err = r.kinds(ctx)
+	return result, err
+}
+
+func newRun(conn driver.Conn, o Options) (*run, error) {
+	switch {
+	case o.Rows < 1000 || o.Rows > MaxRows:
+		return nil, service.Configf("a history has 1000 to %d rows, not %d", MaxRows, o.Rows)
+	case o.Days < 1 || o.Days > MaxDays:
+		return nil, service.Configf("a history has 1 to %d days, not %d", MaxDays, o.Days)
+	case o.Nodes < 1 || o.Nodes > MaxNodes:
+		return nil, service.Configf("a history has 1 to %d nodes, not %d", MaxNodes, o.Nodes)
+	}
+	o.Until = o.Until.UTC().Truncate(time.Second)
+	r := &run{
+		Options: o, conn: conn, from: o.Until.AddDate(0, 0, -o.Days), messages: uint64(float64(o.Rows) / eventsPerMessage),
+		lastSeq: make([]uint64, o.Nodes), started: time.Now(),
+	}
+	// The place of an event is (node, incarnation, seq): another history must not have the same.
+	r.incarnation = uuid.NewSHA1(uuid.Nil, fmt.Appendf(nil, "carom load events %d %d %d %d %s", o.Seed, o.Rows, o.Days, o.Nodes, o.Until.Format(time.RFC3339)))
+	return r, nil
+}
+
+// refuse returns an error if the history may not be added to what the table has.
+func (r *run) refuse(ctx context.Context) error {
+	var rows uint64
+	if err := r.conn.QueryRow(ctx, "SELECT count() FROM events").Scan(&rows); err != nil {
+		return fmt.Errorf("count events: %w", err)
+	}
+	if rows == 0 {
+		return nil
+	}
+	if !r.Append {
+		return service.Configf("the table events has %d rows already: use an empty database, or --append to add to them", rows)
+	}
+	parameters := clickhouse.WithParameters(clickhouse.Parameters{"incarnation": r.incarnation.String()})
+	if err := r.conn.QueryRow(clickhouse.Context(ctx, parameters), "SELECT count() FROM events WHERE incarnation = {incarnation:UUID}").Scan(&rows); err != nil {
+		return fmt.Errorf("look for this history: %w", err)
+	}
+	if rows > 0 {
+		return service.Configf("this very history is there already (%d rows): use another --seed", rows)
+	}
+	return nil
+}
+
+// perDay returns how many messages each day receives: fewer on weekends, more towards the end.
+func (r *run) perDay() []uint64 {
+	weights := make([]float64, r.Days)
+	for day := range weights {
+		weights[day] = weekday[r.from.AddDate(0, 0, day).Weekday()] * (1 + 0.2*float64(day)/float64(r.Days))
+	}
+	return shares(r.messages, weights)
+}
+
+func nodeName(node int) string { return fmt.Sprintf("load-%d", node+1) }
+
+// prepare makes the scratch tables and fills the one of words.
+func (r *run) prepare(ctx context.Context) error {
+	if err := r.drop(ctx); err != nil {
+		return err
+	}
+	for _, statement := range []string{
+		"CREATE TABLE " + wordsTable + " (list String, place UInt32, word String) ENGINE = MergeTree ORDER BY (list, place)",
+		"CREATE TABLE " + stepsTable + ` (
+    message UInt64, salt UInt64, received DateTime64(6, 'UTC'), time DateTime64(6, 'UTC'), step UInt8, attempt UInt8, kind UInt8, node UInt8,
+    source UInt8, provider UInt8, domain UInt32, recipient UInt32, job UInt16, tenant UInt8, pool UInt8, reply UInt16
+) ENGINE = MergeTree PARTITION BY toYYYYMMDD(time) ORDER BY (node, time, message, step)`,
+		"CREATE TABLE " + twinTable + " AS events",
+	} {
+		if err := r.conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("make a scratch table: %w", err)
+		}
+	}
+	lists := words()
+	if err := addReplies(lists); err != nil {
+		return err
+	}
+	for _, number := range chances() {
+		lists["chance"] = append(lists["chance"], strconv.Itoa(number))
+	}
+	batch, err := r.conn.PrepareBatch(ctx, "INSERT INTO "+wordsTable+" (list, place, word)")
+	if err != nil {
+		return fmt.Errorf("write words: %w", err)
+	}
+	for list, all := range lists {
+		for i, word := range all {
+			if err := batch.Append(list, uint32(i), word); err != nil { //nolint:gosec // a few thousand
+				_ = batch.Abort() // the first error is the one to tell
+				return fmt.Errorf("write words: %w", err)
+			}
+		}
+	}
+	if err := batch.Send(); err != nil {
+		return fmt.Errorf("write words: %w", err)
+	}
+	return nil
+}
+
+// addReplies adds the lists of what follows from a reply.
+func addReplies(lists map[string][]string) error {
+	all, err := allReplies()
+	if err != nil {
+		return err
+	}
+	classes := []taxonomy.Class{"", taxonomy.Hard, taxonomy.Soft, taxonomy.Undetermined, taxonomy.None}
+	for _, p := range all {
+		for list, word := range map[string]string{
+			"head": p.head, "middle": p.middle, "tail": p.tail, "template": p.template, "enhanced": p.enhanced,
+			"category": string(p.verdict.Category), "scope": string(p.verdict.Scope), "pmta": pmtaWord(p.verdict.Category),
+			"code": strconv.Itoa(int(p.code)), "phase": strconv.Itoa(int(p.phase)),
+			"class":      strconv.Itoa(max(0, slices.Index(classes, p.verdict.Class))),
+			"dimension":  strconv.Itoa(1 + slices.Index(taxonomy.Dimensions, p.verdict.Dimension)),
+			"variable-1": strconv.Itoa(int(p.vars[0])), "variable-2": strconv.Itoa(int(p.vars[1])),
+		} {
+			lists["reply-"+list] = append(lists["reply-"+list], word)
+		}
+	}
+	return nil
+}
+
+func pmtaWord(c taxonomy.Category) string {
+	if c == "" {
+		return ""
+	}
+	return c.PowerMTA()
+}
+
+// drop drops the scratch tables. They are emptied first, because ClickHouse keeps the files of a table
+// for minutes after it was dropped, and dropping with SYNC waits for that.
+func (r *run) drop(ctx context.Context) error {
+	for _, table := range []string{wordsTable, stepsTable, twinTable} {
+		for _, statement := range []string{"TRUNCATE TABLE IF EXISTS ", "DROP TABLE IF EXISTS "} {
+			if err := r.conn.Exec(ctx, statement+table); err != nil {
+				return fmt.Errorf("drop a scratch table: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// settings of the statements that make rows. A statement is one big insert of a few blocks, and its
+// numbers in LowCardinality columns are the trick that makes it fast.
+func settings() clickhouse.Settings {
+	return clickhouse.Settings{
+		"allow_suspicious_low_cardinality_types":   1,
+		"max_query_size":                           4 << 20,
+		"async_insert":                             0,
+		"max_insert_threads":                       2,
+		"min_insert_block_size_rows":               1 << 20,
+		"min_insert_block_size_bytes":              1 << 30,
+		"max_partitions_per_insert_block":          0,
+		"throw_on_max_partitions_per_insert_block": 0,
+		"insert_deduplicate":                       0,
+		"max_execution_time":                       0,
+		"compile_expressions":                      0, // it takes longer than it saves
+	}
+}
+
+// A span is some days that are made together.
+type span struct {
+	first   int      // day, from 0
+	message uint64   // number of the first message
+	counts  []uint64 // messages of each day
+}
+
+// statementMessages is how many messages a statement makes, about. Planning a statement takes a few
+// seconds whatever it makes, and a steps table of this size fits on any disk.
+const statementMessages = 4_000_000
+
+// plan returns the days in spans.
+func (r *run) plan() []span {
+	var all []span
+	message, inLast := uint64(0), uint64(0)
+	for day, count := range r.perDay() {
+		if len(all) == 0 || inLast+count > statementMessages {
+			all, inLast = append(all, span{first: day, message: message}), 0
+		}
+		last := &all[len(all)-1]
+		last.counts = append(last.counts, count)
+		message, inLast = message+count, inLast+count
+	}
+	return all
+}
+
+// lives writes the steps of the messages that days receive.
+func (r *run) lives(ctx context.Context, days span, planned []incident) error {
+	var firsts, nexts []uint64
+	next := days.message
+	for _, count := range days.counts {
+		firsts, nexts = append(firsts, next), append(nexts, next+count)
+		next += count
+	}
+	sql, err := r.render("steps.sql", map[string]any{
+		"IncidentExpression": incidentExpression(planned), "IncidentFates": incidentFates(planned), "IncidentEnds": incidentEnds(planned),
+		"Firsts": firsts, "Nexts": nexts, "Counts": days.counts,
+	})
+	if err != nil {
+		return err
+	}
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings()), clickhouse.WithParameters(clickhouse.Parameters{
+		"first": strconv.FormatUint(days.message, 10), "count": strconv.FormatUint(next-days.message, 10), "seed": strconv.FormatUint(r.Seed, 10),
+		"days_before": strconv.Itoa(days.first), "days": strconv.Itoa(r.Days),
+		"from_us": strconv.FormatInt(r.from.AddDate(0, 0, days.first).UnixMicro(), 10),
+	}))
+	if err := r.conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("make lives: %w", err)
+	}
+	return nil
+}
+
+// events writes the events of the dates that later messages add nothing to, when the lives of so
+// many days are made.
+func (r *run) events(ctx context.Context, days int) error {
+	dates, err := r.dates(ctx)
+	if err != nil {
+		return err
+	}
+	if days < r.Days {
+		next, err := strconv.ParseUint(r.from.AddDate(0, 0, days).Format("20060102"), 10, 32)
+		if err != nil {
+			return err
+		}
+		dates = slices.DeleteFunc(dates, func(date uint32) bool { return uint64(date) >= next })
+	}
+	if len(dates) == 0 {
+		return nil
+	}
+	return r.write(ctx, dates)
+}
+
+// dates returns the dates that there are steps of, as yyyymmdd. Steps after the end never happen.
+func (r *run) dates(ctx context.Context) (all []uint32, err error) {
+	parameters := clickhouse.WithParameters(clickhouse.Parameters{"end": strconv.FormatInt(r.Until.UnixMicro(), 10)})
+	err = r.conn.QueryRow(clickhouse.Context(ctx, parameters), `
+SELECT arraySort(groupUniqArray(toYYYYMMDD(time))) FROM `+stepsTable+` WHERE time < fromUnixTimestamp64Micro({end:Int64}, 'UTC')`).Scan(&all)
+	if err != nil {
+		return nil, fmt.Errorf("read which days have steps: %w", err)
+	}
+	return all, nil
+}
+
+// write writes the events of some dates in a row.
+func (r *run) write(ctx context.Context, dates []uint32) error {
+	first, last := dates[0], dates[len(dates)-1]
+	counts, err := r.countNodes(ctx, first, last)
+	if err != nil {
+		return err
+	}
+	names, values, err := columns()
+	if err != nil {
+		return err
+	}
+	var parts []string
+	for node, count := range counts {
+		if count == 0 {
+			continue
+		}
+		facts := map[string]any{
+			"Node": node, "NodeName": nodeName(node), "Incarnation": r.incarnation.String(), "FirstSeq": r.lastSeq[node] + 1,
+			"FirstDate": first, "LastDate": last,
+		}
+		text, err := r.execute("columns", strings.Join(values, ",\n    "), facts)
+		if err != nil {
+			return err
+		}
+		facts["Columns"] = text
+		part, err := r.render("rows.sql", facts)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, part)
+		r.lastSeq[node] += count
+		r.rows += count
+	}
+	head, err := r.render("head.sql", map[string]any{"Target": twinTable, "Names": strings.Join(names, ", ")})
+	if err != nil {
+		return err
+	}
+	if err := r.conn.Exec(clickhouse.Context(ctx, clickhouse.WithSettings(settings())), head+strings.Join(parts, "UNION ALL\n")); err != nil {
+		return fmt.Errorf("make events: %w", err)
+	}
+	for _, date := range dates {
+		for _, statement := range []string{
+			"ALTER TABLE " + twinTable + " MOVE PARTITION ID '%d' TO TABLE events",
+			"ALTER TABLE " + stepsTable + " DROP PARTITION ID '%d'",
+		} {
+			if err := r.conn.Exec(ctx, fmt.Sprintf(statement, date)); err != nil {
+				return fmt.Errorf("move events: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// countNodes returns how many steps each node has from one date to another.
+func (r *run) countNodes(ctx context.Context, first, last uint32) (counts []uint64, err error) {
+	counts = make([]uint64, r.Nodes)
+	parameters := clickhouse.WithParameters(clickhouse.Parameters{
+		"first": strconv.Itoa(int(first)), "last": strconv.Itoa(int(last)), "end": strconv.FormatInt(r.Until.UnixMicro(), 10),
+	})
+	rows, err := r.conn.Query(clickhouse.Context(ctx, parameters),
+		"SELECT node, count() FROM "+stepsTable+` WHERE toYYYYMMDD(time) BETWEEN {first:UInt32} AND {last:UInt32}
+    AND time < fromUnixTimestamp64Micro({end:Int64}, 'UTC') GROUP BY node`)
+	if err != nil {
+		return nil, fmt.Errorf("count steps: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err tells what went wrong
+	for rows.Next() {
+		var node uint8
+		var count uint64
+		if err := rows.Scan(&node, &count); err != nil {
+			return nil, fmt.Errorf("count steps: %w", err)
+		}
+		counts[node] = count
+	}
+	return counts, rows.Err()
+}
+
+// kinds returns how many events of each kind the history has.
+func (r *run) kinds(ctx context.Context) (map[string]uint64, error) {
+	all := map[string]uint64{}
+	rows, err := r.conn.Query(clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{"incarnation": r.incarnation.String()})),
+		"SELECT toString(kind), count() FROM events WHERE incarnation = {incarnation:UUID} GROUP BY kind")
+	if err != nil {
+		return nil, fmt.Errorf("count kinds: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err tells what went wrong
+	for rows.Next() {
+		var kind string
+		var count uint64
+		if err := rows.Scan(&kind, &count); err != nil {
+			return nil, fmt.Errorf("count kinds: %w", err)
+		}
+		all[kind] = count
+	}
+	return all, rows.Err()
+}
+
+func (r *run) progress(days int, rollups bool) {
+	if r.Progress != nil {
+		r.Progress(Progress{Rows: r.rows, Of: r.Rows, Day: days, Days: r.Days, Rollups: rollups, Elapsed: time.Since(r.started)})
+	}
+}
+
+// render returns the SQL of a file with facts in it.
+func (r *run) render(file string, facts map[string]any) (string, error) {
+	text, err := files.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	return r.execute(file, string(text), facts)
+}
+
+func (r *run) execute(name, text string, facts map[string]any) (string, error) {
+	t, err := template.New(name).Option("missingkey=error").Funcs(functions).Parse(text)
+	if err != nil {
+		return "", err
+	}
+	all := r.facts()
+	for k, v := range facts {
+		all[k] = v
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, all); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
+var functions = template.FuncMap{
+	"list": func(name string) string {
+		return "(SELECT groupArray(word) FROM (SELECT word FROM " + wordsTable + " WHERE list = " + quote(name) + " ORDER BY place))"
+	},
+	"numbers": func(name string) string {
+		return "(SELECT groupArray(toUInt16(word)) FROM (SELECT word FROM " + wordsTable + " WHERE list = " + quote(name) + " ORDER BY place))"
+	},
+	"ints": func(numbers any) string {
+		return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(numbers), "[]")), ", ")
+	},
+	"fate":  fateOf,
+	"quote": quote,
+	"enum": func(column string) (string, error) {
+		for _, c := range event.Columns {
+			if c.Name == column {
+				return quote(c.Type), nil
+			}
+		}
+		return "", fmt.Errorf("an event has no column %s", column)
+	},
+}
+
+// quote returns s as a string literal of ClickHouse.
+func quote(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+}
+
+// facts returns what every file of SQL may name.
+func (r *run) facts() map[string]any {
+	first, count := rolePlaces()
+	all := map[string]any{
+		"Steps": stepsTable, "EndMicros": r.Until.UnixMicro(), "Nodes": r.Nodes, "Consumers": len(consumers), "Domains": Domains, "OtherDomains": Domains - len(consumers),
+		"Jobs": Jobs, "Tenants": Tenants, "Recipients": Recipients, "BulkSources": bulkSources, "UrgentSources": urgentSources, "WarmSources": warmSources,
+		"AttemptsUntilExpiry": attemptsUntilExpiry, "BasesOfProvider": basesOfProvider, "RoleFirst": first, "RoleCount": count,
+		"RoleConnect": int(roleConnect), "RoleFull": int(roleFull), "RoleUnknown": int(roleUnknown),
+		"ReplyExpired": replyExpired, "ReplySuppressed": replySuppressed, "ReplyRejected": replyRejected, "ReplyComplaint": replyComplaint, "ReplyNone": replyNone,
+		"FormatVersion": event.FormatVersion, "ClassifierVersion": classify.Version, "DimensionBlock": 1 + slices.Index(taxonomy.Dimensions, taxonomy.Block),
+		"Connect": uint8(event.PhaseConnect), "Mail": uint8(event.PhaseMail), "FinalDot": uint8(event.PhaseFinalDot),
+	}
+	for name, kind := range map[string]event.Kind{
+		"Received": event.Received, "Delivered": event.Delivered, "Deferred": event.Deferred, "QueueDeferred": event.QueueDeferred, "Bounced": event.Bounced,
+		"RemoteBounce": event.RemoteBounce, "RemoteStatus": event.RemoteStatus, "Complaint": event.Complaint, "Rejected": event.Rejected,
+		"Suppressed": event.Suppressed, "Expired": event.Expired, "ReportConsumed": event.ReportConsumed,
+	} {
+		all[name] = uint8(kind)
+	}
+	var firsts, finals, deferrals, deferralRoles, finalRoles []int
+	for _, f := range fates {
+		firsts, finals = append(firsts, int(f.first)), append(finals, int(f.final))
+		deferrals, deferralRoles, finalRoles = append(deferrals, f.deferrals), append(deferralRoles, int(f.deferral)), append(finalRoles, int(f.finalRole))
+	}
+	all["FirstKinds"], all["FinalKinds"], all["Deferrals"], all["DeferralRoles"], all["FinalRoles"] = firsts, finals, deferrals, deferralRoles, finalRoles
+	return all
+}
+
+// incidentExpression is the SQL for the number of the incident that a message meets, from 1, or 0.
+func incidentExpression(all []incident) string {
+	var b strings.Builder
+	b.WriteString("toUInt16(multiIf(")
+	for i, in := range all {
+		source := ""
+		if in.source >= 0 {
+			source = fmt.Sprintf(" AND source = %d", in.source)
+		}
+		fmt.Fprintf(&b, "provider = %d%s AND received_us BETWEEN %d AND %d, %d, ", in.provider, source, in.from.UnixMicro(), in.to.UnixMicro(), i+1)
+	}
+	b.WriteString("0))")
+	return b.String()
+}
+
+func incidentFates(all []incident) []int {
+	numbers := make([]int, len(all))
+	for i, in := range all {
+		numbers[i] = fateOf(in.fate)
+	}
+	return numbers
+}
+
+func incidentEnds(all []incident) []int64 {
+	numbers := make([]int64, len(all))
+	for i, in := range all {
+		numbers[i] = in.to.UnixMicro()
+	}
+	return numbers
+}

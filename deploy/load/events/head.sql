@@ -1,0 +1,45 @@
+-- The lists of words behind the numbers of the steps, and functions.
+INSERT INTO {{.Target}} ({{.Names}})
+WITH
+    {{list "provider"}} AS provider_names,
+    {{list "source"}} AS source_names,
+    arrayMap(a -> toIPv6(a), arrayPushFront({{list "source-ip"}}, '::')) AS source_ips,
+    {{list "vmta"}} AS vmta_names,
+    {{list "ehlo"}} AS ehlo_names,
+    {{list "pool"}} AS pool_names,
+    {{list "tenant"}} AS tenant_names,
+    {{list "sender"}} AS sender_names,
+    arrayMap(a -> toIPv6(a), arrayPushFront({{list "client-ip"}}, '::')) AS client_ips,
+    {{list "mx"}} AS mx_names,
+    arrayMap(a -> toIPv6(a), arrayPushFront({{list "mx-ip"}}, '::')) AS mx_ips,
+    {{list "esmtp"}} AS esmtp_names,
+    {{list "first-name"}} AS first_names,
+    {{list "last-name"}} AS last_names,
+    {{list "consumer"}} AS consumer_names,
+    {{list "tls-version"}} AS tls_versions,
+    {{list "tls-cipher"}} AS tls_ciphers,
+    {{list "actor"}} AS actor_names,
+    {{list "scope-limiting"}} AS limiting_names,
+    {{list "feedback"}} AS feedback_names,
+    {{list "reply-head"}} AS heads,
+    {{list "reply-middle"}} AS middles,
+    {{list "reply-tail"}} AS tails,
+    {{list "reply-template"}} AS template_of,
+    {{list "reply-enhanced"}} AS enhanced_of,
+    {{list "reply-category"}} AS category_of,
+    {{list "reply-scope"}} AS scope_of,
+    {{list "reply-pmta"}} AS pmta_of,
+    {{numbers "reply-code"}} AS code_of,
+    {{numbers "reply-phase"}} AS phase_of,
+    {{numbers "reply-class"}} AS class_of,
+    {{numbers "reply-dimension"}} AS dimension_of,
+    {{numbers "reply-variable-1"}} AS first_variables,
+    {{numbers "reply-variable-2"}} AS second_variables,
+    -- A number from 0 to 1 from the nth 16 bits of a hash, and one about normal from the sum of four.
+    (h, n) -> bitAnd(bitShiftRight(h, 16 * n), 65535) / 65536. AS unit,
+    h -> (unit(h, 0) + unit(h, 1) + unit(h, 2) + unit(h, 3) - 2) * 1.7320508 AS normal,
+    -- The UUID (version 7, RFC 9562 section 5.7) of a moment in microseconds, with random bits of a hash.
+    (moment, hash) -> reinterpretAsUUID(bitOr(
+        bitShiftLeft(toUInt128(bitOr(bitAnd(intHash64(hash + 9), 4611686018427387903), 9223372036854775808)), 64),
+        toUInt128(bitOr(bitShiftLeft(toUInt64(intDiv(moment, 1000)), 16), bitOr(28672, bitAnd(hash, 4095))))
+    )) AS id
