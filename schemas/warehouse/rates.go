@@ -63,6 +63,11 @@ func (r Rate) SQL(alias string) string {
 	return fmt.Sprintf("sum(%s.%s) / nullIf(sum(%s.%s), 0)", alias, r.Numerator, alias, r.Denominator)
 }
 
+// SQLIf is SQL over those of the rows of which when holds.
+func (r Rate) SQLIf(alias, when string) string {
+	return fmt.Sprintf("sumIf(%s.%s, %s) / nullIf(sumIf(%s.%s, %s), 0)", alias, r.Numerator, when, alias, r.Denominator, when)
+}
+
 // Rates are those of traffic. With its three parts delivery_rate, hard_bounce_rate and
 // soft_bounce_rate the mail that is done is complete: they add up to 1.
 var Rates = []Rate{
