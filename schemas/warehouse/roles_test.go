@@ -113,7 +113,11 @@ func TestRolesFollowTheCode(t *testing.T) {
 		t.Errorf("carom_ingest may read (-what its code does +roles.go):\n%s", diff)
 	}
 	analytics := filepath.Join("..", "..", "analytics")
-	want := slices.Concat(with(named(t, analytics, objects, inserts...), tables(analytics, `\bwarehouse\.(\w+)\.Insert`)...), warehouse.Coarser())
+	jobs := with(named(t, analytics, objects, inserts...), tables(analytics, `\bwarehouse\.(\w+)\.Insert`)...)
+	if len(named(t, analytics, []string{"Annotate"}, regexp.MustCompile(`\bwarehouse\.(Annotate)\(`))) > 0 {
+		jobs = with(jobs, "annotations")
+	}
+	want := slices.Concat(jobs, warehouse.Coarser())
 	slices.Sort(want)
 	if diff := cmp.Diff(want, slices.Sorted(slices.Values(slices.Concat(granted(sql, "INSERT", "carom_analytics"), granted(sql, "INSERT, ALTER DELETE", "carom_analytics"))))); diff != "" {
 		t.Errorf("carom_analytics may insert into (-what its code does +roles.go):\n%s", diff)
