@@ -17,6 +17,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,6 +33,7 @@ import (
 	"carom/schemas/event"
 	"carom/schemas/service"
 	"carom/schemas/taxonomy"
+	"carom/schemas/warehouse"
 )
 
 //go:embed head.sql steps.sql rows.sql attributions.sql
@@ -107,6 +109,27 @@ const (
 	stepsTable = "load_steps"
 	twinTable  = "load_events"
 )
+
+// statementTimeout is how long a statement may take: a busy machine makes a few thousand events a second.
+const statementTimeout = 2 * time.Hour
+
+// Open connects to the ClickHouse at rawURL as warehouse.Open does, but waits for the answer to a
+// statement for as long as Run's statements may take.
+func Open(ctx context.Context, rawURL string, o warehouse.Options) (driver.Conn, error) {
+	opt, err := warehouse.ClientOptions(rawURL, o)
+	if err != nil {
+		return nil, err
+	}
+	opt.ReadTimeout = statementTimeout
+	conn, err := clickhouse.Open(opt)
+	if err != nil {
+		return nil, service.Configf("ClickHouse at %s: %w", opt.Addr[0], err)
+	}
+	if err := conn.Ping(ctx); err != nil {
+		return nil, errors.Join(warehouse.Explain(rawURL, o, err), conn.Close())
+	}
+	return conn, nil
+}
 
 // Run makes the history in the database of conn, whose schema must be there. A mistake in o is a
 // *service.ConfigError, and so is a table that is not empty.
@@ -318,7 +341,7 @@ type span struct {
 
 // statementMessages is how many messages a statement makes, about. Planning a statement takes a few
 // seconds whatever it makes, and a steps table of this size fits on any disk.
-const statementMessages = 4_000_000
+const statementMessages = 2_000_000
 
 // plan returns the days in spans.
 func (r *run) plan() []span {
