@@ -54,6 +54,7 @@ gobench: ## run the benchmarks that stand beside the code
 e2e: engine ## run the whole-system tests alone
 	CAROM_REQUIRE_ENGINE=1 go test -count=1 -v ./deploy/e2e/...
 	CAROM_REQUIRE_ENGINE=1 CAROM_LONG=1 go test -count=1 -v -timeout 30m -run ExactlyOnce ./ingest/ship
+	CAROM_REQUIRE_ENGINE=1 CAROM_LONG=1 go test -count=1 -v -run Killed ./analytics/app
 
 CRASH_ROUNDS ?= 100
 crash: ## kill -9 the node at random moments under load and count (CRASH_ROUNDS=1000, CRASH_SEED=N: again)

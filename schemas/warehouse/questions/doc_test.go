@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"carom/schemas/warehouse"
-	"carom/schemas/warehouse/chtest"
 	"carom/schemas/warehouse/questions"
 )
 
@@ -30,15 +29,7 @@ var update = flag.Bool("update", false, "write the generated parts of deploy/doc
 // TestDocument compares the parts of sql.md that stand between "<!-- generated: NAME -->" and
 // "<!-- end: NAME -->" with the schema, the rates and the questions.
 func TestDocument(t *testing.T) {
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := migrated(t)
 	content, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
