@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"carom/schemas/warehouse"
@@ -34,7 +35,7 @@ SELECT table, sum(rows), sum(bytes_on_disk) AS bytes FROM system.parts WHERE dat
 	}
 	count := float64(sizes["events"].Rows)
 	if count == 0 {
-		return fmt.Errorf("the table events is empty")
+		return errors.New("the table events is empty")
 	}
 	rolled := 0.0
 	for _, table := range warehouse.RollUps() {
