@@ -593,10 +593,12 @@ func (r *run) facts() map[string]any {
 	} {
 		all[name] = uint8(kind)
 	}
-	var firsts, finals, deferrals, deferralRoles, finalRoles []int
-	for _, f := range fates {
-		firsts, finals = append(firsts, int(f.first)), append(finals, int(f.final))
-		deferrals, deferralRoles, finalRoles = append(deferrals, f.deferrals), append(deferralRoles, int(f.deferral)), append(finalRoles, int(f.finalRole))
+	n := len(fates)
+	firsts, finals, deferrals := make([]int, n), make([]int, n), make([]int, n)
+	deferralRoles, finalRoles := make([]int, n), make([]int, n)
+	for i, f := range fates {
+		firsts[i], finals[i], deferrals[i] = int(f.first), int(f.final), f.deferrals
+		deferralRoles[i], finalRoles[i] = int(f.deferral), int(f.finalRole)
 	}
 	all["FirstKinds"], all["FinalKinds"], all["Deferrals"], all["DeferralRoles"], all["FinalRoles"] = firsts, finals, deferrals, deferralRoles, finalRoles
 	return all
