@@ -120,11 +120,9 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 		return service.Configf("carom bench history: --dir: %w", err)
 	}
 	result, err := run(ctx, o, chosen, stdio.Err)
-	if err != nil {
-		return err
-	}
+	// What was measured before an error is worth its minutes.
 	if *out != "" {
-		err = atomicfile.Write(*out, func(w io.Writer) error { return writeJSON(w, result) })
+		err = errors.Join(err, atomicfile.Write(*out, func(w io.Writer) error { return writeJSON(w, result) }))
 	}
 	if *asJSON {
 		err = errors.Join(err, writeJSON(stdio.Out, result))
