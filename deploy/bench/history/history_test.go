@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"carom/deploy/load/events"
 	"carom/schemas/event"
 	"carom/schemas/service"
 	"carom/schemas/taxonomy"
@@ -117,7 +116,7 @@ func TestMailIsWhatANodeWrites(t *testing.T) {
 }
 
 func TestCounterAddsUp(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed below
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +133,7 @@ func TestCounterAddsUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/summary", "/nothing", "/summary"} {
-		response, err := http.Get(strings.TrimSuffix(c.url, "/carom") + path) //nolint:noctx // a server of this test
+		response, err := http.Get(strings.TrimSuffix(c.url, "/carom") + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,42 +147,31 @@ func TestCounterAddsUp(t *testing.T) {
 	}
 }
 
-// TestEveryPartMeasures runs the parts small, on an engine of the test's own.
-func TestEveryPartMeasures(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it makes a history, which takes a while: not with -short")
-	}
+// TestAgentIsMeasured runs the parts that ship, small. The parts that need a history take minutes:
+// make bench-history SIZE=100k runs them.
+func TestAgentIsMeasured(t *testing.T) {
 	server := chtest.Start(t)
 	open := func(name string) *engine {
 		url := server.URL() + "/" + name
 		if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
 			t.Fatal(err)
 		}
-		conn, err := events.Open(t.Context(), url, warehouse.Options{})
+		conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 		return &engine{url: url, conn: conn}
 	}
-	l := &lab{options: options{Size: 20_000, Runs: 2, Ship: 2000, Seconds: 0.2}, result: &Result{}, progress: t.Output(), history: open("history")}
-	o := events.Options{Rows: l.Size, Days: 2, Nodes: 1, Seed: 1, Until: time.Now().UTC().Truncate(time.Hour)}
-	if _, err := events.Run(t.Context(), l.history.conn, o); err != nil {
-		t.Fatal(err)
-	}
+	l := &lab{options: options{Ship: 2000, Seconds: 0.2}, result: &Result{}, progress: t.Output()}
 	if err := l.sustained(t.Context(), open("ship"), filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Error("ship:", err)
 	}
 	if err := l.lag(t.Context(), open("lag"), filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Error("lag:", err)
 	}
-	for _, p := range []part{{"size", size}, {"questions", ask}, {"life", life}} {
-		if err := p.run(t.Context(), l); err != nil {
-			t.Errorf("%s: %v", p.name, err)
-		}
-	}
-	if got := len(l.result.Rows); got != 8 {
-		t.Errorf("%d rows, want 8", got)
+	if got := len(l.result.Rows); got != 2 {
+		t.Fatalf("%d rows, want 2", got)
 	}
 	for _, r := range l.result.Rows {
 		if r.Got <= 0 || r.Verdict == "" {

@@ -356,10 +356,10 @@ func (r *run) plan() []span {
 
 // lives writes the steps of the messages that days receive.
 func (r *run) lives(ctx context.Context, days span, planned []incident) error {
-	var firsts, nexts []uint64
+	firsts, nexts := make([]uint64, len(days.counts)), make([]uint64, len(days.counts))
 	next := days.message
-	for _, count := range days.counts {
-		firsts, nexts = append(firsts, next), append(nexts, next+count)
+	for i, count := range days.counts {
+		firsts[i], nexts[i] = next, next+count
 		next += count
 	}
 	sql, err := r.render("steps.sql", map[string]any{

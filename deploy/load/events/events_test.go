@@ -76,6 +76,9 @@ SELECT count() FROM events WHERE kind IN ('deferred', 'delivered', 'bounced') AN
 }
 
 func TestHistoryIsConsistent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("planning the statements takes a while: not with -short")
+	}
 	server := chtest.Start(t)
 	conn := database(t, server, "first")
 	result, err := Run(t.Context(), conn, small())

@@ -111,8 +111,18 @@ func TestParseRows(t *testing.T) {
 		text string
 		want uint64 // 0: an error
 	}{
-		{"100k", 100_000}, {"1.5M", 1_500_000}, {"2G", 2_000_000_000}, {"12345", 12_345},
-		{"", 0}, {"k", 0}, {"-1M", 0}, {"0", 0}, {"3G", 0}, {"NaN", 0}, {"1e12", 0}, {"100m", 0},
+		{"100k", 100_000},
+		{"1.5M", 1_500_000},
+		{"2G", 2_000_000_000},
+		{"12345", 12_345},
+		{"", 0},
+		{"k", 0},
+		{"-1M", 0},
+		{"0", 0},
+		{"3G", 0},
+		{"NaN", 0},
+		{"1e12", 0},
+		{"100m", 0},
 	} {
 		if got, err := ParseRows(tc.text); got != tc.want || (err == nil) != (tc.want > 0) {
 			t.Errorf("ParseRows(%q) = %d, %v, want %d", tc.text, got, err, tc.want)
