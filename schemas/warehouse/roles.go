@@ -28,10 +28,10 @@ type role struct {
 var roles = []role{
 	{
 		name: ingestRole, about: "the agents of the nodes, and imports",
-		inserts: []string{"annotations", "events", "gauges", "nodes", "queue_gauges"},
+		inserts: []string{"annotations", "events", "gauges", "imports", "nodes", "queue_gauges"},
 		selects: []string{
 			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
-			"leases", "schema_migrations", "suppression_changes", "suppressions",
+			"imports", "leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
 	},
 	{
