@@ -21,6 +21,7 @@ type role struct {
 	about   string
 	inserts []string // tables
 	selects []string // tables and views; nil for all of the database
+	rollsUp bool     // fills the coarser roll-ups (RollUp), in tables that it makes for the time
 }
 
 // roles are held to what the code says by a test: a part that begins to write or read a table needs
@@ -37,9 +38,10 @@ var roles = []role{
 	{
 		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
 		inserts: []string{
-			"attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
+			"annotations", "attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
+		rollsUp: true,
 	},
 	{name: grafanaRole, about: "people and dashboards: everything, read-only, within bounds"},
 }
@@ -126,10 +128,28 @@ func (l Layout) roles(database string, tenants []string, passwords Passwords) ([
 		if err := grant(r.name, "INSERT", r.inserts); err != nil {
 			return nil, err
 		}
+		if r.rollsUp { // in tables of its own, whose partitions then replace those of the roll-up
+			if err := grant(r.name, "INSERT, ALTER DELETE", RollUps()); err != nil {
+				return nil, err
+			}
+			for _, table := range RollUps() {
+				add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s.%s* TO %s", l.onCluster(), identifier(database), table+stageMark, identifier(l.role(r.name)))
+			}
+		}
 		if r.selects == nil {
 			add("GRANT%s SELECT ON %s.* TO %s", l.onCluster(), identifier(database), identifier(l.role(r.name)))
 		} else if err := grant(r.name, "SELECT", r.selects); err != nil {
 			return nil, err
+		}
+	}
+	for _, table := range Coarser() {
+		for _, r := range roles {
+			if !r.rollsUp {
+				continue
+			}
+			to := identifier(l.role(r.name))
+			add("GRANT%s INSERT, ALTER DELETE ON %s.%s TO %s", l.onCluster(), identifier(database), identifier(table), to)
+			add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s.%s* TO %s", l.onCluster(), identifier(database), identifier(table+stageMark), to)
 		}
 	}
 	if len(tenants) > 0 {

@@ -633,3 +633,52 @@ FROM (SELECT * FROM suppressions_pending ORDER BY recipient_key)`)
 		t.Errorf("suppression_changes has %d keys, want 6", n)
 	}
 }
+
+// Complaints are counted by their age after the delivery, and a second one about a message not at all.
+func TestCohortsByAge(t *testing.T) {
+	conn := migrated(t)
+	if err := conn.Exec(t.Context(), `INSERT INTO attributions (node, seq, time, kind, class, proven, message_id, delivered_at, provider, source, tenant)
+SELECT 'n1', number, toDateTime64('2026-11-02 10:30:00', 6, 'UTC') + toIntervalHour([0, 23, 24, 71, 72, 167, 168, 1, 71, 73, 9][number + 1]),
+    if(number IN (8, 9), 'remote-bounce', 'complaint'), if(number = 8, 'hard', 'soft'), number != 10,
+    toUUID('00000000-0000-7000-8000-00000000000' || toString(if(number = 7, 0, least(number, 9)))), toDateTime64('2026-11-02 10:30:00', 6, 'UTC'), 'google', '192.0.2.1', 'shop'
+FROM numbers(11)`); err != nil {
+		t.Fatal(err)
+	}
+	got := one[[]uint64](t, conn, `SELECT [accepted, complained, complained_24h, complained_72h, complained_7d, bounced, bounced_72h, bounced_hard]
+FROM report_cohorts WHERE provider = 'google' AND hour = '2026-11-02 10:00:00'`)
+	if want := []uint64{0, 7, 2, 4, 6, 2, 1, 1}; !cmp.Equal(want, got) {
+		t.Errorf("accepted, complained, within 24 h, 72 h and 7 d, bounced, within 72 h, hard = %v, want %v", got, want)
+	}
+}
+
+// Addresses, ids, jobs and templates are found without reading everything.
+func TestLookUps(t *testing.T) {
+	conn := migrated(t)
+	if err := conn.Exec(t.Context(), `INSERT INTO events (node, seq, time, kind, message_id, recipient, recipient_key, provider, source, job, reply_template)
+SELECT 'n1', number + 1, toDateTime64('2026-11-02 00:00:00', 6, 'UTC') + toIntervalMillisecond(number * 500), 'delivered',
+    reinterpretAsUUID(sipHash128(number)), concat('user', toString(cityHash64(number) % 50000), '@example.com'), '', concat('p', toString(number % 5)), 's',
+    concat('job', toString(intDiv(number, 10000))), concat('250 ok ', toString(intDiv(number, 40000)))
+FROM numbers(120000)`); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		condition, index string
+		rows             uint64
+	}{
+		{"recipient = 'user4711@example.com'", "by_recipient", 0},
+		{"recipient IN ('user4711@example.com', 'user4712@example.com') AND time >= '2026-11-02 00:00:00'", "by_recipient", 0},
+		{"message_id = (SELECT message_id FROM events WHERE seq = 77)", "message_id_bloom", 1},
+		{"job = 'job3'", "job_set", 10000},
+		{"reply_template = '250 ok 2'", "reply_template_set", 40000},
+	} {
+		rows := one[uint64](t, conn, "SELECT count() FROM events WHERE "+tc.condition)
+		if want := one[uint64](t, conn, "SELECT count() FROM events WHERE "+tc.condition+" SETTINGS use_skip_indexes = 0, optimize_use_projections = 0"); rows != want || tc.rows != 0 && rows != tc.rows {
+			t.Errorf("%s: %d rows, %d without indexes, want %d", tc.condition, rows, want, tc.rows)
+		}
+		plan := one[[]string](t, conn, "SELECT groupArray(explain) FROM (EXPLAIN indexes = 1, projections = 1 SELECT count() FROM events WHERE "+tc.condition+
+			" SETTINGS min_table_rows_to_use_projection_index = 0)") // else it is used from a million rows on
+		if !strings.Contains(strings.Join(plan, "\n"), tc.index) {
+			t.Errorf("%s does not use %s:\n%s", tc.condition, tc.index, strings.Join(plan, "\n"))
+		}
+	}
+}

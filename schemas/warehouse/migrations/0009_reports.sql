@@ -90,23 +90,32 @@ LIMIT 1 BY kind, message_id, recipient_index
 COMMENT 'Reports that count, each kind once for a message and recipient';
 
 -- The rates by delivery cohort: complaints and bounces by the hour in which their message was
--- delivered, beside what was accepted in that hour. They grow for days.
+-- delivered, beside what was accepted in that hour. They grow for days, so two hours compare only
+-- at the same age: complained_7d of an hour is final when the hour is eight days old, and that of
+-- an hour that is younger says nothing yet.
 CREATE VIEW IF NOT EXISTS report_cohorts{{onCluster}} AS
 SELECT
     provider, source, tenant, hour,
-    sum(accepted) AS accepted, sum(complained) AS complained, sum(bounced) AS bounced, sum(bounced_hard) AS bounced_hard
+    sum(accepted) AS accepted, sum(complained) AS complained, sum(bounced) AS bounced, sum(bounced_hard) AS bounced_hard,
+    sum(complained_24h) AS complained_24h, sum(complained_72h) AS complained_72h, sum(complained_7d) AS complained_7d, sum(bounced_72h) AS bounced_72h
 FROM
 (
-    SELECT provider, source, tenant, toStartOfHour(ts) AS hour, sum(ok) AS accepted, 0 AS complained, 0 AS bounced, 0 AS bounced_hard
+    SELECT
+        provider, source, tenant, toStartOfHour(ts) AS hour, sum(ok) AS accepted, 0 AS complained, 0 AS bounced, 0 AS bounced_hard,
+        0 AS complained_24h, 0 AS complained_72h, 0 AS complained_7d, 0 AS bounced_72h
     FROM k1m
     GROUP BY provider, source, tenant, hour
     UNION ALL
     SELECT
         provider, source, tenant, toStartOfHour(toDateTime(delivered_at, 'UTC')) AS hour, 0 AS accepted,
         countIf(kind = 'complaint') AS complained, countIf(kind = 'remote-bounce') AS bounced,
-        countIf(kind = 'remote-bounce' AND class = 'hard') AS bounced_hard
+        countIf(kind = 'remote-bounce' AND class = 'hard') AS bounced_hard,
+        countIf(kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR) AS complained_24h,
+        countIf(kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR) AS complained_72h,
+        countIf(kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY) AS complained_7d,
+        countIf(kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR) AS bounced_72h
     FROM attributed
     GROUP BY provider, source, tenant, hour
 )
 GROUP BY provider, source, tenant, hour
-COMMENT 'Accepted, complained and bounced by hour of delivery, per provider, source and tenant';
+COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant';
