@@ -21,7 +21,7 @@ type role struct {
 	name    string
 	inserts []string // tables
 	selects []string // tables and views; nil for all of the database
-	rollsUp bool     // fills the coarser roll-ups (RollUp), in tables that it makes for the time
+	rollsUp bool     // fills the coarser roll-ups (RollUp) and computes all anew (Rebuild), in tables that it makes for the time
 }
 
 // roles are held to what the code says by a test: a part that begins to write or read a table needs
