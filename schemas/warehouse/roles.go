@@ -38,7 +38,7 @@ var roles = []role{
 	{
 		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
 		inserts: []string{
-			"annotations", "attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
+			"annotations", "attributions", "completeness_ledger", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
 		rollsUp: true,

@@ -28,6 +28,7 @@ CREATE SETTINGS PROFILE IF NOT EXISTS `carom_analytics` ON CLUSTER `main` SETTIN
 GRANT ON CLUSTER `main` INSERT ON `carom`.`annotations` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`annotations_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`attributions` TO `carom_analytics`;
+GRANT ON CLUSTER `main` INSERT ON `carom`.`completeness_ledger` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`job_runs` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`leases` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`limit_log` TO `carom_analytics`;
