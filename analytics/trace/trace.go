@@ -236,6 +236,23 @@ func array(values []string) string {
 	return "[" + strings.Join(quoted, ",") + "]"
 }
 
+// The conditions by which messages are found, each by an index of events.
+const (
+	byKey       = "recipient_key = {key:String}"
+	byRecipient = "recipient IN ({r0:String}, {r1:String}, {r2:String}, {r3:String})"
+	byMessageID = "hasAny(mapValues(headers), {quoted:Array(String)})"
+)
+
+func findQuery(condition string) string {
+	return `
+SELECT if(original_message_id != {none:UUID}, original_message_id, message_id) AS id, max(time) AS latest
+FROM events
+WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND ` + condition + `
+GROUP BY id
+ORDER BY latest DESC
+LIMIT {most:UInt64}`
+}
+
 // find returns the ids of the messages that l may mean, the newest first, one more than q.Limit at most.
 func find(ctx context.Context, conn driver.Conn, l lookup, q Question) ([]uuid.UUID, error) {
 	if l.id != uuid.Nil && l.key == "" {
@@ -252,27 +269,23 @@ func find(ctx context.Context, conn driver.Conn, l lookup, q Question) ([]uuid.U
 	var conditions []condition
 	p := clickhouse.Parameters{"since": fmt.Sprint(q.Since.UnixMicro()), "most": fmt.Sprint(q.Limit + 1), "none": uuid.Nil.String()}
 	if l.key != "" {
-		conditions = append(conditions, condition{"recipient_key = {key:String}", false})
+		conditions = append(conditions, condition{byKey, false})
 		p["key"] = l.key
 	}
 	if len(l.recipients) > 0 {
-		conditions = append(conditions, condition{"recipient IN {recipients:Array(String)}", false})
-		p["recipients"] = array(l.recipients)
+		conditions = append(conditions, condition{byRecipient, false})
+		for i := range 4 { // spellings has no more
+			p[fmt.Sprintf("r%d", i)] = l.recipients[min(i, len(l.recipients)-1)]
+		}
 	}
 	if len(l.quoted) > 0 {
-		conditions = append(conditions, condition{"hasAny(mapValues(headers), {quoted:Array(String)})", true})
+		conditions = append(conditions, condition{byMessageID, true})
 		p["quoted"] = array(l.quoted)
 	}
 	ctx = with(ctx, p)
 	// One query each: with OR between them no index helps.
 	for _, c := range conditions {
-		rows, err := conn.Query(ctx, `
-SELECT if(original_message_id != {none:UUID}, original_message_id, message_id) AS id, max(time) AS latest
-FROM events
-WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND message_id != {none:UUID} AND `+c.text+`
-GROUP BY id
-ORDER BY latest DESC
-LIMIT {most:UInt64}`)
+		rows, err := conn.Query(ctx, findQuery(c.text))
 		if err != nil {
 			return nil, fmt.Errorf("look for messages: %w", err)
 		}
@@ -280,7 +293,7 @@ LIMIT {most:UInt64}`)
 			var id uuid.UUID
 			var latest time.Time
 			err := rows.Scan(&id, &latest)
-			if !slices.Contains(ids, id) {
+			if id != uuid.Nil && !slices.Contains(ids, id) { // a queue has none
 				ids = append(ids, id)
 			}
 			l.whole[id] = l.whole[id] || c.isWhole
@@ -372,22 +385,30 @@ type found struct {
 	size                             uint64
 }
 
+// stepColumns are what readSteps reads of events.
+const stepColumns = `
+    time, toString(kind) AS kind_name, node, incarnation, seq, message_id, recipient_index, recipient, recipient_key, mail_from, job, tenant, size,
+    provider, source, vmta, queue, client_mta, client_ip, mx_host, mx_ip, attempt, toString(phase) AS phase_name, code, enhanced, reply,
+    category, toString(class) AS class_name, toString(dimension) AS dimension_name,
+    queued_us, dns_us, connect_us, tls_us, transfer_us, mail_us, rcpt_us, data_us, body_us, final_dot_us,
+    tls_version, message_on_connection, open_connections, limit_epoch, limit_actor, limit_reason, limiting_scope, canary,
+    feedback_type, reporting_mta, match_method, match_confidence, original_message_id, original_index, headers['Message-ID'] AS quoted
+FROM events
+WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')`
+
+// stepsQuery reads events of messages, and of reports that name them. It is two queries in one, because
+// with OR between the conditions no index helps.
+const stepsQuery = "SELECT * FROM (SELECT" + stepColumns + ` AND message_id IN {ids:Array(UUID)}
+UNION ALL
+SELECT` + stepColumns + ` AND original_message_id IN {ids:Array(UUID)} AND message_id NOT IN {ids:Array(UUID)})
+ORDER BY time, node, seq
+LIMIT {most:UInt64}`
+
 // readSteps returns the events of messages and of reports that name them by a verified token, in order.
 func readSteps(ctx context.Context, conn driver.Conn, ids string, earliest time.Time) ([]*found, error) {
 	rows, err := conn.Query(with(ctx, clickhouse.Parameters{
-		"ids": ids, "since": fmt.Sprint(max(0, earliest.UnixMicro())), "most": fmt.Sprint(maxSteps), "none": uuid.Nil.String(),
-	}), `
-SELECT
-    time, toString(kind), node, incarnation, seq, message_id, recipient_index, recipient, recipient_key, mail_from, job, tenant, size,
-    provider, source, vmta, queue, client_mta, client_ip, mx_host, mx_ip, attempt, toString(phase), code, enhanced, reply,
-    category, toString(class), toString(dimension), queued_us, dns_us, connect_us, tls_us, transfer_us, mail_us, rcpt_us, data_us, body_us, final_dot_us,
-    tls_version, message_on_connection, open_connections, limit_epoch, limit_actor, limit_reason, limiting_scope, canary,
-    feedback_type, reporting_mta, match_method, match_confidence, original_message_id, original_index, headers['Message-ID']
-FROM events
-WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
-    AND (message_id IN {ids:Array(UUID)} OR original_message_id IN {ids:Array(UUID)} AND original_message_id != {none:UUID})
-ORDER BY time, node, seq
-LIMIT {most:UInt64}`)
+		"ids": ids, "since": fmt.Sprint(max(0, earliest.UnixMicro())), "most": fmt.Sprint(maxSteps),
+	}), stepsQuery)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}

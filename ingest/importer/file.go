@@ -118,7 +118,6 @@ func (f *file) advance(ctx context.Context) error {
 				}
 				f.run.rows <- b.rows
 			}
-			f.run.report.stored.Add(int64(len(b.events)))
 			f.run.recycle(b.events)
 		}
 		return nil

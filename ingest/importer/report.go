@@ -35,7 +35,6 @@ type tally struct {
 	started time.Time
 	records atomic.Int64 // read
 	known   atomic.Int64
-	stored  atomic.Int64
 	octets  atomic.Int64 // of the files that were read to their end
 	current atomic.Int64 // of the file at hand
 

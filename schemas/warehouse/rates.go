@@ -63,6 +63,11 @@ func (r Rate) SQL(alias string) string {
 	return fmt.Sprintf("sum(%s.%s) / nullIf(sum(%s.%s), 0)", alias, r.Numerator, alias, r.Denominator)
 }
 
+// SQLIf is SQL over those of the rows of which when holds.
+func (r Rate) SQLIf(alias, when string) string {
+	return fmt.Sprintf("sumIf(%s.%s, %s) / nullIf(sumIf(%s.%s, %s), 0)", alias, r.Numerator, when, alias, r.Denominator, when)
+}
+
 // Rates are those of traffic. With its three parts delivery_rate, hard_bounce_rate and
 // soft_bounce_rate the mail that is done is complete: they add up to 1.
 var Rates = []Rate{
@@ -182,13 +187,30 @@ func mature(day string, days int) string {
 	return fmt.Sprintf("toDateTime(%s, 'UTC') + INTERVAL %d DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h)", day, days)
 }
 
-// upToNow returns a table of coarse and, of what it does not reach yet, fine. unit is the step of
-// coarse, Hour or Day, and columns are those that are wanted beside ts. Coarse buckets are filled
-// from the oldest on, so that the newest one tells how far they reach.
-func upToNow(coarse, fine, unit, columns string) string {
-	return fmt.Sprintf(`(
-    SELECT ts, %s FROM %s
-    UNION ALL
-    SELECT toStartOf%s(f.ts) AS ts, %s FROM %s AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 %s FROM %s)
-)`, columns, coarse, unit, columns, fine, unit, coarse)
+// stepOf names the step of a roll-up as ClickHouse's functions do, by the suffix of its table.
+var stepOf = map[string]string{"1d": "Day", "1h": "Hour"}
+
+// upToNow returns a roll-up and, of what it does not reach yet, the finer ones of its family, which
+// tables lists in order. columns are those that are wanted beside ts. Coarse steps are filled from the
+// oldest on, so that the newest one tells how far they reach.
+func upToNow(columns string, tables ...string) (string, error) {
+	steps := make([]string, len(tables))
+	for i, t := range tables {
+		_, suffix, _ := strings.Cut(t, "_")
+		steps[i] = stepOf[suffix]
+		if i < len(tables)-1 && steps[i] == "" {
+			return "", fmt.Errorf("roll-up %s is of no step that finer ones fill", t)
+		}
+	}
+	parts := []string{fmt.Sprintf("    SELECT ts, %s FROM %s", columns, tables[0])}
+	var reached []string
+	for i, t := range tables[1:] {
+		reached = append(reached, fmt.Sprintf("(SELECT max(ts) + INTERVAL 1 %s FROM %s)", steps[i], tables[i]))
+		from := reached[0]
+		if len(reached) > 1 {
+			from = "greatest(" + strings.Join(reached, ", ") + ")"
+		}
+		parts = append(parts, fmt.Sprintf("    SELECT toStartOf%s(f.ts) AS ts, %s FROM %s AS f WHERE f.ts >= %s", steps[0], columns, t, from))
+	}
+	return "(\n" + strings.Join(parts, "\n    UNION ALL\n") + "\n)", nil
 }

@@ -3,6 +3,8 @@ package history
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -24,18 +26,27 @@ func ask(ctx context.Context, l *lab) error {
 	}
 	slowest, slowestID := 0.0, ""
 	var dashboards []float64
+	var unanswered []string
 	for _, q := range questions.All() {
 		t, millis, err := l.time(ctx, e.conn, q, period)
 		if err != nil {
-			return err
+			t.Error = err.Error()
+			l.say("%v", err)
+			unanswered = append(unanswered, q.ID)
 		}
 		l.result.Questions = append(l.result.Questions, t)
+		if err != nil {
+			continue
+		}
 		if t.MedianMillis > slowest {
 			slowest, slowestID = t.MedianMillis, q.ID
 		}
 		if q.Dashboard {
 			dashboards = append(dashboards, millis[1:]...)
 		}
+	}
+	if len(unanswered) > 0 {
+		l.add(Row{Name: "questions without an answer", Unit: "questions", Got: float64(len(unanswered)), Note: strings.Join(unanswered, ", ")}, false)
 	}
 	l.add(Row{Name: "slowest of the questions", Unit: "ms (median)", Got: slowest, AtMost: 1000, Note: slowestID}, true)
 	if len(dashboards) > 0 {
@@ -61,21 +72,26 @@ func (l *lab) time(ctx context.Context, conn driver.Conn, q questions.Question, 
 	}
 	for range l.Runs {
 		started := time.Now()
-		rows, err := conn.Query(clickhouse.Context(ctx, clickhouse.WithParameters(set)), q.SQL)
-		if err != nil {
-			return t, nil, fmt.Errorf("question %s: %w", q.ID, err)
-		}
-		t.Rows = 0
-		for rows.Next() {
-			t.Rows++
-		}
-		if err := rows.Err(); err != nil {
+		if t.Rows, err = answer(clickhouse.Context(ctx, clickhouse.WithParameters(set)), conn, q.SQL); err != nil {
 			return t, nil, fmt.Errorf("question %s: %w", q.ID, err)
 		}
 		millis = append(millis, float64(time.Since(started).Microseconds())/1000)
 	}
 	t.FirstMillis = millis[0]
-	warm := append([]float64(nil), millis[1:]...)
+	warm := slices.Clone(millis[1:])
 	t.MedianMillis, t.MostMillis = quantile(warm, 0.5), quantile(warm, 1)
 	return t, millis, nil
+}
+
+// answer asks sql, reads the whole answer and returns how many rows it has.
+func answer(ctx context.Context, conn driver.Conn, sql string) (n int, err error) {
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells what went wrong
+	for rows.Next() {
+		n++
+	}
+	return n, rows.Err()
 }

@@ -72,7 +72,7 @@ func (l *lab) startEngine(ctx context.Context, folder string) (_ *engine, err er
 	if _, err := warehouse.Apply(ctx, e.url, warehouse.Options{}, "bench"); err != nil {
 		return nil, err
 	}
-	e.conn, err = warehouse.Open(ctx, e.url, warehouse.Options{})
+	e.conn, err = events.Open(ctx, e.url, warehouse.Options{})
 	return e, err
 }
 

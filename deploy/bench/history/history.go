@@ -35,7 +35,7 @@ questions take. Parts, all without a name:
   ship       event log to queryable: events a second, and the delay at 10,000 a second
   size       bytes an event, by table and column
   questions  the questions of deploy/docs/sql.md, each several times
-  life       the life of one message, and of one recipient
+  life       what carom trace does, for one message and for one recipient
   jobs       rows that the control job reads, at one and at ten times the mail
 
 The history is made once and kept in --dir, about 100 bytes an event; it takes several minutes for
@@ -120,11 +120,9 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 		return service.Configf("carom bench history: --dir: %w", err)
 	}
 	result, err := run(ctx, o, chosen, stdio.Err)
-	if err != nil {
-		return err
-	}
+	// What was measured before an error is worth its minutes.
 	if *out != "" {
-		err = atomicfile.Write(*out, func(w io.Writer) error { return writeJSON(w, result) })
+		err = errors.Join(err, atomicfile.Write(*out, func(w io.Writer) error { return writeJSON(w, result) }))
 	}
 	if *asJSON {
 		err = errors.Join(err, writeJSON(stdio.Out, result))

@@ -55,7 +55,7 @@ func jobRows(ctx context.Context, l *lab) error {
 		}
 	}
 	if read[0] == 0 {
-		return fmt.Errorf("the engine did not say how many rows were read")
+		return errors.New("the engine did not say how many rows were read")
 	}
 	change := 100 * (read[1]/read[0] - 1)
 	note := fmt.Sprintf("%.0f and %.0f rows, %+.1f %%", read[0], read[1], change)

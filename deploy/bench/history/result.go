@@ -83,6 +83,7 @@ type QuestionTime struct {
 	MedianMillis float64 `json:"median_ms"`
 	MostMillis   float64 `json:"most_ms"` // but for the first
 	Rows         int     `json:"rows"`
+	Error        string  `json:"error,omitempty"` // why there is no time
 }
 
 // quantile returns the smallest value that at least the share q of values are not over. values must
@@ -109,9 +110,9 @@ func (r Result) print(w io.Writer) error {
 	fmt.Fprintf(&b, "%d events, %d CPUs, load average %s before, %s after\n\n", r.Options.Size, r.CPUs, r.LoadBefore, r.LoadAfter)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range r.Rows {
-		want, bound := "at least", row.AtLeast
-		if row.AtMost > 0 {
-			want, bound = "at most", row.AtMost
+		want, bound := "at most", row.AtMost
+		if row.AtLeast > 0 {
+			want, bound = "at least", row.AtLeast
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s %s\t%s %s\t%s\t%s\n", row.Name, number(row.Got), row.Unit, want, number(bound), row.Verdict, row.Note)
 	}
@@ -155,7 +156,7 @@ func (r Result) printQuestions(b *strings.Builder) {
 		if q.Dashboard {
 			note = "dashboard"
 		}
-		_, _ = fmt.Fprintf(t, "  %s\t%.0f\t%.0f\t%.0f\t%d\t%s\n", q.ID, q.FirstMillis, q.MedianMillis, q.MostMillis, q.Rows, note)
+		_, _ = fmt.Fprintf(t, "  %s\t%.0f\t%.0f\t%.0f\t%d\t%s %s\n", q.ID, q.FirstMillis, q.MedianMillis, q.MostMillis, q.Rows, note, q.Error)
 	}
 	_ = t.Flush() // a strings.Builder takes everything
 }

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"carom/schemas/warehouse"
@@ -34,7 +35,7 @@ SELECT table, sum(rows), sum(bytes_on_disk) AS bytes FROM system.parts WHERE dat
 	}
 	count := float64(sizes["events"].Rows)
 	if count == 0 {
-		return fmt.Errorf("the table events is empty")
+		return errors.New("the table events is empty")
 	}
 	rolled := 0.0
 	for _, table := range warehouse.RollUps() {
@@ -52,10 +53,11 @@ SELECT table, sum(rows), sum(bytes_on_disk) AS bytes FROM system.parts WHERE dat
 	return l.columns(ctx, e, count)
 }
 
-// columns reads what each column of events takes.
+// columns reads what each column of events takes. A small part keeps all columns in one file and says
+// nothing of each.
 func (l *lab) columns(ctx context.Context, e *engine, count float64) error {
 	rows, err := e.conn.Query(ctx, `
-SELECT name, data_compressed_bytes FROM system.columns WHERE database = currentDatabase() AND table = 'events' ORDER BY data_compressed_bytes DESC`)
+SELECT name, data_compressed_bytes FROM system.columns WHERE database = currentDatabase() AND table = 'events' AND data_compressed_bytes > 0 ORDER BY data_compressed_bytes DESC`)
 	if err != nil {
 		return fmt.Errorf("read sizes of columns: %w", err)
 	}

@@ -57,7 +57,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	}
 	bar := newBar(stdio.Err, *progress)
 	o.Progress = bar.show
-	conn, err := warehouse.Open(ctx, *rawURL, *login)
+	conn, err := Open(ctx, *rawURL, *login)
 	if err != nil {
 		return err
 	}

@@ -14,28 +14,22 @@
 package events
 
 import (
-	"bytes"
 	"context"
-	"embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
 
-	"carom/ingest/classify"
-	"carom/schemas/event"
 	"carom/schemas/service"
 	"carom/schemas/taxonomy"
+	"carom/schemas/warehouse"
 )
-
-//go:embed head.sql steps.sql rows.sql attributions.sql
-var files embed.FS
 
 // Bounds of Options.
 const (
@@ -107,6 +101,27 @@ const (
 	stepsTable = "load_steps"
 	twinTable  = "load_events"
 )
+
+// statementTimeout is how long a statement may take: a busy machine makes a few thousand events a second.
+const statementTimeout = 2 * time.Hour
+
+// Open connects to the ClickHouse at rawURL as warehouse.Open does, but waits for the answer to a
+// statement for as long as Run's statements may take.
+func Open(ctx context.Context, rawURL string, o warehouse.Options) (driver.Conn, error) {
+	opt, err := warehouse.ClientOptions(rawURL, o)
+	if err != nil {
+		return nil, err
+	}
+	opt.ReadTimeout = statementTimeout
+	conn, err := clickhouse.Open(opt)
+	if err != nil {
+		return nil, service.Configf("ClickHouse at %s: %w", opt.Addr[0], err)
+	}
+	if err := conn.Ping(ctx); err != nil {
+		return nil, errors.Join(warehouse.Explain(rawURL, o, err), conn.Close())
+	}
+	return conn, nil
+}
 
 // Run makes the history in the database of conn, whose schema must be there. A mistake in o is a
 // *service.ConfigError, and so is a table that is not empty.
@@ -219,6 +234,10 @@ func (r *run) prepare(ctx context.Context) error {
     source UInt8, provider UInt8, domain UInt32, recipient UInt32, job UInt16, tenant UInt8, pool UInt8, reply UInt16
 ) ENGINE = MergeTree PARTITION BY toYYYYMMDD(time) ORDER BY (node, time, message, step)`,
 		"CREATE TABLE " + twinTable + " AS events",
+		// The rows are not the only copy of anything, and parts are merged where they end up.
+		"ALTER TABLE " + twinTable + " MODIFY SETTING fsync_after_insert = 0, fsync_part_directory = 0",
+		"SYSTEM STOP MERGES " + twinTable,
+		"SYSTEM STOP MERGES " + stepsTable,
 	} {
 		if err := r.conn.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("make a scratch table: %w", err)
@@ -318,7 +337,7 @@ type span struct {
 
 // statementMessages is how many messages a statement makes, about. Planning a statement takes a few
 // seconds whatever it makes, and a steps table of this size fits on any disk.
-const statementMessages = 4_000_000
+const statementMessages = 5_000_000
 
 // plan returns the days in spans.
 func (r *run) plan() []span {
@@ -337,10 +356,10 @@ func (r *run) plan() []span {
 
 // lives writes the steps of the messages that days receive.
 func (r *run) lives(ctx context.Context, days span, planned []incident) error {
-	var firsts, nexts []uint64
+	firsts, nexts := make([]uint64, len(days.counts)), make([]uint64, len(days.counts))
 	next := days.message
-	for _, count := range days.counts {
-		firsts, nexts = append(firsts, next), append(nexts, next+count)
+	for i, count := range days.counts {
+		firsts[i], nexts[i] = next, next+count
 		next += count
 	}
 	sql, err := r.render("steps.sql", map[string]any{
@@ -493,115 +512,4 @@ func (r *run) progress(days, rollUps, of int) {
 	if r.Progress != nil {
 		r.Progress(Progress{Rows: r.rows, Of: r.Rows, Day: days, Days: r.Days, RollUps: rollUps, OfRollUps: of, Elapsed: time.Since(r.started)})
 	}
-}
-
-// render returns the SQL of a file with facts in it.
-func (r *run) render(file string, facts map[string]any) (string, error) {
-	text, err := files.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	return r.execute(file, string(text), facts)
-}
-
-func (r *run) execute(name, text string, facts map[string]any) (string, error) {
-	t, err := template.New(name).Option("missingkey=error").Funcs(functions).Parse(text)
-	if err != nil {
-		return "", err
-	}
-	all := r.facts()
-	for k, v := range facts {
-		all[k] = v
-	}
-	var b bytes.Buffer
-	if err := t.Execute(&b, all); err != nil {
-		return "", err
-	}
-	return b.String(), nil
-}
-
-var functions = template.FuncMap{
-	"list": func(name string) string {
-		return "(SELECT groupArray(word) FROM (SELECT word FROM " + wordsTable + " WHERE list = " + quote(name) + " ORDER BY place))"
-	},
-	"numbers": func(name string) string {
-		return "(SELECT groupArray(toUInt16(word)) FROM (SELECT word FROM " + wordsTable + " WHERE list = " + quote(name) + " ORDER BY place))"
-	},
-	"ints": func(numbers any) string {
-		return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(numbers), "[]")), ", ")
-	},
-	"fate":  fateOf,
-	"quote": quote,
-	"enum": func(column string) (string, error) {
-		for _, c := range event.Columns {
-			if c.Name == column {
-				return quote(c.Type), nil
-			}
-		}
-		return "", fmt.Errorf("an event has no column %s", column)
-	},
-}
-
-// quote returns s as a string literal of ClickHouse.
-func quote(s string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
-}
-
-// facts returns what every file of SQL may name.
-func (r *run) facts() map[string]any {
-	first, count := rolePlaces()
-	all := map[string]any{
-		"Steps": stepsTable, "EndMicros": r.Until.UnixMicro(), "Nodes": r.Nodes, "Consumers": len(consumers), "Domains": Domains, "OtherDomains": Domains - len(consumers),
-		"Jobs": Jobs, "Tenants": Tenants, "Recipients": Recipients, "BulkSources": bulkSources, "UrgentSources": urgentSources, "WarmSources": warmSources,
-		"AttemptsUntilExpiry": attemptsUntilExpiry, "BasesOfProvider": basesOfProvider, "RoleFirst": first, "RoleCount": count,
-		"RoleConnect": int(roleConnect), "RoleFull": int(roleFull), "RoleUnknown": int(roleUnknown),
-		"ReplyExpired": replyExpired, "ReplySuppressed": replySuppressed, "ReplyRejected": replyRejected, "ReplyComplaint": replyComplaint, "ReplyNone": replyNone,
-		"FormatVersion": event.FormatVersion, "ClassifierVersion": classify.Version, "DimensionBlock": 1 + slices.Index(taxonomy.Dimensions, taxonomy.Block),
-		"Connect": uint8(event.PhaseConnect), "Mail": uint8(event.PhaseMail), "FinalDot": uint8(event.PhaseFinalDot),
-	}
-	for name, kind := range map[string]event.Kind{
-		"Received": event.Received, "Delivered": event.Delivered, "Deferred": event.Deferred, "QueueDeferred": event.QueueDeferred, "Bounced": event.Bounced,
-		"RemoteBounce": event.RemoteBounce, "RemoteStatus": event.RemoteStatus, "Complaint": event.Complaint, "Rejected": event.Rejected,
-		"Suppressed": event.Suppressed, "Expired": event.Expired, "ReportConsumed": event.ReportConsumed,
-	} {
-		all[name] = uint8(kind)
-	}
-	var firsts, finals, deferrals, deferralRoles, finalRoles []int
-	for _, f := range fates {
-		firsts, finals = append(firsts, int(f.first)), append(finals, int(f.final))
-		deferrals, deferralRoles, finalRoles = append(deferrals, f.deferrals), append(deferralRoles, int(f.deferral)), append(finalRoles, int(f.finalRole))
-	}
-	all["FirstKinds"], all["FinalKinds"], all["Deferrals"], all["DeferralRoles"], all["FinalRoles"] = firsts, finals, deferrals, deferralRoles, finalRoles
-	return all
-}
-
-// incidentExpression is the SQL for the number of the incident that a message meets, from 1, or 0.
-func incidentExpression(all []incident) string {
-	var b strings.Builder
-	b.WriteString("toUInt16(multiIf(")
-	for i, in := range all {
-		source := ""
-		if in.source >= 0 {
-			source = fmt.Sprintf(" AND source = %d", in.source)
-		}
-		fmt.Fprintf(&b, "provider = %d%s AND received_us BETWEEN %d AND %d, %d, ", in.provider, source, in.from.UnixMicro(), in.to.UnixMicro(), i+1)
-	}
-	b.WriteString("0))")
-	return b.String()
-}
-
-func incidentFates(all []incident) []int {
-	numbers := make([]int, len(all))
-	for i, in := range all {
-		numbers[i] = fateOf(in.fate)
-	}
-	return numbers
-}
-
-func incidentEnds(all []incident) []int64 {
-	numbers := make([]int64, len(all))
-	for i, in := range all {
-		numbers[i] = in.to.UnixMicro()
-	}
-	return numbers
 }

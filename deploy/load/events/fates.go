@@ -97,15 +97,15 @@ var incidentKinds = []string{"blocked", "limited", "block-for-now", "outage"}
 // incidents returns those of a history, the same for the same seed and time.
 func incidents(seed uint64, from time.Time, days int) []incident {
 	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a plan, no secret
-	var all []incident
-	for i := range max(1, days*incidentsPerMonth/30) * len(incidentKinds) {
+	all := make([]incident, max(1, days*incidentsPerMonth/30)*len(incidentKinds))
+	for i := range all {
 		in := incident{fate: incidentKinds[i%len(incidentKinds)], provider: r.IntN(12), source: r.IntN(Sources)}
 		if in.fate == "outage" {
 			in.source = -1
 		}
 		in.from = from.Add(time.Duration(r.Int64N(int64(days) * int64(24*time.Hour)))).Truncate(time.Minute)
 		in.to = in.from.Add(time.Hour + time.Duration(r.Int64N(int64(7*time.Hour)))).Truncate(time.Minute)
-		all = append(all, in)
+		all[i] = in
 	}
 	return all
 }

@@ -18,7 +18,7 @@ WITH
             number AS message,
             cityHash64(message, {seed:UInt64}) AS salt,
             arrayFirstIndex(next -> next > message, [{{ints .Nexts}}]) AS day -- from 1, of this run's
-        FROM numbers({first:UInt64}, {count:UInt64})
+        FROM numbers_mt({first:UInt64}, {count:UInt64})
     ),
     salted AS (
         SELECT

@@ -247,7 +247,7 @@ AS SELECT ts AS hour, provider, source, vmta, pool, tenant, category, toString(d
 {{measuresOf}},
 {{volumesOf}},
     if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
-FROM {{upToNow "rollup_1h" "rollup_1m" "Hour" "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h"}};
+FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1h" "rollup_1m"}};
 
 CREATE VIEW IF NOT EXISTS traffic_day{{onCluster}}
 (
@@ -268,7 +268,7 @@ AS SELECT toDate(ts) AS day, provider, source, vmta, pool, tenant, category, toS
 {{measuresOf}},
 {{volumesOf}},
     if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
-FROM {{upToNow "rollup_1d" "rollup_1m" "Day" "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h"}};
+FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1d" "rollup_1h" "rollup_1m"}};
 
 CREATE VIEW IF NOT EXISTS job_day{{onCluster}}
 (
@@ -284,7 +284,7 @@ COMMENT 'Counts by job and day, to be summed'
 AS SELECT toDate(ts) AS day, job, tenant, provider, toString(dimension) AS dimension,
 {{measuresOf}},
 {{volumesOf}}
-FROM {{upToNow "jobs_1d" "jobs_1h" "Day" "job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h"}};
+FROM {{upToNow "job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "jobs_1d" "jobs_1h"}};
 
 CREATE VIEW IF NOT EXISTS domain_day{{onCluster}}
 (
@@ -297,7 +297,7 @@ CREATE VIEW IF NOT EXISTS domain_day{{onCluster}}
 COMMENT 'Counts by recipient domain and day, to be summed'
 AS SELECT toDate(ts) AS day, recipient_domain, provider, toString(dimension) AS dimension,
 {{measuresOf}}
-FROM {{upToNow "domains_1d" "domains_1h" "Day" "recipient_domain, provider, dimension, kind, class, events, first_attempts"}};
+FROM {{upToNow "recipient_domain, provider, dimension, kind, class, events, first_attempts" "domains_1d" "domains_1h"}};
 
 CREATE VIEW IF NOT EXISTS sender_day{{onCluster}}
 (
@@ -312,7 +312,7 @@ CREATE VIEW IF NOT EXISTS sender_day{{onCluster}}
 COMMENT 'Counts by From and DKIM domain and day, to be summed'
 AS SELECT toDate(ts) AS day, from_domain, dkim_domain, signature, provider, toString(dimension) AS dimension,
 {{measuresOf}}
-FROM {{upToNow "senders_1d" "senders_1h" "Day" "from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts"}};
+FROM {{upToNow "from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts" "senders_1d" "senders_1h"}};
 
 -- A day is mature at 24 hours when its last delivery is 24 hours old, by the newest event that is
 -- here and not by the clock: so a history that was imported, or that lags, is judged by itself.
@@ -497,7 +497,7 @@ CREATE VIEW IF NOT EXISTS latency_day{{onCluster}}
 )
 COMMENT 'Times as states of quantiles, to be joined by quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
 AS SELECT toDate(ts) AS day, provider, source, attempts, to_deliver, dns, connect, tls, transfer
-FROM {{upToNow "latency_1d" "latency_1m" "Day" "provider, source, attempts, to_deliver, dns, connect, tls, transfer"}};
+FROM {{upToNow "provider, source, attempts, to_deliver, dns, connect, tls, transfer" "latency_1d" "latency_1h" "latency_1m"}};
 
 CREATE VIEW IF NOT EXISTS time_to_deliver{{onCluster}}
 (

@@ -5,7 +5,8 @@
 // A file is a line with the question in words, a line "dashboard" where a dashboard asks it, a line
 // for each parameter, and the query. Every query takes the parameters from and to, whole days of
 // UTC, of which to is the first that is left out. {{rate "NAME"}} stands for a rate of package
-// warehouse, so that there is one definition of it.
+// warehouse over the rows of t, {{rateIf "NAME" "CONDITION"}} for one over some of them, so that there is one
+// definition of it.
 //
 // deploy/docs/sql.md shows them; its test writes them there.
 package questions
@@ -131,7 +132,17 @@ func parameter(line string) (p Parameter, err error) {
 
 // render puts the rates into a query.
 func render(text string) (string, error) {
-	t, err := template.New("question").Funcs(template.FuncMap{"rate": rate}).Parse(text)
+	functions := template.FuncMap{
+		"rate": func(name string) (string, error) {
+			r, err := rate(name)
+			return r.SQL("t"), err
+		},
+		"rateIf": func(name, when string) (string, error) {
+			r, err := rate(name)
+			return r.SQLIf("t", when), err
+		},
+	}
+	t, err := template.New("question").Funcs(functions).Parse(text)
 	if err != nil {
 		return "", fmt.Errorf("parse query: %w", err)
 	}
@@ -142,13 +153,13 @@ func render(text string) (string, error) {
 	return b.String(), nil
 }
 
-func rate(name string) (string, error) {
+func rate(name string) (warehouse.Rate, error) {
 	for _, r := range slices.Concat(warehouse.Rates, warehouse.ReportRates) {
 		if r.Name == name {
-			return r.SQL("t"), nil
+			return r, nil
 		}
 	}
-	return "", fmt.Errorf("there is no rate %s", name)
+	return warehouse.Rate{}, fmt.Errorf("there is no rate %s", name)
 }
 
 // LastWeek returns the last seven days of the data, the day of the newest event included. The error

@@ -3,10 +3,10 @@ SELECT
     provider,
     sumIf(t.delivered, t.day >= toDate({from:DateTime('UTC')})) AS delivered,
     sumIf(t.delivered, t.day < toDate({from:DateTime('UTC')})) AS delivered_before,
-    round(sumIf(t.delivered, t.day >= toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.finished, t.day >= toDate({from:DateTime('UTC')})), 0), 4) AS delivery_rate,
-    round(sumIf(t.delivered, t.day < toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.finished, t.day < toDate({from:DateTime('UTC')})), 0), 4) AS delivery_rate_before,
-    round(sumIf(t.deferred_recipients, t.day >= toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.first_attempts, t.day >= toDate({from:DateTime('UTC')})), 0), 4) AS recipient_deferral_rate,
-    round(sumIf(t.deferred_recipients, t.day < toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.first_attempts, t.day < toDate({from:DateTime('UTC')})), 0), 4) AS recipient_deferral_rate_before
+    round({{rateIf "delivery_rate" "t.day >= toDate({from:DateTime('UTC')})"}}, 4) AS delivery_rate,
+    round({{rateIf "delivery_rate" "t.day < toDate({from:DateTime('UTC')})"}}, 4) AS delivery_rate_before,
+    round({{rateIf "recipient_deferral_rate" "t.day >= toDate({from:DateTime('UTC')})"}}, 4) AS recipient_deferral_rate,
+    round({{rateIf "recipient_deferral_rate" "t.day < toDate({from:DateTime('UTC')})"}}, 4) AS recipient_deferral_rate_before
 FROM traffic_day AS t
 WHERE day >= toDate({from:DateTime('UTC')}) - 7 AND day < toDate({to:DateTime('UTC')})
 GROUP BY provider

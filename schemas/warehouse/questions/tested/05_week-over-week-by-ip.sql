@@ -3,8 +3,8 @@ SELECT
     source,
     sumIf(t.delivered, t.day >= toDate({from:DateTime('UTC')})) AS delivered,
     sumIf(t.delivered, t.day < toDate({from:DateTime('UTC')})) AS delivered_before,
-    round(sumIf(t.delivered, t.day >= toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.finished, t.day >= toDate({from:DateTime('UTC')})), 0), 4) AS delivery_rate,
-    round(sumIf(t.delivered, t.day < toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.finished, t.day < toDate({from:DateTime('UTC')})), 0), 4) AS delivery_rate_before,
+    round({{rateIf "delivery_rate" "t.day >= toDate({from:DateTime('UTC')})"}}, 4) AS delivery_rate,
+    round({{rateIf "delivery_rate" "t.day < toDate({from:DateTime('UTC')})"}}, 4) AS delivery_rate_before,
     sumIf(t.blocked, t.day >= toDate({from:DateTime('UTC')})) AS blocked,
     sumIf(t.blocked, t.day < toDate({from:DateTime('UTC')})) AS blocked_before
 FROM ip_day AS t

@@ -11,8 +11,8 @@ FROM
         provider,
         source,
         sumIf(t.finished, t.day >= toDate({from:DateTime('UTC')})) AS finished,
-        sumIf(t.delivered, t.day >= toDate({from:DateTime('UTC')})) / nullIf(finished, 0) AS now,
-        sumIf(t.delivered, t.day < toDate({from:DateTime('UTC')})) / nullIf(sumIf(t.finished, t.day < toDate({from:DateTime('UTC')})), 0) AS before
+        {{rateIf "delivery_rate" "t.day >= toDate({from:DateTime('UTC')})"}} AS now,
+        {{rateIf "delivery_rate" "t.day < toDate({from:DateTime('UTC')})"}} AS before
     FROM traffic_day AS t
     WHERE day >= toDate({from:DateTime('UTC')}) - 7 AND day < toDate({to:DateTime('UTC')}) AND source != ''
     GROUP BY provider, source
