@@ -49,7 +49,7 @@ func RollUp(ctx context.Context, conn driver.Conn, table string, from, to time.T
 			if err := dropLeftovers(ctx, conn); err != nil {
 				return err
 			}
-			return r.fill(ctx, conn, from, to, false)
+			return r.fill(ctx, conn, from, to, r.keepThinned)
 		}
 	}
 	return fmt.Errorf("roll up %s: want one of %s", table, strings.Join(Coarser(), ", "))
@@ -88,13 +88,14 @@ type RebuildOptions struct {
 type Rebuilt struct {
 	Table string    `json:"table"`
 	From  time.Time `json:"from"` // of the range in the steps of the table
-	To    time.Time `json:"to"`
+	To    time.Time `json:"to"`   // not after From if all of it is past retention
 	Done  int       `json:"done"` // of the roll-ups
 	Total int       `json:"total"`
 }
 
 // Rebuild computes every roll-up anew for [from, to), widened to whole hours and to the steps of
-// each table: those that views fill from events, the coarser ones from them.
+// each table: those that views fill from events, the coarser ones from them, or from events where
+// the finer one is past its retention. What is past a table's own retention is left alone.
 //
 // Of a table that a view fills it computes the range in a table of its own, deletes the range and
 // attaches the new parts. What agents insert meanwhile stays: a deletion sees only the parts that
@@ -121,14 +122,18 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 	} else if is != nil && *is {
 		suffix = localSuffix
 	}
+	kept, err := keptSince(ctx, conn)
+	if err != nil {
+		return err
+	}
 	from, to = from.UTC().Truncate(time.Hour), ceil(to.UTC(), time.Hour)
 	for i, r := range rollUps {
-		var err error
 		done := Rebuilt{Table: r.Table, From: from, To: to, Done: i + 1, Total: len(rollUps)}
 		if r.From == "" {
-			done.From, done.To, err = r.recount(ctx, conn, from, to, o.Idle, suffix)
+			done.From, done.To, err = r.recount(ctx, conn, later(from, kept[r.Table]), to, o.Idle, suffix)
 		} else {
-			err = r.fill(ctx, conn, from, to, true)
+			done.From, done.To = later(from, kept[r.Table]).Truncate(r.step()), ceil(to, r.step())
+			err = r.fill(ctx, conn, done.From, done.To, r.rebuildOld(done.From, done.To, kept[r.From]))
 		}
 		if err != nil {
 			return fmt.Errorf("rebuild %s: %w", r.Table, err)
@@ -145,6 +150,44 @@ func ceil(t time.Time, d time.Duration) time.Time {
 		return floor.Add(d)
 	}
 	return t
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// keptSince returns the full hour from which on each roll-up keeps its rows, by the retention that
+// is in force.
+func keptSince(ctx context.Context, conn driver.Conn) (map[string]time.Time, error) {
+	now, err := serverTime(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := conn.Query(ctx, "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()")
+	if err != nil {
+		return nil, fmt.Errorf("read retention: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err tells what went wrong
+	days := map[string]int{}
+	for rows.Next() {
+		var name, engine string
+		if err := rows.Scan(&name, &engine); err != nil {
+			return nil, fmt.Errorf("read retention: %w", err)
+		}
+		if ttl := storedTTL.FindStringSubmatch(engine); ttl != nil {
+			if days[strings.TrimSuffix(name, "_local")], err = strconv.Atoi(ttl[2]); err != nil {
+				return nil, fmt.Errorf("read the retention of %s: %w", name, err)
+			}
+		}
+	}
+	since := map[string]time.Time{}
+	for _, r := range rollUps {
+		since[r.Table] = ceil(now.AddDate(0, 0, -cmp.Or(days[r.Table], r.Days)), time.Hour)
+	}
+	return since, rows.Err()
 }
 
 // step returns the length of the roll-up's steps.
@@ -220,16 +263,8 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 // recountOnce takes the events of, and changes, the table whose name ends with suffix.
 func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time, suffix string) error {
 	return r.staged(ctx, conn, func(stage string) error {
-		for first := start; first.Before(end); { // a day at a time, since events are stored by day
-			next := first.Truncate(24 * time.Hour).Add(24 * time.Hour)
-			if next.After(end) {
-				next = end
-			}
-			ctx := within(ctx, first, next, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
-			if err := conn.Exec(ctx, "INSERT INTO "+stage+" (ts, "+r.columnNames()+") "+r.fromEvents("events"+suffix, inRange("time"))); err != nil {
-				return fmt.Errorf("count events: %w", err)
-			}
-			first = next
+		if err := r.count(ctx, conn, stage, "events"+suffix, start, end); err != nil {
+			return err
 		}
 		partitions, err := partitionsOf(ctx, conn, stage)
 		if err != nil {
@@ -248,26 +283,27 @@ func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end ti
 	})
 }
 
-// fill computes the partitions of [from, to) from the finer roll-up. With force a bucket follows
-// the finer one even if that means fewer events.
-func (r rollUp) fill(ctx context.Context, conn driver.Conn, from, to time.Time, force bool) error {
+// fill computes the partitions of [from, to) from the finer roll-up, but for what before puts into
+// the staging table: it returns which steps that were, as a list of seconds since 1970, and the
+// time before which the finer one is not to be used.
+func (r rollUp) fill(ctx context.Context, conn driver.Conn, from, to time.Time, before filler) error {
 	now, err := serverTime(ctx, conn)
 	if err != nil {
 		return err
 	}
-	last := now.Truncate(r.step()) // the step that now is in is not over
+	over := now.Truncate(r.step()) // the step that now is in is not over
+	last := over
 	if to.Before(last) {
 		last = to
 	}
-	for start := r.partitionStart(from.UTC()); start.Before(last); {
+	for start := r.partitionStart(from.UTC()); start.Before(last); start = r.partitionEnd(start) {
 		end := r.partitionEnd(start)
-		if over := now.Truncate(r.step()); end.After(over) {
+		if end.After(over) {
 			end = over
 		}
-		if err := r.fillPartition(ctx, conn, start, end, force); err != nil {
+		if err := r.staged(ctx, conn, func(stage string) error { return r.fillPartition(ctx, conn, stage, start, end, before) }); err != nil {
 			return fmt.Errorf("roll up %s of %s: %w", r.Table, start.Format(time.DateOnly), err)
 		}
-		start = r.partitionEnd(start)
 	}
 	return nil
 }
@@ -286,42 +322,103 @@ func (r rollUp) partitionEnd(start time.Time) time.Time {
 	return start.AddDate(0, 0, 1)
 }
 
-func (r rollUp) fillPartition(ctx context.Context, conn driver.Conn, start, end time.Time, force bool) error {
-	counted := r.values[0].name // events or attempts
-	return r.staged(ctx, conn, func(stage string) error {
-		var thinned []uint32
-		if !force {
-			if err := conn.QueryRow(within(ctx, start, end, nil), fmt.Sprintf(`SELECT groupArray(toUnixTimestamp(ts))
-FROM (SELECT ts, sum(%[1]s) AS here FROM %[2]s WHERE %[3]s GROUP BY ts) AS t
-LEFT JOIN (SELECT %[4]s AS ts, sum(%[1]s) AS there FROM %[5]s AS f WHERE %[6]s GROUP BY ts) AS s ON t.ts = s.ts
-WHERE here > there`, counted, r.Table, inRange("ts"), fmt.Sprintf(r.bucket, "f.ts"), r.From, inRange("f.ts"))).Scan(&thinned); err != nil {
-				return fmt.Errorf("compare with %s: %w", r.From, err)
-			}
-		}
-		kept := make([]string, len(thinned))
-		for i, ts := range thinned {
-			kept[i] = strconv.FormatUint(uint64(ts), 10)
-		}
-		list := "[" + strings.Join(kept, ", ") + "]"
-		insert := "INSERT INTO " + stage + " (ts, " + r.columnNames() + ") "
-		ctx := within(ctx, start, end, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
-		if err := conn.Exec(ctx, insert+r.fromFiner(fmt.Sprintf("%s AND NOT has(%s, toUnixTimestamp(%s))", inRange("f.ts"), list, fmt.Sprintf(r.bucket, "f.ts")))); err != nil {
+// A filler puts rows of the partition from start to end into a staging table.
+type filler func(ctx context.Context, conn driver.Conn, stage string, start, end time.Time) (done string, rest time.Time, err error)
+
+func (r rollUp) fillPartition(ctx context.Context, conn driver.Conn, stage string, start, end time.Time, before filler) error {
+	done, rest, err := before(ctx, conn, stage, start, end)
+	if err != nil {
+		return err
+	}
+	if rest = later(start, rest); rest.Before(end) {
+		ctx := within(ctx, rest, end, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
+		if err := conn.Exec(ctx, r.insertInto(stage)+r.fromFiner(fmt.Sprintf("%s AND NOT has(%s, toUnixTimestamp(%s))", inRange("f.ts"), done, fmt.Sprintf(r.bucket, "f.ts")))); err != nil {
 			return fmt.Errorf("sum %s: %w", r.From, err)
 		}
-		if len(kept) > 0 {
-			if err := conn.Exec(ctx, insert+"SELECT ts, "+r.columnNames()+" FROM "+r.Table+" WHERE has("+list+", toUnixTimestamp(ts)) AND "+inRange("ts")); err != nil {
-				return fmt.Errorf("keep rows: %w", err)
+	}
+	id := start.Format("20060102")
+	if r.partition == byMonth {
+		id = start.Format("200601")
+	}
+	if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" REPLACE PARTITION ID '"+id+"' FROM "+stage); err != nil {
+		return fmt.Errorf("replace partition: %w", err)
+	}
+	return nil
+}
+
+// keepThinned is the filler that keeps the steps of which the finer roll-up has fewer events than
+// are already here.
+func (r rollUp) keepThinned(ctx context.Context, conn driver.Conn, stage string, start, end time.Time) (done string, rest time.Time, err error) {
+	ctx = within(ctx, start, end, nil)
+	var thinned []uint32
+	if err := conn.QueryRow(ctx, fmt.Sprintf(`SELECT groupArray(toUnixTimestamp(ts))
+FROM (SELECT ts, sum(%[1]s) AS here FROM %[2]s WHERE %[3]s GROUP BY ts) AS t
+LEFT JOIN (SELECT %[4]s AS ts, sum(%[1]s) AS there FROM %[5]s AS f WHERE %[6]s GROUP BY ts) AS s ON t.ts = s.ts
+WHERE here > there`, r.values[0].name, r.Table, inRange("ts"), fmt.Sprintf(r.bucket, "f.ts"), r.From, inRange("f.ts"))).Scan(&thinned); err != nil {
+		return "", start, fmt.Errorf("compare with %s: %w", r.From, err)
+	}
+	steps := make([]string, len(thinned))
+	for i, ts := range thinned {
+		steps[i] = strconv.FormatUint(uint64(ts), 10)
+	}
+	done = "[" + strings.Join(steps, ", ") + "]"
+	if len(steps) > 0 {
+		if err := conn.Exec(ctx, r.insertInto(stage)+"SELECT ts, "+r.columnNames()+" FROM "+r.Table+" WHERE has("+done+", toUnixTimestamp(ts)) AND "+inRange("ts")); err != nil {
+			return "", start, fmt.Errorf("keep rows: %w", err)
+		}
+	}
+	return done, start, nil
+}
+
+// rebuildOld returns the filler that, of the steps before the finer roll-up's retention, computes
+// those in [from, to) from events and keeps the others.
+func (r rollUp) rebuildOld(from, to, retention time.Time) filler {
+	return func(ctx context.Context, conn driver.Conn, stage string, start, end time.Time) (done string, rest time.Time, err error) {
+		old := ceil(retention, r.step())
+		if end.Before(old) {
+			old = end
+		}
+		first, last := later(start, from), to
+		if old.Before(last) {
+			last = old
+		}
+		if last.Before(first) {
+			last = first
+		}
+		for _, kept := range [][2]time.Time{{start, first}, {last, old}} {
+			if !kept[0].Before(kept[1]) || !kept[0].Before(old) {
+				continue
+			}
+			if old.Before(kept[1]) {
+				kept[1] = old
+			}
+			if err := conn.Exec(within(ctx, kept[0], kept[1], nil), r.insertInto(stage)+"SELECT ts, "+r.columnNames()+" FROM "+r.Table+" WHERE "+inRange("ts")); err != nil {
+				return "", start, fmt.Errorf("keep rows: %w", err)
 			}
 		}
-		id := start.Format("20060102")
-		if r.partition == byMonth {
-			id = start.Format("200601")
+		return "[]", old, r.count(ctx, conn, stage, "events", first, last)
+	}
+}
+
+// count sums the events of [start, end) into a staging table, a day at a time, since events are
+// stored by day.
+func (r rollUp) count(ctx context.Context, conn driver.Conn, stage, events string, start, end time.Time) error {
+	for start.Before(end) {
+		next := start.Truncate(24 * time.Hour).Add(24 * time.Hour)
+		if next.After(end) {
+			next = end
 		}
-		if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" REPLACE PARTITION ID '"+id+"' FROM "+stage); err != nil {
-			return fmt.Errorf("replace partition: %w", err)
+		ctx := within(ctx, start, next, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
+		if err := conn.Exec(ctx, r.insertInto(stage)+r.fromEvents(events, inRange("time"))); err != nil {
+			return fmt.Errorf("count events: %w", err)
 		}
-		return nil
-	})
+		start = next
+	}
+	return nil
+}
+
+func (r rollUp) insertInto(stage string) string {
+	return "INSERT INTO " + stage + " (ts, " + r.columnNames() + ") "
 }
 
 // columnNames returns the columns after ts.
@@ -400,27 +497,19 @@ type Difference struct {
 
 // Differences compares every sum of every roll-up with the events, and those of the coarser ones
 // with the finer ones, by the hour (by the day where steps are days). It looks at the hours or days
-// that lie wholly in [from, to), for as long as the tables keep their rows by default. The order is
+// that lie wholly in [from, to), for as long as the tables keep their rows. The order is
 // that of RollUps, then time. Events that arrive meanwhile show as differences: end the range a
 // few minutes ago.
 func Differences(ctx context.Context, conn driver.Conn, from, to time.Time) ([]Difference, error) {
-	now, err := serverTime(ctx, conn)
+	kept, err := keptSince(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	var all []Difference
 	for _, r := range rollUps {
 		grain := max(r.step(), time.Hour)
-		days := r.Days
-		for _, f := range rollUps {
-			if f.Table == r.From {
-				days = min(days, f.Days)
-			}
-		}
-		first, last := ceil(from.UTC(), grain), to.UTC().Truncate(grain)
-		if kept := ceil(now.AddDate(0, 0, -days), grain); first.Before(kept) {
-			first = kept
-		}
+		first := ceil(later(later(from.UTC(), kept[r.Table]), kept[cmp.Or(r.From, r.Table)]), grain)
+		last := to.UTC().Truncate(grain)
 		if !first.Before(last) {
 			continue
 		}

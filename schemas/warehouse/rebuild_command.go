@@ -14,7 +14,8 @@ const aboutRebuild = `carom schema rebuild computes the roll-ups of a span of ti
 Use it when "carom analytics run completeness" reports a difference, or after events were
 brought in without roll-ups. Agents may go on inserting: what they bring meanwhile is kept, and
 the rebuild begins again if it could have been counted wrongly. It may be run again at any time.
-Hours of which the events have passed retention become empty, so keep the span within it.
+Hours of which the events have passed retention become empty, so keep the span within it; hours
+that are past a roll-up's own retention are left alone.
 
 Times are UTC: 2026-11-29, 2026-11-29T14:00 or 2026-11-29T14:00:00Z. The span is widened to whole
 hours, and to whole days for tables of days.
@@ -63,7 +64,11 @@ func rebuildCommand(ctx context.Context, args []string, stdio service.IO) error 
 			writing = json.NewEncoder(stdio.Out).Encode(r)
 			return
 		}
-		_, writing = fmt.Fprintf(stdio.Out, "%2d/%d %-16s %s to %s\n", r.Done, r.Total, r.Table, r.From.Format(time.RFC3339), r.To.Format(time.RFC3339))
+		span := r.From.Format(time.RFC3339) + " to " + r.To.Format(time.RFC3339)
+		if !r.From.Before(r.To) {
+			span = "nothing: it keeps rows from " + r.From.Format(time.RFC3339) + " on"
+		}
+		_, writing = fmt.Fprintf(stdio.Out, "%2d/%d %-16s %s\n", r.Done, r.Total, r.Table, span)
 	}})
 	if err != nil {
 		return err

@@ -116,6 +116,40 @@ func TestRollUpsAgreeWithEvents(t *testing.T) {
 			t.Errorf("Rebuild changed %s (-before +after):\n%.2000s", table, cmp.Diff(before[table], after[table]))
 		}
 	}
+	quantilesAgree(t, conn)
+	rollUpKeepsWhatTheFinerOneLost(t, conn, from, to)
+}
+
+// quantilesAgree asks for quantiles at other levels than the states were made with.
+func quantilesAgree(t *testing.T, conn driver.Conn) {
+	t.Helper()
+	exact := one[[]float64](t, conn, "SELECT quantilesExactIf(0.5, 0.95)(queued_us, kind = 'delivered') FROM events WHERE kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0")
+	for _, table := range []string{"latency_1m", "latency_1h", "latency_1d"} {
+		got := one[[]float32](t, conn, "SELECT quantilesTDigestMerge(0.5, 0.95)(to_deliver) FROM "+table)
+		for i := range exact {
+			if off := float64(got[i])/exact[i] - 1; off < -0.03 || off > 0.03 {
+				t.Errorf("%s: quantiles %v, want %v within 3 %%", table, got, exact)
+			}
+		}
+	}
+}
+
+// rollUpKeepsWhatTheFinerOneLost ends the retention of the minutes: that of the hours goes on.
+func rollUpKeepsWhatTheFinerOneLost(t *testing.T, conn driver.Conn, from, to time.Time) {
+	t.Helper()
+	before := content(t, conn)["rollup_1h"]
+	if err := conn.Exec(t.Context(), "ALTER TABLE rollup_1m DELETE WHERE toHour(ts) < 23 SETTINGS mutations_sync = 2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := warehouse.RollUp(t.Context(), conn, "rollup_1h", from, to); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, content(t, conn)["rollup_1h"]); diff != "" {
+		t.Errorf("rollup_1h (-before +after):\n%.2000s", diff)
+	}
+	if err := warehouse.RollUp(t.Context(), conn, "rollup_1m", from, to); err == nil {
+		t.Error("RollUp of a table that a view fills is no error")
+	}
 }
 
 // What was lost or counted twice is found, and mended for the span that is asked for.
@@ -212,39 +246,35 @@ func TestRebuildWhileAgentsInsert(t *testing.T) {
 	}
 }
 
-// The hour's roll-up survives the retention of the minute's.
-func TestRollUpKeepsWhatTheFinerOneLost(t *testing.T) {
+// A rebuild further back than the finer roll-up keeps its rows takes the events, and only for the
+// span that was asked for.
+func TestRebuildBeforeTheRetentionOfTheFinerOne(t *testing.T) {
 	conn := migrated(t)
-	_, from, to := history(t, conn)
-	rollAllUp(t, conn, from, to)
-	before := content(t, conn)["rollup_1h"]
-	if err := conn.Exec(t.Context(), "ALTER TABLE rollup_1m DELETE WHERE toHour(ts) < 23 SETTINGS mutations_sync = 2"); err != nil {
-		t.Fatal(err)
+	events, _, _ := history(t, conn)
+	old := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -20) // rollup_1m keeps 15 days
+	for i := range events {
+		events[i].Seq += 100_000
+		events[i].Time = old.Add(time.Duration(i%4) * time.Hour)
 	}
-	if err := warehouse.RollUp(t.Context(), conn, "rollup_1h", from, to); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(before, content(t, conn)["rollup_1h"]); diff != "" {
-		t.Errorf("rollup_1h (-before +after):\n%.2000s", diff)
-	}
-	if err := warehouse.RollUp(t.Context(), conn, "rollup_1m", from, to); err == nil {
-		t.Error("RollUp of a table that a view fills is no error")
-	}
-}
-
-// Quantiles can be asked at any level, and over any hours.
-func TestQuantiles(t *testing.T) {
-	conn := migrated(t)
-	_, from, to := history(t, conn)
-	rollAllUp(t, conn, from, to)
-	exact := one[[]float64](t, conn, "SELECT quantilesExactIf(0.5, 0.95)(queued_us, kind = 'delivered') FROM events WHERE kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0")
-	for _, table := range []string{"latency_1m", "latency_1h", "latency_1d"} {
-		got := one[[]float32](t, conn, "SELECT quantilesTDigestMerge(0.5, 0.95)(to_deliver) FROM "+table)
-		for i := range exact {
-			if off := float64(got[i])/exact[i] - 1; off < -0.03 || off > 0.03 {
-				t.Errorf("%s: quantiles %v, want %v within 3 %%", table, got, exact)
-			}
+	insert(t, conn, "old", events)
+	hours := "SELECT [sumIf(events, toHour(ts) = 0), sumIf(events, toHour(ts) = 1), sumIf(events, toHour(ts) = 2), sumIf(events, toHour(ts) = 3)] FROM rollup_1h WHERE toDate(ts) = toDate(now('UTC')) - 20"
+	for _, step := range []struct {
+		from, to time.Duration
+		want     []uint64
+	}{
+		{time.Hour, 2 * time.Hour, []uint64{0, 1000, 0, 0}},
+		{2 * time.Hour, 4 * time.Hour, []uint64{0, 1000, 1000, 1000}},
+		{0, 24 * time.Hour, []uint64{1000, 1000, 1000, 1000}},
+	} {
+		if err := warehouse.Rebuild(t.Context(), conn, old.Add(step.from), old.Add(step.to), warehouse.RebuildOptions{}); err != nil {
+			t.Fatal(err)
 		}
+		if got := one[[]uint64](t, conn, hours); !slices.Equal(got, step.want) {
+			t.Errorf("after a rebuild from %v to %v the hours have %v events, want %v", step.from, step.to, got, step.want)
+		}
+	}
+	if got := one[uint64](t, conn, "SELECT sum(events) FROM rollup_1d WHERE toDate(ts) = toDate(now('UTC')) - 20"); got != 4000 {
+		t.Errorf("the day has %d events, want 4000", got)
 	}
 }
 
@@ -263,8 +293,11 @@ func TestRebuildCommand(t *testing.T) {
 			t.Errorf("rebuild %v: %v, want exit status 2", args, err)
 		}
 	}
+	if out, err := run("--from", "2026-01-02", "--to", "2026-01-03"); err != nil || !strings.Contains(out, "k10s             nothing: it keeps rows from") {
+		t.Errorf("rebuild of what is past retention: %v\n%s", err, out)
+	}
 	out, err := run("--from", "2026-01-02T10:30", "--to", "2026-01-02T11:30", "--json")
-	if err != nil || !strings.Contains(out, `{"table":"k10s","from":"2026-01-02T10:00:00Z","to":"2026-01-02T12:00:00Z","done":1,`) {
+	if err != nil || strings.Count(out, "\n") != len(warehouse.RollUps()) || !strings.Contains(out, `{"table":"rollup_1h","from":"2026-01-02T10:00:00Z","to":"2026-01-02T12:00:00Z","done":5,`) {
 		t.Errorf("rebuild: %v\n%s", err, out)
 	}
 }
