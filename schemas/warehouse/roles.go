@@ -21,19 +21,25 @@ type role struct {
 	name    string
 	inserts []string // tables
 	selects []string // tables and views; nil for all of the database
-	rollsUp bool     // fills the coarser roll-ups (RollUp) and computes all anew (Rebuild), in tables that it makes for the time
+	rollsUp bool     // computes roll-ups (RollUp, Rebuild) in tables that it makes for the time
 }
 
 // roles are held to what the code says by a test: a part that begins to write or read a table needs
 // it here.
 var roles = []role{
-	{ // the agents of the nodes, and imports
+	{ // the agents of the nodes
 		name:    ingestRole,
-		inserts: []string{"annotations", "events", "gauges", "imports", "nodes", "queue_gauges"},
+		inserts: []string{"annotations", "events", "gauges", "nodes", "queue_gauges"},
 		selects: []string{
 			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
-			"imports", "leases", "schema_migrations", "suppression_changes", "suppressions",
+			"leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
+	},
+	{ // carom import: rows of the past, whose roll-ups are computed afterwards
+		name:    importRole,
+		inserts: []string{"events", "imports"},
+		selects: []string{"events", "imports", "schema_migrations"},
+		rollsUp: true,
 	},
 	{ // the jobs, and carom's commands that change limits and suppressions
 		name: analyticsRole,
@@ -49,6 +55,7 @@ var roles = []role{
 // The roles' names without their prefix. tenantRole is the parent of the roles of tenants.
 const (
 	ingestRole    = "ingest"
+	importRole    = "import"
 	analyticsRole = "analytics"
 	grafanaRole   = "grafana"
 	tenantRole    = "tenant"
@@ -64,7 +71,7 @@ func (l Layout) roleSettings(role string) []string {
 		all = append(all, "insert_distributed_sync = 1", "distributed_product_mode = 'global'")
 	}
 	switch {
-	case role == ingestRole && l.Cluster != "":
+	case (role == ingestRole || role == importRole) && l.Cluster != "":
 		all = append(all, "insert_quorum = 'auto'")
 	case role == analyticsRole && l.Cluster != "":
 		all = append(all, "insert_quorum = 'auto'", "insert_quorum_parallel = 0", "select_sequential_consistency = 1")
@@ -170,10 +177,11 @@ func (s *rolesScript) role(r role) {
 	}
 	s.grant("SELECT", r.name, r.selects)
 	if r.rollsUp {
-		for _, table := range RollUps() { // the job completeness rebuilds the finer ones too
-			s.grant("INSERT, ALTER DELETE", r.name, []string{table})
-			s.add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s* TO %s", s.onCluster(), s.object(table+stageMark), s.name(r.name))
+		s.grant("SELECT, INSERT, ALTER DELETE", r.name, RollUps())
+		for _, table := range RollUps() {
+			s.add("GRANT%s CREATE TABLE, DROP TABLE, SELECT, INSERT ON %s* TO %s", s.onCluster(), s.object(table+stageMark), s.name(r.name))
 		}
+		s.add("GRANT%s SELECT ON system.parts TO %s", s.onCluster(), s.name(r.name)) // which partitions it made
 	}
 }
 
@@ -292,7 +300,8 @@ func hashed(password string) (hash, salt string, err error) {
 const rolesAbout = `carom schema roles writes the SQL that makes carom's users on a ClickHouse server, each with the least
 rights that its part needs. It connects to nothing; pipe it into clickhouse-client as an administrator.
 
-  carom_ingest     the agents of the nodes, and imports
+  carom_ingest     the agents of the nodes
+  carom_import     carom import
   carom_analytics  the jobs, and carom's commands that change limits and suppressions
   carom_grafana    people and dashboards: everything, read-only, bounded in time and memory
   carom_tenant_X   with --tenant X: read-only, and only the rows of tenant X

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
@@ -43,7 +44,10 @@ func rolesFor(t *testing.T, l warehouse.Layout, tenants []string, p warehouse.Pa
 func named(t *testing.T, folder string, objects []string, patterns ...*regexp.Regexp) []string {
 	t.Helper()
 	found := map[string]bool{}
-	err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Name() == "importer" && path != folder {
+			return fs.SkipDir // it has a role of its own
+		}
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return err
 		}
@@ -112,15 +116,30 @@ func TestRolesFollowTheCode(t *testing.T) {
 	if diff := cmp.Diff(with(named(t, ingest, objects, reads), slices.Concat(streams, []string{"schema_migrations"})...), granted(sql, "SELECT", "carom_ingest")); diff != "" {
 		t.Errorf("carom_ingest may read (-what its code does +roles.go):\n%s", diff)
 	}
+	importer := filepath.Join(ingest, "importer")
+	used := tables(importer, `\bwarehouse\.(\w+)\.(?:Insert|NewBlock)`)
+	if diff := cmp.Diff(with(named(t, importer, objects, inserts...), used...), granted(sql, "INSERT", "carom_import")); diff != "" {
+		t.Errorf("carom_import may insert into (-what its code does +roles.go):\n%s", diff)
+	}
+	if diff := cmp.Diff(with(named(t, importer, objects, reads), slices.Concat(used, []string{"schema_migrations"})...), granted(sql, "SELECT", "carom_import")); diff != "" {
+		t.Errorf("carom_import may read (-what its code does +roles.go):\n%s", diff)
+	}
 	analytics := filepath.Join("..", "..", "analytics")
 	jobs := with(named(t, analytics, objects, inserts...), tables(analytics, `\bwarehouse\.(\w+)\.Insert`)...)
 	if len(named(t, analytics, []string{"Annotate"}, regexp.MustCompile(`\bwarehouse\.(Annotate)\(`))) > 0 {
 		jobs = with(jobs, "annotations")
 	}
-	want := slices.Concat(jobs, warehouse.RollUps())
-	slices.Sort(want)
-	if diff := cmp.Diff(want, slices.Sorted(slices.Values(slices.Concat(granted(sql, "INSERT", "carom_analytics"), granted(sql, "INSERT, ALTER DELETE", "carom_analytics"))))); diff != "" {
+	if diff := cmp.Diff(jobs, granted(sql, "INSERT", "carom_analytics")); diff != "" {
 		t.Errorf("carom_analytics may insert into (-what its code does +roles.go):\n%s", diff)
+	}
+	for role, folder := range map[string]string{"carom_ingest": filepath.Join(ingest, "ship"), "carom_import": importer, "carom_analytics": analytics} {
+		var want []string
+		if len(named(t, folder, []string{"Rebuild", "RollUp"}, regexp.MustCompile(`\bwarehouse\.(Rebuild|RollUp)\(`))) > 0 {
+			want = slices.Sorted(slices.Values(warehouse.RollUps()))
+		}
+		if diff := cmp.Diff(want, granted(sql, "SELECT, INSERT, ALTER DELETE", role), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s may replace (-what its code does +roles.go):\n%s", role, diff)
+		}
 	}
 	for role, want := range map[string][]string{"carom_analytics": {"*"}, "carom_grafana": {"*"}} {
 		if got := granted(sql, "SELECT", role); !slices.Equal(got, want) {

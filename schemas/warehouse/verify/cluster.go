@@ -86,6 +86,7 @@ WHERE cluster = ? AND NOT internal_replication GROUP BY shard_num HAVING count()
 }
 
 func (t *trial) schema(ctx context.Context) (string, error) {
+	t.made = true
 	applied, err := t.Layout.Apply(ctx, t.url, t.Warehouse, t.Version)
 	if err != nil {
 		return "", err

@@ -84,6 +84,7 @@ type trial struct {
 	database string
 	url      string // of the scratch database
 	conn     driver.Conn
+	made     bool // the scratch database may be there
 	batches  []batch
 	asked    map[string]float64 // seconds of each query
 	digests  map[string]string  // of the tables behind materialized views, after the first inserts
@@ -178,6 +179,9 @@ func (t *trial) cleanUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 	defer cancel()
 	_ = t.conn.Close() // its database goes
+	if !t.made {
+		return nil
+	}
 	conn, err := t.dialDefault()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -101,8 +102,8 @@ func TestServerThatForgets(t *testing.T) {
 
 func TestNoServer(t *testing.T) {
 	report, _, err := run(t, "--url", "http://127.0.0.1:1")
-	if service.ExitStatus(err) != 1 {
-		t.Errorf("verify: %v, want exit status 1", err)
+	if !errors.Is(err, verify.ErrFailed) || service.ExitStatus(err) != 1 {
+		t.Errorf("verify: %v, want ErrFailed and nothing to clean up", err)
 	}
 	if c := result(t, report, "server answers"); c.Result != verify.Fail || !strings.Contains(c.Detail, "127.0.0.1:1") || len(report.Checks) != 1 {
 		t.Errorf("%+v of %d checks, want the first failed and no other", c, len(report.Checks))
