@@ -9,10 +9,10 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench gobench e2e crash soak demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak demo tools clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 build: ## build ./build/carom
 	go build -trimpath -o build/carom .
@@ -44,12 +44,17 @@ fuzz: ## run every fuzzer for 20 seconds (FUZZTIME=2m: longer; FUZZ_IN=./ingest/
 bench: build engine ## measure carom against Postfix, go-smtp, openssl and its own targets (half an hour; see deploy/docs/bench.md)
 	./build/carom bench $(BENCH_FLAGS)
 
+SIZE ?= 100M
+bench-history: build engine ## measure the event history (SIZE=20M: a short run; see deploy/docs/history.md)
+	./build/carom bench history --size $(SIZE) --out build/bench-history.json $(BENCH_FLAGS)
+
 gobench: ## run the benchmarks that stand beside the code
 	go test -run '^$$' -bench . -benchmem $(PACKAGES)
 
 e2e: engine ## run the whole-system tests alone
 	CAROM_REQUIRE_ENGINE=1 go test -count=1 -v ./deploy/e2e/...
 	CAROM_REQUIRE_ENGINE=1 CAROM_LONG=1 go test -count=1 -v -timeout 30m -run ExactlyOnce ./ingest/ship
+	CAROM_REQUIRE_ENGINE=1 CAROM_LONG=1 go test -count=1 -v -run Killed ./analytics/app
 
 CRASH_ROUNDS ?= 100
 crash: ## kill -9 the node at random moments under load and count (CRASH_ROUNDS=1000, CRASH_SEED=N: again)

@@ -16,6 +16,7 @@ import (
 	analytics "carom/analytics/app"
 	"carom/analytics/trace"
 	"carom/deploy/bench"
+	"carom/deploy/bench/history"
 	"carom/deploy/demo"
 	"carom/deploy/load"
 	"carom/deploy/load/events"
@@ -69,6 +70,7 @@ var commands = []command{
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
 	{"load events", "make an event history inside ClickHouse", events.Command},
+	{"bench history", "measure the event history: shipping, sizes, questions", history.Command},
 	{"bench", "measure the node against Postfix and go-smtp", bench.Command},
 }
 

@@ -24,8 +24,9 @@ const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle 
 (provider, source) from what receivers answered, suppression collects the
 addresses that must not be mailed again, attribution finds the delivery that
 each bounce and complaint was about, rollups fills the tables by the hour and
-the day, webhook tells your own systems of complaints, where the policy names
-one.
+the day, completeness proves that no event is missing or there twice and that
+the roll-ups say what the events say, webhook tells your own systems of
+complaints, where the policy names one.
 
   carom analytics run JOB...   run each job once
   carom analytics serve        run them on schedule until stopped
@@ -38,6 +39,10 @@ writes what it would do to limit_log and changes nothing.
 
 With --from and --to, run works through what arrived in that range once more:
 a job that was wrong or away makes good, what is stored stays as it is.
+
+completeness counts what arrived since its last run, compares the hours that
+have closed, and computes roll-ups that differ again; run exits with 1 if
+anything is wrong. With --from and --to it counts and compares that time again.
 
 With --listen and --token-file, serve also runs a job when it is asked to:
   POST /v1/jobs/JOB   200 with the result, 202 with ?wait=no, 409 if another run has the turn
@@ -159,6 +164,7 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 	if err != nil {
 		return err
 	}
+	var wrong error // what a job found; the others run all the same
 	for _, want := range names {
 		j := find(all, want)
 		run := j.run
@@ -175,8 +181,11 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 		if err := report(stdio, result, *o.asJSON); err != nil {
 			return err
 		}
+		if r := result.Completeness; r != nil && len(r.Wrong) > 0 {
+			wrong = fmt.Errorf("%s: %s found %d things wrong", command, want, len(r.Wrong))
+		}
 	}
-	return nil
+	return wrong
 }
 
 // span returns the range of times that somebody asks for; zero times if he asks for none.
@@ -215,8 +224,10 @@ func report(stdio service.IO, r jobs.Result, asJSON bool) error {
 	case r.Pending+r.WaveMinutes > 0:
 		text = fmt.Sprintf("%s: run %d, %d changes, %d pending, accidents found in %d minutes, %s\n", r.Job, r.Generation, r.Changes, r.Pending, r.WaveMinutes, r.Took.Round(time.Millisecond))
 	}
-	_, err := fmt.Fprint(stdio.Out, text)
-	return err
+	if _, err := fmt.Fprint(stdio.Out, text); err != nil || r.Completeness == nil {
+		return err
+	}
+	return reportCompleteness(stdio.Out, r.Completeness)
 }
 
 // cutVerb takes the word behind the subcommand off args.

@@ -27,7 +27,7 @@ type job struct {
 }
 
 // jobNames are the names of all jobs, in the order in which people are told of them.
-var jobNames = []string{"throttle", "suppression", "attribution", "webhook", "rollups"}
+var jobNames = []string{"throttle", "suppression", "attribution", "webhook", "rollups", "completeness"}
 
 // wantJobs names all jobs for a message.
 func wantJobs() string {
@@ -51,10 +51,12 @@ func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, ver
 	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: period("throttle"), Version: version}
 	suppression := &jobs.Suppression{Conn: conn, Policy: p.Suppression, Log: log.With("component", "suppression"), Version: version}
 	attribution := &jobs.Attribution{Conn: conn, Version: version}
+	completeness := &jobs.Completeness{Conn: conn, Log: log.With("component", "completeness"), Version: version}
 	all := []job{
 		{name: "throttle", offset: min(afterBucket, period("throttle")/4), run: throttle.Run},
 		{name: "suppression", run: suppression.Run, runRange: suppression.RunRange},
 		{name: "attribution", offset: period("attribution") / 2, run: attribution.Run, runRange: attribution.RunRange}, // away from throttle
+		{name: "completeness", offset: period("completeness") / 3, run: completeness.Run, runRange: completeness.RunRange},
 	}
 	rollUps := &jobs.RollUps{Conn: conn, Version: version}
 	// Late enough for what was sent in the last seconds of an hour to have come.
@@ -88,6 +90,7 @@ type periods map[string]time.Duration
 func defaultPeriods() periods {
 	return periods{
 		"throttle": 10 * time.Second, "suppression": 2 * time.Second, "attribution": 10 * time.Second, "webhook": 2 * time.Second, "rollups": 5 * time.Minute,
+		"completeness": 5 * time.Minute,
 	}
 }
 

@@ -33,9 +33,11 @@ type Result struct {
 	Advised    int           `json:"advised"`
 	// Of suppression: addresses that wait for a second bounce, and minutes that providers' accidents
 	// were found in.
-	Pending     int           `json:"pending,omitempty"`
-	WaveMinutes int           `json:"wave_minutes,omitempty"`
-	Took        time.Duration `json:"took_ns"`
+	Pending     int `json:"pending,omitempty"`
+	WaveMinutes int `json:"wave_minutes,omitempty"`
+	// Completeness is what the job of that name reports.
+	Completeness *CompletenessReport `json:"completeness,omitempty"`
+	Took         time.Duration       `json:"took_ns"`
 }
 
 // insert writes rows in one block under a token. Without rows it does nothing.

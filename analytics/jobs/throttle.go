@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -36,6 +37,8 @@ type Throttle struct {
 	Log     *slog.Logger
 	Period  time.Duration // how often it is run; part of the delay that is allowed for
 	Version string        // of carom
+
+	announced atomic.Bool // the policy was written down
 }
 
 // Run looks at every key that a live node sends for, decides, and hands the limits out. What is
@@ -84,6 +87,9 @@ func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 	}
 	if err := r.handOut(ctx, t.Conn, states, snapshot); err != nil {
 		return err
+	}
+	if err := t.announce(ctx, r); err != nil && ctx.Err() == nil {
+		t.Log.WarnContext(ctx, "annotations not written", "error", err) // the limits are in force all the same
 	}
 	for _, e := range p.entries {
 		t.Log.InfoContext(ctx, "limit decided", "key", e.key.String(), "kind", e.kind, "rule", string(e.reason.Rule),

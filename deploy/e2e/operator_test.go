@@ -275,10 +275,15 @@ func startOperator(t *testing.T, o operator) *operatorNode {
 		t.Fatalf("carom sender: %v", err)
 	}
 	spool := regexp.MustCompile(`(?m)(?:spool|<disk-queue) (/[^\s>]+)`).FindStringSubmatch(readFile(t, file))
-	n.admin = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", spool[1]+"-admin.sock")
-	}}}
+	n.admin = adminClient(spool[1] + "-admin.sock")
 	return n
+}
+
+// adminClient returns a client of a node's admin socket.
+func adminClient(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
 }
 
 func readFile(t *testing.T, file string) string {

@@ -156,9 +156,7 @@ func startSystem(t *testing.T, scenario string, rate int) *system {
 	y.startReceivers(t, scenario)
 	writeConfig(t, y.dir, configData{SMTP: y.smtp, HTTP: y.http, DNS: y.receivers.DNS, SMTPPort: y.receivers.SMTPPort, Rate: rate})
 	write(t, filepath.Join(y.dir, "policy.yaml"), "mode: active\n")
-	y.admin = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(y.dir, "admin.sock"))
-	}}}
+	y.admin = adminClient(filepath.Join(y.dir, "admin.sock"))
 	err := y.supervisor.Start(t.Context(), supervise.Process{
 		Name: "up", Path: carom, StartTimeout: time.Minute, Ready: y.ready,
 		Args: []string{"up", "--dir", y.dir, "-c", filepath.Join(y.dir, "carom.conf"), "--policy", filepath.Join(y.dir, "policy.yaml"), "--engine-lib", library},

@@ -233,6 +233,9 @@ func (b *bar) end() {
 
 // progressLine says how much of the files is read, how fast, and how long the rest takes at that rate.
 func progressLine(p Progress) string {
+	if p.Counted != nil {
+		return fmt.Sprintf("[%s] all is stored, counting roll-ups: %d of %d (%s)", strings.Repeat("#", barWidth), p.Counted.Done, p.Counted.Total, p.Counted.Table)
+	}
 	share := 1.0
 	if p.Size > 0 {
 		share = min(1, float64(p.Octets)/float64(p.Size))

@@ -165,6 +165,9 @@ type batch struct {
 	events   []event.Event
 	rows     *event.Block[event.Event] // the same, as ClickHouse takes them
 	repeated bool                      // it may have been sent before
+
+	// The roll-ups leave it out as it is stored: they are counted for its time afterwards.
+	uncounted bool
 }
 
 // number gives each event its place, in the order of the file, and drops what is stored already. While
@@ -238,6 +241,9 @@ func (f *file) take(b *block) *batch {
 		if isLast {
 			f.resume = nil
 		}
+		if !r.done { // it may be that nobody has counted it yet
+			f.run.late.add(b.events, f.run.begun())
+		}
 		if !isLast || r.done {
 			f.state.recordFrom, f.state.seqFrom, f.state.seq, f.state.skipped = r.recordFrom, r.seqFrom, r.seq, r.skipped
 			f.skipped += uint64(len(b.bad))
@@ -259,16 +265,18 @@ func (f *file) take(b *block) *batch {
 	f.run.report.count(b.events)
 	f.state.recordFrom, f.state.seqFrom, f.state.seq = from, seq-uint64(len(b.events))+1, seq
 	f.state.skipped, f.state.done, f.state.fileBytes = f.skipped, false, 0
-	return &batch{state: f.state, events: b.events, repeated: repeated}
+	uncounted := f.run.late.add(b.events, f.run.begun())
+	return &batch{state: f.state, events: b.events, repeated: repeated, uncounted: uncounted}
 }
 
-// finish notes that the file was read to its end.
-func (f *file) finish(ctx context.Context) error {
+// finish notes that the file was read to its end. That is written down by settle, when all of it is
+// counted.
+func (f *file) finish() error {
 	if rest := f.cutter.rest(); rest != nil {
 		f.run.report.skip([]Skipped{*rest})
 	}
 	f.state.done = true
-	if f.run.store == nil || f.state.node == "" || f.resume != nil { // the last: it is shorter than it was
+	if f.state.node == "" || f.resume != nil { // the last: it is shorter than it was
 		return nil
 	}
 	info, err := f.text.file.Stat()
@@ -276,9 +284,9 @@ func (f *file) finish(ctx context.Context) error {
 		return err
 	}
 	f.state.fileBytes = uint64(info.Size()) //nolint:gosec // not negative
-	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
-	defer cancel()
-	return f.run.store.note(ctx, f.state)
+	f.run.finished = append(f.run.finished, f.state)
+	f.run.remember(f.state)
+	return nil
 }
 
 // age returns how long ago the file was written to.

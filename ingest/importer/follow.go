@@ -43,6 +43,8 @@ type follower struct {
 	warns int                 // since the last count
 	last  time.Time           // of the last count
 	count int64               // records then
+
+	before int64 // records at the last poll
 }
 
 // Follow imports the files of dir whose names match pattern (path.Match), those that are there and those
@@ -66,7 +68,11 @@ func Follow(ctx context.Context, o Options, dir, pattern string) (Report, error)
 	ticker := time.NewTicker(pollPeriod)
 	defer ticker.Stop()
 	for {
-		if err := f.poll(ctx, time.Now()); err != nil {
+		err := f.poll(ctx, time.Now())
+		if err == nil {
+			err = f.settle(ctx)
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				err = nil
 			}
@@ -133,6 +139,17 @@ func (f *follower) poll(ctx context.Context, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// settle counts what is old, and notes files that are done with, when a poll has found nothing new.
+func (f *follower) settle(ctx context.Context) error {
+	records := f.run.report.records.Load()
+	isIdle := records == f.before
+	f.before = records
+	if !isIdle && f.run.late.events < mostUncounted || f.run.late.events == 0 && len(f.run.finished) == 0 {
+		return nil
+	}
+	return f.run.settle(ctx)
 }
 
 // look imports what is new in one file.
@@ -213,10 +230,9 @@ func (f *follower) done(ctx context.Context, id inode, open *file) error {
 	}
 	delete(f.open, id)
 	f.left[id] = open.text.read.Load()
-	if err := errors.Join(open.finish(ctx), open.Close()); err != nil {
+	if err := errors.Join(open.finish(), open.Close()); err != nil {
 		return err
 	}
-	f.run.remember(open.state)
 	f.run.report.file(f.left[id], false)
 	f.run.options.Log.Info("file is imported", "file", open.name, "records", open.state.records, "events", open.state.seq, "skipped", open.state.skipped)
 	return nil

@@ -23,7 +23,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -45,35 +45,44 @@ type Options struct {
 	Log      *slog.Logger
 	Progress func(Progress) // told now and then, by one goroutine; may be nil
 
-	records int // in a batch, in tests; 0 for blockRecords
+	records int              // in a batch, in tests; 0 for blockRecords
+	now     func() time.Time // in tests; nil: the clock
 }
 
 // Progress says how far an import is.
 type Progress struct {
 	Records      int64
-	Octets, Size int64 // of the files, as they are on disk; Size is 0 where there is no end
+	Octets, Size int64 // of the files, as they are on disk
 	Elapsed      time.Duration
+	Counted      *warehouse.Rebuilt // the roll-up that was counted last, where all is read; else nil
 }
 
 // run is one import.
 type run struct {
 	options    Options
+	now        func() time.Time
 	layout     *pmta.Layout // of files without a header line; nil: they have one
 	converters []*pmta.Converter
 	known      *pmta.Memory
 	states     []state
 	store      *store // nil: a dry run
 	report     *tally
-	pool       sync.Pool                      // of []event.Event
+	late       lateness
+	finished   []state                        // files that are read, and not written down as such
+	free       chan []event.Event             // memory of blocks that are stored
 	rows       chan *event.Block[event.Event] // two: one is filled while the other is stored
 	size       int64
+	counted    atomic.Pointer[warehouse.Rebuilt]
 }
 
 func newRun(ctx context.Context, o Options) (*run, error) {
 	if o.records == 0 {
 		o.records = blockRecords
 	}
-	r := &run{options: o, known: pmta.NewMemory(), report: newTally()}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	r := &run{options: o, now: o.now, known: pmta.NewMemory(), report: newTally(), free: make(chan []event.Event, 4)}
 	if o.Fields != "" {
 		layout, err := pmta.NewLayout(strings.Split(o.Fields, ","))
 		if err != nil {
@@ -95,10 +104,14 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	return r, err
 }
 
-// memory returns room for n events.
+// memory returns room for n events. A sync.Pool would lose it, some 30 MB a block, with each collection.
 func (r *run) memory(n int) []event.Event {
-	if events, ok := r.pool.Get().(*[]event.Event); ok && cap(*events) >= n {
-		return (*events)[:0]
+	select {
+	case events := <-r.free:
+		if cap(events) >= n {
+			return events[:0]
+		}
+	default:
 	}
 	return make([]event.Event, 0, n)
 }
@@ -110,9 +123,12 @@ func (r *run) refill() {
 	}
 }
 
+// recycle takes the room of events back.
 func (r *run) recycle(events []event.Event) {
-	clear(events) // they hold the text
-	r.pool.Put(&events)
+	select {
+	case r.free <- events:
+	default:
+	}
 }
 
 // progressPeriod is how often Options.Progress is told.
@@ -125,7 +141,9 @@ func (r *run) watch() (stop func()) {
 	}
 	ended, told := make(chan struct{}), make(chan struct{})
 	tell := func() {
-		r.options.Progress(Progress{r.report.records.Load(), r.report.octets.Load() + r.report.current.Load(), r.size, time.Since(r.report.started)})
+		r.options.Progress(Progress{
+			r.report.records.Load(), r.report.octets.Load() + r.report.current.Load(), r.size, time.Since(r.report.started), r.counted.Load(),
+		})
 	}
 	go func() {
 		defer close(told)
@@ -168,6 +186,9 @@ func Run(ctx context.Context, o Options, files []string) (Report, error) {
 			break
 		}
 	}
+	if err == nil {
+		err = r.settle(ctx)
+	}
 	stop()
 	report := r.report.done()
 	report.DryRun = o.Conn == nil
@@ -197,12 +218,14 @@ func (r *run) whole(ctx context.Context, name string) (err error) {
 	if f.cutter.layout == nil && f.cutter.rest() == nil && r.report.records.Load() == before {
 		r.options.Log.Warn("file is empty", "file", name)
 	}
-	if err := f.finish(ctx); err != nil {
+	if err := f.finish(); err != nil {
 		return err
 	}
-	r.remember(f.state)
 	r.report.file(info.Size(), false)
-	return nil
+	if r.late.events < mostUncounted {
+		return nil
+	}
+	return r.settle(ctx)
 }
 
 // remember keeps what a file has become, for a copy of it later in the same run.

@@ -71,9 +71,13 @@ func (w *store) attempt(ctx context.Context, b *batch) error {
 	if len(events) == 0 {
 		return nil
 	}
+	insert := warehouse.Events.InsertBlock
+	if b.uncounted {
+		insert = warehouse.Events.Repair
+	}
 	if !b.repeated {
 		b.repeated = true
-		return warehouse.Events.InsertBlock(ctx, w.conn, s.token(), b.rows)
+		return insert(ctx, w.conn, s.token(), b.rows)
 	}
 	place := warehouse.Place{Node: s.node, Incarnation: s.incarnation, From: events[0].Seq, To: events[len(events)-1].Seq}
 	stored, forgotten, err := warehouse.Events.Landed(ctx, w.conn, place)
@@ -87,7 +91,7 @@ func (w *store) attempt(ctx context.Context, b *batch) error {
 		}
 	}
 	if again.Len() > 0 {
-		if err := warehouse.Events.InsertBlock(ctx, w.conn, s.token(), again); err != nil {
+		if err := insert(ctx, w.conn, s.token(), again); err != nil {
 			return err
 		}
 	}

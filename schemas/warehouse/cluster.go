@@ -71,10 +71,13 @@ func (l Layout) local(table string) (string, error) {
 	return localName(table, sharded), nil
 }
 
+// localSuffix ends the names of the tables of one shard.
+const localSuffix = "_local"
+
 // localName returns the name of the table that holds the rows of table on a cluster.
 func localName(table string, sharded map[string]bool) string {
 	if sharded[table] {
-		return table + "_local"
+		return table + localSuffix
 	}
 	return table
 }
@@ -87,7 +90,6 @@ var (
 	readTable   = regexp.MustCompile(`\b(FROM|JOIN)(\s+)(\w+)\b`)
 	mergeTree   = regexp.MustCompile(`(?m)^ENGINE = (\w*MergeTree)(?:\((.*)\))?$`)
 	dedupRule   = regexp.MustCompile(`non_replicated_deduplication_window = (\d+)`)
-	ordering    = regexp.MustCompile(`(?m)^ORDER BY \(?(\w+)`)
 	comment     = regexp.MustCompile(`(?m)^COMMENT '(?:[^'\\]|\\.|'')*'$`)
 )
 
@@ -190,16 +192,12 @@ func (l Layout) table(s, name, database string, sharded map[string]bool) ([]stri
 	if !sharded[name] {
 		return []string{body}, nil
 	}
-	key, ok := shardingKeys[name]
-	if !ok {
-		// Views fill it on each shard; a job that fills it again by hand needs a fixed place too.
-		first := ordering.FindStringSubmatch(s)
-		if first == nil {
-			return nil, fmt.Errorf("table %s: its ORDER BY names no column", name)
-		}
-		key = "cityHash64(" + first[1] + ")"
+	// Without a key nobody inserts through it: views fill the local tables.
+	key := shardingKeys[name]
+	if key != "" {
+		key = ", " + key
 	}
-	return []string{body, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s%s AS `%s`.%s\nENGINE = Distributed(`%s`, `%s`, %s, %s)\n%s",
+	return []string{body, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s%s AS `%s`.%s\nENGINE = Distributed(`%s`, `%s`, %s%s)\n%s",
 		name, l.onCluster(), database, local, l.Cluster, database, local, key, comment.FindString(s))}, nil
 }
 

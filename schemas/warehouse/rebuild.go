@@ -104,8 +104,10 @@ type Rebuilt struct {
 // A step that is not over while agents insert is left alone. A rebuild that was killed between the
 // deletion and the attachment leaves a hole that the next one fills.
 //
-// The error wraps ErrBusy if events of the range kept coming, and is a service.ConfigError for a
-// cluster whose roll-ups are spread over shards.
+// On a cluster it rebuilds what views fill on the shard that answers, so that it is to be run at one
+// server of each shard; the coarser ones are whole after the last.
+//
+// The error wraps ErrBusy if events of the range kept coming.
 func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o RebuildOptions) error {
 	if !from.Before(to) {
 		return service.Configf("rebuild: the range from %s to %s is empty", from.Format(time.RFC3339), to.Format(time.RFC3339))
@@ -113,8 +115,12 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 	if err := dropLeftovers(ctx, conn); err != nil {
 		return err
 	}
-	if err := onOneServer(ctx, conn); err != nil {
-		return err
+	// On a cluster the rows are in the local tables of each shard.
+	suffix := ""
+	if is, err := onCluster(ctx, conn); err != nil {
+		return fmt.Errorf("look for the layout: %w", err)
+	} else if is != nil && *is {
+		suffix = localSuffix
 	}
 	kept, err := keptSince(ctx, conn)
 	if err != nil {
@@ -124,7 +130,7 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 	for i, r := range rollUps {
 		done := Rebuilt{Table: r.Table, From: from, To: to, Done: i + 1, Total: len(rollUps)}
 		if r.From == "" {
-			done.From, done.To, err = r.recount(ctx, conn, later(from, kept[r.Table]), to, o.Idle)
+			done.From, done.To, err = r.recount(ctx, conn, later(from, kept[r.Table]), to, o.Idle, suffix)
 		} else {
 			done.From, done.To = later(from, kept[r.Table]).Truncate(r.step()), ceil(to, r.step())
 			err = r.fill(ctx, conn, done.From, done.To, r.rebuildOld(done.From, done.To, kept[r.From]))
@@ -134,20 +140,6 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 		}
 		if o.Report != nil {
 			o.Report(done)
-		}
-	}
-	return nil
-}
-
-// onOneServer returns a service.ConfigError if the roll-ups that views fill are spread over shards.
-func onOneServer(ctx context.Context, conn driver.Conn) error {
-	var distributed []string
-	if err := conn.QueryRow(ctx, "SELECT groupArray(name) FROM system.tables WHERE database = currentDatabase() AND engine = 'Distributed'").Scan(&distributed); err != nil {
-		return fmt.Errorf("look for shards: %w", err)
-	}
-	for _, r := range rollUps {
-		if r.From == "" && slices.Contains(distributed, r.Table) {
-			return service.Configf("rebuild: %s is spread over shards, and parts of it can only be replaced on each of them", r.Table)
 		}
 	}
 	return nil
@@ -186,7 +178,7 @@ func keptSince(ctx context.Context, conn driver.Conn) (map[string]time.Time, err
 			return nil, fmt.Errorf("read retention: %w", err)
 		}
 		if ttl := storedTTL.FindStringSubmatch(engine); ttl != nil {
-			if days[strings.TrimSuffix(name, "_local")], err = strconv.Atoi(ttl[2]); err != nil {
+			if days[strings.TrimSuffix(name, localSuffix)], err = strconv.Atoi(ttl[2]); err != nil {
 				return nil, fmt.Errorf("read the retention of %s: %w", name, err)
 			}
 		}
@@ -225,7 +217,7 @@ func inRange(column string) string {
 }
 
 // recount rebuilds a roll-up that a view fills, and returns the range that it rebuilt.
-func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Time, idle bool) (start, end time.Time, err error) {
+func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Time, idle bool, suffix string) (start, end time.Time, err error) {
 	start = from.Truncate(r.step())
 	for try := 1; ; try++ {
 		end = ceil(to, r.step())
@@ -239,7 +231,7 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 		if !start.Before(end) {
 			return start, start, nil
 		}
-		if err := r.recountOnce(ctx, conn, start, end); err != nil {
+		if err := r.recountOnce(ctx, conn, start, end, suffix); err != nil {
 			return start, end, err
 		}
 		if idle {
@@ -250,7 +242,7 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 			"from": strconv.FormatInt(start.Unix(), 10), "to": strconv.FormatInt(end.Unix(), 10),
 			"since": strconv.FormatInt(now.Add(-viewLag).UnixMicro(), 10),
 		})
-		if err := conn.QueryRow(clickhouse.Context(ctx, since), "SELECT count() FROM events WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+
+		if err := conn.QueryRow(clickhouse.Context(ctx, since), "SELECT count() FROM events"+suffix+" WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+
 			inRange("time")).Scan(&late); err != nil {
 			return start, end, fmt.Errorf("look for late events: %w", err)
 		}
@@ -268,9 +260,10 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 	}
 }
 
-func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time) error {
+// recountOnce takes the events of, and changes, the table whose name ends with suffix.
+func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time, suffix string) error {
 	return r.staged(ctx, conn, func(stage string) error {
-		if err := r.count(ctx, conn, stage, start, end); err != nil {
+		if err := r.count(ctx, conn, stage, "events"+suffix, start, end); err != nil {
 			return err
 		}
 		partitions, err := partitionsOf(ctx, conn, stage)
@@ -278,11 +271,11 @@ func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end ti
 			return err
 		}
 		// 2: wait for the replicas too.
-		if err := conn.Exec(within(ctx, start, end, clickhouse.Settings{"mutations_sync": 2}), "ALTER TABLE "+r.Table+" DELETE WHERE "+inRange("ts")); err != nil {
+		if err := conn.Exec(within(ctx, start, end, clickhouse.Settings{"mutations_sync": 2}), "ALTER TABLE "+r.Table+suffix+" DELETE WHERE "+inRange("ts")); err != nil {
 			return fmt.Errorf("delete the range: %w", err)
 		}
 		for _, p := range partitions {
-			if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" ATTACH PARTITION ID '"+p+"' FROM "+stage); err != nil {
+			if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+suffix+" ATTACH PARTITION ID '"+p+"' FROM "+stage); err != nil {
 				return fmt.Errorf("attach partition %s: %w", p, err)
 			}
 		}
@@ -403,20 +396,20 @@ func (r rollUp) rebuildOld(from, to, retention time.Time) filler {
 				return "", start, fmt.Errorf("keep rows: %w", err)
 			}
 		}
-		return "[]", old, r.count(ctx, conn, stage, first, last)
+		return "[]", old, r.count(ctx, conn, stage, "events", first, last)
 	}
 }
 
-// count sums the events of [start, end) into a staging table, a day at a time, since events are
-// stored by day.
-func (r rollUp) count(ctx context.Context, conn driver.Conn, stage string, start, end time.Time) error {
+// count sums the events of [start, end) in a table into a staging table, a day at a time, since
+// they are stored by day.
+func (r rollUp) count(ctx context.Context, conn driver.Conn, stage, events string, start, end time.Time) error {
 	for start.Before(end) {
 		next := start.Truncate(24 * time.Hour).Add(24 * time.Hour)
 		if next.After(end) {
 			next = end
 		}
 		ctx := within(ctx, start, next, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
-		if err := conn.Exec(ctx, r.insertInto(stage)+r.fromEvents(inRange("time"))); err != nil {
+		if err := conn.Exec(ctx, r.insertInto(stage)+r.fromEvents(events, inRange("time"))); err != nil {
 			return fmt.Errorf("count events: %w", err)
 		}
 		start = next

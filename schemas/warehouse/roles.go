@@ -21,6 +21,7 @@ type role struct {
 	about   string
 	inserts []string // tables
 	selects []string // tables and views; nil for all of the database
+	rollsUp bool     // fills and mends the roll-ups (RollUp, Rebuild), in tables that it makes for the time
 }
 
 // roles are held to what the code says by a test: a part that begins to write or read a table needs
@@ -28,18 +29,19 @@ type role struct {
 var roles = []role{
 	{
 		name: ingestRole, about: "the agents of the nodes, and imports",
-		inserts: []string{"annotations", "events", "gauges", "nodes", "queue_gauges"},
+		inserts: []string{"annotations", "events", "gauges", "imports", "nodes", "queue_gauges"},
 		selects: []string{
 			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
-			"leases", "schema_migrations", "suppression_changes", "suppressions",
+			"imports", "leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
 	},
 	{
 		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
 		inserts: []string{
-			"attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
+			"annotations", "attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
+		rollsUp: true,
 	},
 	{name: grafanaRole, about: "people and dashboards: everything, read-only, within bounds"},
 }
@@ -125,6 +127,14 @@ func (l Layout) roles(database string, tenants []string, passwords Passwords) ([
 		create(r.name)
 		if err := grant(r.name, "INSERT", r.inserts); err != nil {
 			return nil, err
+		}
+		if r.rollsUp { // in tables of its own, whose partitions then replace those of the roll-up
+			if err := grant(r.name, "INSERT, ALTER DELETE", RollUps()); err != nil {
+				return nil, err
+			}
+			for _, table := range RollUps() {
+				add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s.%s* TO %s", l.onCluster(), identifier(database), table+stageMark, identifier(l.role(r.name)))
+			}
 		}
 		if r.selects == nil {
 			add("GRANT%s SELECT ON %s.* TO %s", l.onCluster(), identifier(database), identifier(l.role(r.name)))

@@ -84,13 +84,19 @@ func TestRolesFollowTheCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var streams []string
+	variables := map[string]string{}
 	for _, m := range regexp.MustCompile(`(\w+)\s+= Table\[[\w.]+\]\{"(\w+)"`).FindAllStringSubmatch(string(text), -1) {
-		if len(named(t, filepath.Join("..", "..", "ingest", "ship"), []string{m[1]}, regexp.MustCompile(`\bwarehouse\.(\w+)`))) > 0 {
-			streams = append(streams, m[2])
-		}
+		variables[m[1]] = m[2]
 	}
-	slices.Sort(streams)
+	tables := func(folder, pattern string) []string {
+		list := named(t, folder, slices.Collect(maps.Keys(variables)), regexp.MustCompile(pattern))
+		for i, v := range list {
+			list[i] = variables[v]
+		}
+		slices.Sort(list)
+		return list
+	}
+	streams := tables(filepath.Join("..", "..", "ingest", "ship"), `\bwarehouse\.(\w+)`)
 	if diff := cmp.Diff(warehouse.NodeTables(), streams); diff != "" {
 		t.Errorf("tables that nodes fill (-NodeTables +insert.go and ingest/ship):\n%s", diff)
 	}
@@ -107,7 +113,13 @@ func TestRolesFollowTheCode(t *testing.T) {
 		t.Errorf("carom_ingest may read (-what its code does +roles.go):\n%s", diff)
 	}
 	analytics := filepath.Join("..", "..", "analytics")
-	if diff := cmp.Diff(named(t, analytics, objects, inserts...), granted(sql, "INSERT", "carom_analytics")); diff != "" {
+	jobs := with(named(t, analytics, objects, inserts...), tables(analytics, `\bwarehouse\.(\w+)\.Insert`)...)
+	if len(named(t, analytics, []string{"Annotate"}, regexp.MustCompile(`\bwarehouse\.(Annotate)\(`))) > 0 {
+		jobs = with(jobs, "annotations")
+	}
+	want := slices.Concat(jobs, warehouse.RollUps()) // filled by RollUp and mended by Rebuild
+	slices.Sort(want)
+	if diff := cmp.Diff(want, slices.Sorted(slices.Values(slices.Concat(granted(sql, "INSERT", "carom_analytics"), granted(sql, "INSERT, ALTER DELETE", "carom_analytics"))))); diff != "" {
 		t.Errorf("carom_analytics may insert into (-what its code does +roles.go):\n%s", diff)
 	}
 	for role, want := range map[string][]string{"carom_analytics": {"*"}, "carom_grafana": {"*"}} {

@@ -276,10 +276,11 @@ func (r rollUp) Partition() string { return r.partition + "(ts)" }
 
 // View returns the query of the view that fills the roll-up from what is inserted into events. A
 // repaired row was counted when it was inserted first.
-func (r rollUp) View() string { return r.fromEvents("NOT repaired") }
+func (r rollUp) View() string { return r.fromEvents("events", "NOT repaired") }
 
-// fromEvents returns a query of the roll-up's columns over the events of which condition holds.
-func (r rollUp) fromEvents(condition string) string {
+// fromEvents returns a query of the roll-up's columns over the rows of a table of events of which
+// condition holds.
+func (r rollUp) fromEvents(table, condition string) string {
 	where := make([]string, 0, 2)
 	for _, w := range []string{condition, r.where} {
 		if w != "" {
@@ -299,7 +300,7 @@ func (r rollUp) fromEvents(condition string) string {
 		}
 		lines = append(lines, line)
 	}
-	return "SELECT\n" + strings.Join(lines, ",\n") + "\nFROM events" + r.join + filter + "\nGROUP BY ts, " + strings.Join(r.keyNames(), ", ")
+	return "SELECT\n" + strings.Join(lines, ",\n") + "\nFROM " + table + r.join + filter + "\nGROUP BY ts, " + strings.Join(r.keyNames(), ", ")
 }
 
 // fromFiner returns a query of the roll-up's columns over r.From, of which condition must hold.

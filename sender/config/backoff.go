@@ -123,14 +123,12 @@ var backoffRows = []directive[Settings]{
 
 // choice parses one of a few words, of which there are two or more.
 func choice[V ~string](words ...V) parser[V] {
-	want := "want " + string(words[0])
-	for i, w := range words[1:] {
-		if i == len(words)-2 {
-			want += " or " + string(w)
-		} else {
-			want += ", " + string(w)
-		}
+	all := make([]string, len(words))
+	for i, w := range words {
+		all[i] = string(w)
 	}
+	last := len(all) - 1
+	want := "want " + strings.Join(all[:last], ", ") + " or " + all[last]
 	return scalar(want, func(s string) (V, error) {
 		if v := V(strings.ToLower(s)); slices.Contains(words, v) {
 			return v, nil

@@ -11,10 +11,17 @@ import (
 func TestIntakeDirectives(t *testing.T) {
 	source := func(s string) string { return "<source 0/0>\n" + s + "\n</source>\n" }
 	user := func(s string) string { return "<smtp-user ann>\n" + s + "\n</smtp-user>\n" }
+	stream := func(s string) string { return "<event-stream " + s + ">\n</event-stream>\n" }
 	listener := func(s string) string { return "<smtp-listener 127.0.0.1:25>\n" + s + "\n</smtp-listener>\n" }
 	for _, tc := range []struct{ name, conf, wrong string }{
 		{"allow-chunking", source("allow-chunking no\nallow-smtputf8 no\nfix-bare-newline yes"), ""},
 		{"allow-chunking", source("allow-chunking never"), "want yes or no"},
+		{"event-stream", stream("clickhouse://ch1:9440,ch2:9440,[::1]:9440/carom?secure=true"), ""},
+		{"event-stream", stream("clickhouse://ch1,ch2"), ""},
+		{"event-stream", stream("http://ch1:8123,ch2:x"), "bad address"},
+		{"event-stream", stream("http://ch1:8123,"), "bad address"},
+		{"event-stream", stream("ftp://ch1:21,ch2:21"), "bad address"},
+		{"event-stream", stream("http://u:p,q@ch1:8123"), "must not hold a user or password"},
 		{"fix-bare-newline", source("fix-bare-newline 1"), "want yes or no"},
 		{"smtp-command-timeout", source("smtp-command-timeout 5m\nsmtp-data-timeout 1h"), ""},
 		{"smtp-command-timeout", source("smtp-command-timeout 0"), "want more than zero"},

@@ -265,24 +265,22 @@ func asksToSign(a assignment[Settings]) bool {
 	return s.FirstDKIM.Sign != "" && s.FirstDKIM.Sign != DKIMNo || s.SecondDKIM.Sign != "" && s.SecondDKIM.Sign != DKIMNo
 }
 
-// signs reports whether some mail of the vmta asks for a signature.
-func (c *Config) signs(m *VMTA) (signs bool) {
-	f := func(a assignment[Settings]) { signs = signs || asksToSign(a) }
-	c.domains.all(f)
-	for _, name := range m.Pools {
-		if p, ok := c.Pool(name); ok {
-			p.domains.all(f)
-		}
-	}
-	m.domains.all(f)
+// signs reports whether some <domain> of the scope asks for a signature.
+func (t *domainTable) signs() (signs bool) {
+	t.all(func(a assignment[Settings]) { signs = signs || asksToSign(a) })
 	return signs
 }
 
 func (l *linter) unusedKeys() {
 	const fix = "write dkim-sign yes in <domain *>"
-	signed := false
+	everywhere := l.c.domains.signs() // once: there may be thousands of domains, and hundreds of virtual MTAs
+	pools := map[string]bool{}
+	for _, p := range l.c.poolOrder {
+		pools[strings.ToLower(p.Name)] = p.domains.signs()
+	}
+	signed := everywhere
 	for _, m := range l.c.vmtaOrder {
-		signs := l.c.signs(m)
+		signs := everywhere || m.domains.signs() || slices.ContainsFunc(m.Pools, func(name string) bool { return pools[strings.ToLower(name)] })
 		signed = signed || signs
 		if pos := m.set["domain-key"]; pos != (Pos{}) && !signs {
 			l.advise(pos, fix, "the domain-key of %s signs nothing: no <domain> that counts for it has dkim-sign yes", m.Name)

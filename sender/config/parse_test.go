@@ -282,6 +282,25 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
+// BenchmarkCheck is carom check config with its rules.
+func BenchmarkCheck(b *testing.B) {
+	dir := b.TempDir()
+	data := bytes.ReplaceAll(largeConfig(), []byte("keys/rsa.pem"), []byte(filepath.Join(dir, "rsa.pem")))
+	for name, content := range map[string][]byte{"config": data, "rsa.pem": []byte(testKeys()["/etc/carom/keys/rsa.pem"])} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	m := thisMachine()
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if f := check(b.Context(), filepath.Join(dir, "config"), m); !f.OK {
+			b.Fatal(f.Mistakes[0])
+		}
+	}
+}
+
 func BenchmarkDomain(b *testing.B) {
 	c, _, err := parse("/etc/carom/config", largeConfig(), testKeys())
 	if err != nil {

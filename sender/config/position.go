@@ -70,7 +70,7 @@ func Errors(err error) []*Error {
 type report struct {
 	mistakes []*Error
 	warnings []Warning
-	more     int             // mistakes beyond maxMistakes, the first of them at moreAt
+	more     int // mistakes beyond maxMistakes, the first of them at moreAt
 	moreAt   Pos
 	order    map[string]int  // file → when it was first read
 	warned   map[string]bool // file and name → warned of already

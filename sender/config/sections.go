@@ -137,9 +137,38 @@ var eventStreamScope = newScope("event-stream",
 	one("batch-interval", positiveInterval, func(s *EventStream) *time.Duration { return &s.BatchInterval }),
 ).withDefaults(defaultEventStream)
 
+// streamURL reads the address of ClickHouse, or those of its replicas with commas between them, which
+// url.Parse refuses where they have ports. Host holds all of them.
 func streamURL(v *value) (*url.URL, error) {
-	return serverURL(v, "want an address such as clickhouse://db.example.com:9000 or http://127.0.0.1:8123",
-		"write them as user and password-file inside the section", "clickhouse", "http", "https")
+	const (
+		want    = "want an address such as clickhouse://db.example.com:9000 or http://127.0.0.1:8123"
+		instead = "write them as user and password-file inside the section"
+	)
+	s, err := v.single(want)
+	if err != nil {
+		return nil, err
+	}
+	scheme, rest, _ := strings.Cut(s, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	if strings.Contains(rest[:end], "@") {
+		return nil, errors.New("the address must not hold a user or password: " + instead)
+	}
+	var all *url.URL
+	for host := range strings.SplitSeq(rest[:end], ",") {
+		u, err := parseServer(scheme+"://"+host+rest[end:], want, instead, "clickhouse", "http", "https")
+		if err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = u
+		} else {
+			all.Host += "," + u.Host
+		}
+	}
+	return all, nil
 }
 
 // serverURL reads the address of a server. A login must not stand in it; instead says where it belongs.
@@ -148,6 +177,10 @@ func serverURL(v *value, want, instead string, schemes ...string) (*url.URL, err
 	if err != nil {
 		return nil, err
 	}
+	return parseServer(s, want, instead, schemes...)
+}
+
+func parseServer(s, want, instead string, schemes ...string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:

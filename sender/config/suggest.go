@@ -40,7 +40,7 @@ var invented = map[string]string{
 	"max-conn-rate":                 "max-connect-rate",
 	"max-connections":               "max-smtp-out",
 	"max-delivery-attempts":         "max-retries",
-	"max-messages-rate":          "max-msg-rate",
+	"max-messages-rate":             "max-msg-rate",
 	"max-message-rate":              "max-msg-rate",
 	"max-msg-size":                  "max-message-size",
 	"max-per-host-out":              "max-smtp-out",

@@ -34,13 +34,13 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	rawURL, login := warehouse.Flags(flags)
 	rows := flags.String("rows", "1M", "about so many events, a `number` such as 100k or 100M")
 	until := flags.String("until", "", "end of the history, a `time` such as 2026-11-29T12:00:00Z (default: the last full hour)")
-	noRollups := flags.Bool("no-rollups", false, "leave the roll-ups empty")
 	progress := flags.Bool("progress", false, "show progress on standard error also when it is no terminal")
 	asJSON := flags.Bool("json", false, "print the result as JSON")
 	var o Options
 	flags.IntVar(&o.Days, "days", 30, "`number` of days, counted back from the end")
 	flags.IntVar(&o.Nodes, "nodes", 4, "`number` of nodes that sent the mail")
 	flags.Uint64Var(&o.Seed, "seed", 1, "`number` that all chance follows from")
+	flags.BoolVar(&o.NoRollUps, "no-rollups", false, "leave the roll-ups empty")
 	flags.BoolVar(&o.Append, "append", false, "add to a table that has events")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -54,9 +54,6 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	}
 	if o.Until, err = parseUntil(*until, time.Now()); err != nil {
 		return service.Configf("carom load events: --until %w", err)
-	}
-	if !*noRollups {
-		o.Rollups = rollups
 	}
 	bar := newBar(stdio.Err, *progress)
 	o.Progress = bar.show
@@ -147,14 +144,14 @@ func newBar(w io.Writer, always bool) *bar {
 
 func (b *bar) show(p Progress) {
 	tenth := 10 * p.Day / p.Days
-	if !b.on || !b.terminal && tenth == b.shown && !p.Rollups {
+	if !b.on || !b.terminal && tenth == b.shown && p.OfRollUps == 0 {
 		return
 	}
 	b.shown = tenth
 	done := barWidth * p.Day / p.Days
 	what := fmt.Sprintf("day %d of %d, %d events, %.0f/s", p.Day, p.Days, p.Rows, float64(p.Rows)/p.Elapsed.Seconds())
-	if p.Rollups {
-		what = fmt.Sprintf("%d events, filling the roll-ups", p.Rows)
+	if p.OfRollUps > 0 {
+		what = fmt.Sprintf("%d events, %d of %d roll-ups filled", p.Rows, p.RollUps, p.OfRollUps)
 	}
 	text := fmt.Sprintf("[%s%s] %s", strings.Repeat("#", done), strings.Repeat(".", barWidth-done), what)
 	if b.terminal {

@@ -34,7 +34,7 @@ import (
 	"carom/schemas/taxonomy"
 )
 
-//go:embed head.sql steps.sql rows.sql
+//go:embed head.sql steps.sql rows.sql attributions.sql
 var files embed.FS
 
 // Bounds of Options.
@@ -53,20 +53,20 @@ type Options struct {
 	Until time.Time // end of the last day, a midnight or any other time of day (UTC)
 	// Append allows a table that has rows already. A history of the same options is refused all the same.
 	Append bool
-	// Progress is called now and then with the events that are stored.
-	Progress func(Progress)
-	// Rollups fills the roll-ups of a time from events. Nil leaves them empty.
-	Rollups func(ctx context.Context, conn driver.Conn, from, to time.Time) error
+	// Progress is called now and then.
+	Progress  func(Progress)
+	NoRollUps bool // leave the roll-ups empty
 }
 
 // Progress is how far a run is.
 type Progress struct {
-	Rows    uint64 // stored
-	Of      uint64 // about
-	Day     int    // of Days that are done
-	Days    int
-	Rollups bool // the events are there, the roll-ups are being filled
-	Elapsed time.Duration
+	Rows uint64 // stored
+	Of   uint64 // about
+	Day  int    // of Days that are done
+	Days int
+	// RollUps and OfRollUps are how many of the roll-ups are filled, when the events are there.
+	RollUps, OfRollUps int
+	Elapsed            time.Duration
 }
 
 // Result is what a run made.
@@ -86,7 +86,7 @@ type Result struct {
 }
 
 // eventsPerMessage is what the fates amount to, measured over a million messages.
-const eventsPerMessage = 2.17
+const eventsPerMessage = 2.085
 
 // run is a history in the making.
 type run struct {
@@ -135,17 +135,16 @@ func Run(ctx context.Context, conn driver.Conn, o Options) (result Result, err e
 		if err := r.events(ctx, days.first+len(days.counts)); err != nil {
 			return Result{}, fmt.Errorf("day %d: %w", days.first+1, err)
 		}
-		r.progress(days.first+len(days.counts), false)
+		r.progress(days.first+len(days.counts), 0, 0)
 	}
 	eventsDone := time.Since(r.started)
-	if o.Rollups != nil {
-		r.progress(o.Days, true)
-		if err := o.Rollups(ctx, conn, r.from, o.Until); err != nil {
-			return Result{}, fmt.Errorf("fill the roll-ups: %w", err)
+	if !o.NoRollUps {
+		if err := r.rollUps(ctx); err != nil {
+			return Result{}, err
 		}
 	}
 	result = Result{
-		Rows: r.rows, Messages: r.messages, From: r.from, To: o.Until, Seed: o.Seed, Incarnation: r.incarnation.String(),
+		Rows: r.rows, Messages: r.messages, From: r.from, To: r.Until, Seed: o.Seed, Incarnation: r.incarnation.String(),
 		LastSeq: map[string]uint64{}, EventSeconds: eventsDone.Seconds(), RowsPerSecond: float64(r.rows) / eventsDone.Seconds(),
 		RollupSeconds: (time.Since(r.started) - eventsDone).Seconds(), Incidents: len(planned),
 	}
@@ -490,9 +489,9 @@ func (r *run) kinds(ctx context.Context) (map[string]uint64, error) {
 	return all, rows.Err()
 }
 
-func (r *run) progress(days int, rollups bool) {
+func (r *run) progress(days, rollUps, of int) {
 	if r.Progress != nil {
-		r.Progress(Progress{Rows: r.rows, Of: r.Rows, Day: days, Days: r.Days, Rollups: rollups, Elapsed: time.Since(r.started)})
+		r.Progress(Progress{Rows: r.rows, Of: r.Rows, Day: days, Days: r.Days, RollUps: rollUps, OfRollUps: of, Elapsed: time.Since(r.started)})
 	}
 }
 

@@ -46,10 +46,15 @@ type Converter struct {
 	cells    []string
 	times    [2]stamp
 	judged   map[question]answer
-	hosts    map[string]string // provider by MX host
-	layout   *Layout           // that tenant is of
-	tenantAt int               // column of the tenant, plus one; 0 for none
+	hosts    map[string]string            // provider by MX host
+	esmtp    map[string]map[string]string // headers of an event that has no others
+	pairs    []pair
+	layout   *Layout // that tenant is of
+	tenantAt int     // column of the tenant, plus one; 0 for none
 }
+
+// pair is a header and its value.
+type pair struct{ name, value string }
 
 // stamp is a time as it stood in the last record: most records share it with the one before.
 type stamp struct {
@@ -76,7 +81,7 @@ func NewConverter(o Options) *Converter {
 	if o.Zone == nil {
 		o.Zone = time.UTC
 	}
-	return &Converter{options: o, judged: map[question]answer{}, hosts: map[string]string{}}
+	return &Converter{options: o, judged: map[question]answer{}, hosts: map[string]string{}, esmtp: map[string]map[string]string{}}
 }
 
 // kinds gives the record types, in short and in long, their usual kind. A Converter looks closer.
@@ -126,7 +131,8 @@ func (c *Converter) Convert(record string, l *Layout, e *event.Event) error {
 	if !ok {
 		return fmt.Errorf("%w: timeLogged %q", ErrTime, cut(r.get(timeLogged), 40))
 	}
-	*e = event.Event{FormatVersion: event.FormatVersion, Time: at, Kind: kind, Recipients: 1}
+	*e = event.Event{} // a literal with values would be made apart and copied, a kilobyte
+	e.FormatVersion, e.Time, e.Kind, e.Recipients = event.FormatVersion, at, kind, 1
 	c.envelope(e, &r)
 	c.addresses(e, &r)
 	c.headers(e, &r)
@@ -250,17 +256,13 @@ func (c *Converter) providerOf(host string) string {
 
 // headers fills in what has no column of its own.
 func (c *Converter) headers(e *event.Event, r *row) {
+	c.pairs = c.pairs[:0]
 	set := func(name, value string) {
-		if value == "" {
-			return
+		if value != "" {
+			c.pairs = append(c.pairs, pair{name, cut(value, maxText)})
 		}
-		if e.Headers == nil {
-			e.Headers = map[string]string{}
-		}
-		e.Headers[name] = cut(value, maxText)
 	}
 	set(originalHeader, r.get(orcpt))
-	set(esmtpHeader, r.get(dlvEsmtpAvailable))
 	set(agentHeader, r.get(userAgent))
 	set(userHeader, r.get(userString))
 	set(domainHeader, r.get(reportedDomain))
@@ -281,6 +283,33 @@ func (c *Converter) headers(e *event.Event, r *row) {
 		}
 		set(column.name, r.cells[i])
 	}
+	esmtp := cut(r.get(dlvEsmtpAvailable), maxText)
+	if len(c.pairs) == 0 && esmtp != "" {
+		e.Headers = c.shared(esmtp) // as most deliveries have it
+		return
+	}
+	set(esmtpHeader, esmtp)
+	if len(c.pairs) == 0 {
+		return
+	}
+	e.Headers = make(map[string]string, len(c.pairs))
+	for _, p := range c.pairs {
+		e.Headers[p.name] = p.value
+	}
+}
+
+// shared returns a map with nothing but what a receiver can do, which nobody changes.
+func (c *Converter) shared(esmtp string) map[string]string {
+	m, ok := c.esmtp[esmtp]
+	if !ok {
+		if len(c.esmtp) >= maxKnown {
+			clear(c.esmtp)
+		}
+		esmtp = strings.Clone(esmtp)
+		m = map[string]string{esmtpHeader: esmtp}
+		c.esmtp[esmtp] = m
+	}
+	return m
 }
 
 // delivered fills in an acceptance.

@@ -2,7 +2,7 @@
 --
 -- Three sorts. Rows: deliveries, bounces, deferrals, complaints, message_trace show one step of one
 -- recipient each, out of events; ask them with a span of time, a message or a recipient.
--- Sums: traffic_minute, traffic_hour, traffic_day, job_day, domain_day, sender_day, cohort_day hold
+-- Sums: traffic_minute, traffic_hour, traffic_day, job_day, domain_day, sender_day, cohort_day, latency_day hold
 -- counts to be summed as one likes; a rate is one sum over another (rates.go has the only
 -- definitions). Reports: job_report, tenant_week, ip_day, time_to_deliver have the rates worked out.
 -- Sums and reports read roll-ups and never events, so that a picker or a dashboard costs little.
@@ -316,6 +316,33 @@ FROM {{upToNow "senders_1d" "senders_1h" "Day" "from_domain, dkim_domain, signat
 
 -- A day is mature at 24 hours when its last delivery is 24 hours old, by the newest event that is
 -- here and not by the clock: so a history that was imported, or that lags, is judged by itself.
+CREATE VIEW IF NOT EXISTS returned_day{{onCluster}}
+(
+    day Date COMMENT 'day of the delivery, UTC',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    complaints UInt64 COMMENT 'of the delivered, those who complained so far',
+    complaints_24h UInt64 COMMENT 'of delivered_24h, those who complained within 24 hours of the delivery',
+    complaints_72h UInt64 COMMENT 'of delivered_72h, those who complained within 72 hours',
+    complaints_7d UInt64 COMMENT 'of delivered_7d, those who complained within 7 days',
+    bounces UInt64 COMMENT 'of the delivered, those that came back by mail so far',
+    bounces_72h UInt64 COMMENT 'of delivered_72h, those that came back within 72 hours',
+    hard_bounces_72h UInt64 COMMENT 'of these, those that say that the address is dead'
+)
+COMMENT 'Complaints and later bounces by the day of the delivery that they answer: the part of cohort_day without the deliveries'
+AS SELECT
+    toDate(delivered_at) AS day, provider, source, tenant,
+    kind = 'complaint' AS complaints,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND {{mature "day" 2}} AS complaints_24h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND {{mature "day" 4}} AS complaints_72h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND {{mature "day" 8}} AS complaints_7d,
+    kind = 'remote-bounce' AS bounces,
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND {{mature "day" 4}} AS bounces_72h,
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND {{mature "day" 4}} AND class = 'hard' AS hard_bounces_72h
+FROM attributed
+WHERE kind IN ('complaint', 'remote-bounce');
+
 CREATE VIEW IF NOT EXISTS cohort_day{{onCluster}}
 (
     day Date COMMENT 'day of the delivery, UTC',
@@ -345,16 +372,9 @@ FROM traffic_day
 WHERE delivered > 0
 UNION ALL
 SELECT
-    toDate(delivered_at) AS day, provider, source, tenant, 0 AS delivered, 0 AS delivered_24h, 0 AS delivered_72h, 0 AS delivered_7d,
-    kind = 'complaint' AS complaints,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND {{mature "day" 2}} AS complaints_24h,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND {{mature "day" 4}} AS complaints_72h,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND {{mature "day" 8}} AS complaints_7d,
-    kind = 'remote-bounce' AS bounces,
-    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND {{mature "day" 4}} AS bounces_72h,
-    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND {{mature "day" 4}} AND class = 'hard' AS hard_bounces_72h
-FROM attributed
-WHERE kind IN ('complaint', 'remote-bounce');
+    day, provider, source, tenant, 0 AS delivered, 0 AS delivered_24h, 0 AS delivered_72h, 0 AS delivered_7d,
+    complaints, complaints_24h, complaints_72h, complaints_7d, bounces, bounces_72h, hard_bounces_72h
+FROM returned_day;
 
 CREATE VIEW IF NOT EXISTS job_report{{onCluster}}
 (
@@ -416,9 +436,11 @@ FROM
         sum(t.refused_suppressed) AS refused_suppressed, sum(t.complaints_7d) AS complaints_7d, sum(t.delivered_7d) AS delivered_7d
     FROM
     (
-        SELECT toMonday(day) AS week, tenant, {{names}}, refused_suppressed, 0 AS complaints_7d, 0 AS delivered_7d FROM traffic_day
+        SELECT
+            toMonday(day) AS week, tenant, {{names}}, refused_suppressed, 0 AS complaints_7d, if({{mature "day" 8}}, delivered, 0) AS delivered_7d
+        FROM traffic_day
         UNION ALL
-        SELECT toMonday(day) AS week, tenant, {{none}}, 0 AS refused_suppressed, complaints_7d, delivered_7d FROM cohort_day
+        SELECT toMonday(day) AS week, tenant, {{none}}, 0 AS refused_suppressed, complaints_7d, 0 AS delivered_7d FROM returned_day
     ) AS t
     GROUP BY week, tenant
 );
@@ -451,36 +473,42 @@ FROM
     (
         SELECT
             day, source, {{names}}, if(dimension = 'block', attempts, 0) AS blocked,
-            if(dimension IN ('rate', 'connections', 'messages'), attempts, 0) AS throttled, 0 AS complaints_7d, 0 AS delivered_7d
+            if(dimension IN ('rate', 'connections', 'messages'), attempts, 0) AS throttled,
+            0 AS complaints_7d, if({{mature "day" 8}}, delivered, 0) AS delivered_7d
         FROM traffic_day
         WHERE source != ''
         UNION ALL
-        SELECT day, source, {{none}}, 0 AS blocked, 0 AS throttled, complaints_7d, delivered_7d FROM cohort_day WHERE source != ''
+        SELECT day, source, {{none}}, 0 AS blocked, 0 AS throttled, complaints_7d, 0 AS delivered_7d FROM returned_day WHERE source != ''
     ) AS t
     GROUP BY day, source
 );
+
+CREATE VIEW IF NOT EXISTS latency_day{{onCluster}}
+(
+    day Date COMMENT 'day, UTC',
+    provider LowCardinality(String) COMMENT 'who took the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance here to acceptance there, of the delivered',
+    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+)
+COMMENT 'Times as states of quantiles, to be joined by quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
+AS SELECT toDate(ts) AS day, provider, source, attempts, to_deliver, dns, connect, tls, transfer
+FROM {{upToNow "latency_1d" "latency_1m" "Day" "provider, source, attempts, to_deliver, dns, connect, tls, transfer"}};
 
 CREATE VIEW IF NOT EXISTS time_to_deliver{{onCluster}}
 (
     day Date COMMENT 'day, UTC',
     provider LowCardinality(String) COMMENT 'who took the mail',
     source LowCardinality(String) COMMENT 'address that the receiver saw',
-    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
     p50_seconds Float64 COMMENT 'half of the delivered were accepted there within so many seconds of their acceptance here; nan without any',
     p90_seconds Float64 COMMENT 'nine of ten',
-    p99_seconds Float64 COMMENT 'all but one of a hundred',
-    latency AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'the same as a state in microseconds: quantilesTDigestMerge(0.5, 0.9, 0.99)(latency) joins rows',
-    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'state of the microseconds until the greeting, of new connections',
-    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'state of the microseconds of the TLS handshake, of new connections',
-    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'state of the microseconds from MAIL to the last reply'
+    p99_seconds Float64 COMMENT 'all but one of a hundred'
 )
-COMMENT 'How long mail takes from acceptance here to acceptance there, and what takes the time on a connection'
-AS SELECT
-    toDate(t.ts) AS day, provider, source, sum(t.attempts) AS attempts,
-    (quantilesTDigestMerge(0.5, 0.9, 0.99)(t.to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds,
-    quantilesTDigestMergeState(0.5, 0.9, 0.99)(t.to_deliver) AS latency,
-    quantilesTDigestMergeState(0.5, 0.9, 0.99)(t.connect) AS connect,
-    quantilesTDigestMergeState(0.5, 0.9, 0.99)(t.tls) AS tls,
-    quantilesTDigestMergeState(0.5, 0.9, 0.99)(t.transfer) AS transfer
-FROM {{upToNow "latency_1d" "latency_1m" "Day" "provider, source, attempts, to_deliver, connect, tls, transfer"}} AS t
+COMMENT 'How long mail takes from acceptance here to acceptance there'
+AS SELECT day, provider, source, (quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
+FROM latency_day
 GROUP BY day, provider, source;

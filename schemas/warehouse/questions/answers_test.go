@@ -598,7 +598,7 @@ var answers = map[string]func(w *world) [][]any{
 	},
 	"top-domains": func(w *world) [][]any {
 		return by(rows(count(w, week.From, week.To, func(e *event.Event) (string, bool) { return e.RecipientDomain, true }), func(d string, c *tally) []any {
-			if c.attempts == 0 {
+			if c.delivered == 0 {
 				return nil
 			}
 			return []any{d, c.delivered, c.deliveryRate(), c.recipientDeferral(), c.hardRate()}

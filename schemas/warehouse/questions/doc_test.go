@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"carom/schemas/warehouse"
-	"carom/schemas/warehouse/chtest"
 	"carom/schemas/warehouse/questions"
 )
 
@@ -21,7 +20,7 @@ const document = "../../../deploy/docs/sql.md"
 // views are those for people, in the order of the document.
 var views = []string{
 	"deliveries", "bounces", "deferrals", "complaints", "message_trace",
-	"traffic_minute", "traffic_hour", "traffic_day", "job_day", "domain_day", "sender_day", "cohort_day",
+	"traffic_minute", "traffic_hour", "traffic_day", "job_day", "domain_day", "sender_day", "cohort_day", "returned_day", "latency_day",
 	"job_report", "tenant_week", "ip_day", "time_to_deliver",
 }
 
@@ -30,15 +29,7 @@ var update = flag.Bool("update", false, "write the generated parts of deploy/doc
 // TestDocument compares the parts of sql.md that stand between "<!-- generated: NAME -->" and
 // "<!-- end: NAME -->" with the schema, the rates and the questions.
 func TestDocument(t *testing.T) {
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := migrated(t)
 	content, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)

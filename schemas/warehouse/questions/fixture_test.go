@@ -325,11 +325,10 @@ func (b *builder) limits() {
 	}
 }
 
-// store puts the history into a new database and returns a connection to it.
-func (w *world) store(t *testing.T) driver.Conn {
+// migrated returns a connection to a new database with the schema in it.
+func migrated(t *testing.T) driver.Conn {
 	t.Helper()
-	server := chtest.Start(t)
-	url := server.URL() + "/carom"
+	url := chtest.Start(t).URL() + "/carom"
 	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
 		t.Fatal(err)
 	}
@@ -338,13 +337,16 @@ func (w *world) store(t *testing.T) driver.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	exec := func(statement string) {
-		t.Helper()
-		if err := conn.Exec(t.Context(), statement); err != nil {
-			t.Fatalf("%s: %v", statement, err)
-		}
+	return conn
+}
+
+// store puts the history into the database.
+func (w *world) store(t *testing.T, conn driver.Conn) {
+	t.Helper()
+	// The history stands in the past, and the finest roll-ups are kept for days.
+	if err := conn.Exec(t.Context(), "SYSTEM STOP TTL MERGES"); err != nil {
+		t.Fatal(err)
 	}
-	exec("SYSTEM STOP TTL MERGES") // the history stands in the past, and the finest roll-ups are kept for days
 	if err := warehouse.Events.Insert(t.Context(), conn, "all", w.events); err != nil {
 		t.Fatal(err)
 	}
@@ -380,5 +382,4 @@ message_id, recipient_index, delivered_at, provider, source, tenant, job, from_d
 	if err := batch.Send(); err != nil {
 		t.Fatal(err)
 	}
-	return conn
 }

@@ -202,7 +202,7 @@ CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER `main`
     seq UInt64 COMMENT 'sequence number in the node\'s annotation stream' CODEC(T64, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
     time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
-    name LowCardinality(String) COMMENT 'what happened: start, stop, reload, note',
+    name LowCardinality(String) COMMENT 'what happened: start, stop, upgrade, reload, schema, policy, limit-mode, kill-switch, note, or what an order is',
     text String COMMENT 'in words',
     tags Array(LowCardinality(String)) COMMENT 'words to filter by',
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
@@ -256,7 +256,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop';
 
 CREATE TABLE IF NOT EXISTS k10s ON CLUSTER `main` AS `carom`.k10s_local
-ENGINE = Distributed(`main`, `carom`, k10s_local, cityHash64(provider))
+ENGINE = Distributed(`main`, `carom`, k10s_local)
 COMMENT 'Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS k10s_mv ON CLUSTER `main` TO k10s_local AS
@@ -329,7 +329,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores';
 
 CREATE TABLE IF NOT EXISTS k1m ON CLUSTER `main` AS `carom`.k1m_local
-ENGINE = Distributed(`main`, `carom`, k1m_local, cityHash64(provider))
+ENGINE = Distributed(`main`, `carom`, k1m_local)
 COMMENT 'Answers per key and tenant in steps of a minute: the evidence of scores';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS k1m_mv ON CLUSTER `main` TO k1m_local AS
@@ -381,7 +381,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
 
 CREATE TABLE IF NOT EXISTS provider_minutes ON CLUSTER `main` AS `carom`.provider_minutes_local
-ENGINE = Distributed(`main`, `carom`, provider_minutes_local, cityHash64(provider))
+ENGINE = Distributed(`main`, `carom`, provider_minutes_local)
 COMMENT 'Accepted mail and unknown users of each provider over all sources: the evidence of the breaker';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS provider_minutes_mv ON CLUSTER `main` TO provider_minutes_local AS
@@ -424,7 +424,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
 
 CREATE TABLE IF NOT EXISTS rollup_1m ON CLUSTER `main` AS `carom`.rollup_1m_local
-ENGINE = Distributed(`main`, `carom`, rollup_1m_local, cityHash64(toStartOfHour))
+ENGINE = Distributed(`main`, `carom`, rollup_1m_local)
 COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS rollup_1m_mv ON CLUSTER `main` TO rollup_1m_local AS
@@ -528,7 +528,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
 
 CREATE TABLE IF NOT EXISTS latency_1m ON CLUSTER `main` AS `carom`.latency_1m_local
-ENGINE = Distributed(`main`, `carom`, latency_1m_local, cityHash64(toStartOfHour))
+ENGINE = Distributed(`main`, `carom`, latency_1m_local)
 COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS latency_1m_mv ON CLUSTER `main` TO latency_1m_local AS
@@ -611,7 +611,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
 
 CREATE TABLE IF NOT EXISTS jobs_1h ON CLUSTER `main` AS `carom`.jobs_1h_local
-ENGINE = Distributed(`main`, `carom`, jobs_1h_local, cityHash64(tenant))
+ENGINE = Distributed(`main`, `carom`, jobs_1h_local)
 COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS jobs_1h_mv ON CLUSTER `main` TO jobs_1h_local AS
@@ -681,7 +681,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by recipient domain and outcome, in steps of a hour';
 
 CREATE TABLE IF NOT EXISTS domains_1h ON CLUSTER `main` AS `carom`.domains_1h_local
-ENGINE = Distributed(`main`, `carom`, domains_1h_local, cityHash64(recipient_domain))
+ENGINE = Distributed(`main`, `carom`, domains_1h_local)
 COMMENT 'All events by recipient domain and outcome, in steps of a hour';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS domains_1h_mv ON CLUSTER `main` TO domains_1h_local AS
@@ -741,7 +741,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
 
 CREATE TABLE IF NOT EXISTS senders_1h ON CLUSTER `main` AS `carom`.senders_1h_local
-ENGINE = Distributed(`main`, `carom`, senders_1h_local, cityHash64(from_domain))
+ENGINE = Distributed(`main`, `carom`, senders_1h_local)
 COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS senders_1h_mv ON CLUSTER `main` TO senders_1h_local AS
@@ -803,7 +803,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'What receivers say, day by day: each template of replies with first and last time, count and a sample';
 
 CREATE TABLE IF NOT EXISTS reply_templates ON CLUSTER `main` AS `carom`.reply_templates_local
-ENGINE = Distributed(`main`, `carom`, reply_templates_local, cityHash64(template))
+ENGINE = Distributed(`main`, `carom`, reply_templates_local)
 COMMENT 'What receivers say, day by day: each template of replies with first and last time, count and a sample';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS reply_templates_mv ON CLUSTER `main` TO reply_templates_local AS
@@ -965,8 +965,22 @@ ORDER BY (recipient_key, tenant, time, tombstone, pending)
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, index_granularity = 256
 COMMENT 'Suppressions and their tombstones, append-only; the view suppressed is the present state';
 
-CREATE VIEW IF NOT EXISTS suppressed ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS suppressed ON CLUSTER `main`
+(
+    recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
+    tenant LowCardinality(String) COMMENT 'tenant it holds for, empty for all',
+    since DateTime64(6, 'UTC') COMMENT 'when the cause happened, or the operator spoke',
+    category LowCardinality(String) COMMENT 'why: the category of the bounce or complaint, or manual',
+    origin LowCardinality(String) COMMENT 'who found out: job, operator or import',
+    reason String COMMENT 'the reply, or a note',
+    expires_at DateTime64(6, 'UTC') COMMENT 'when it ends by itself, 1970 for never',
+    provider LowCardinality(String) COMMENT 'provider whose answer it was, empty for none or unknown',
+    actor String COMMENT 'name of the job or of the operator',
+    message_id UUID COMMENT 'message that led to it, zero for none',
+    recipient_index UInt32 COMMENT 'which recipient of the message'
+)
+COMMENT 'Who is suppressed now'
+AS SELECT
     recipient_key, tenant, last.1 AS since, last.2 AS category, last.3 AS origin, last.4 AS reason, last.5 AS expires_at,
     last.6 AS provider, last.7 AS actor, last.8 AS message_id, last.9 AS recipient_index
 FROM
@@ -979,11 +993,23 @@ FROM
     WHERE NOT pending
     GROUP BY recipient_key, tenant
 )
-WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed
-COMMENT 'Who is suppressed now';
+WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed;
 
-CREATE VIEW IF NOT EXISTS suppressions_pending ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS suppressions_pending ON CLUSTER `main`
+(
+    recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
+    tenant LowCardinality(String) COMMENT 'tenant it would hold for, empty for all',
+    since DateTime64(6, 'UTC') COMMENT 'first bounce that waits',
+    last_bounce DateTime64(6, 'UTC') COMMENT 'last one',
+    bounces UInt64 COMMENT 'how many wait',
+    category LowCardinality(String) COMMENT 'category of the last one',
+    provider LowCardinality(String) COMMENT 'provider that it came from',
+    reason String COMMENT 'its reply',
+    message_id UUID COMMENT 'message that led to it, zero for none',
+    recipient_index UInt32 COMMENT 'which recipient of the message'
+)
+COMMENT 'Whose suppression waits for a second bounce'
+AS SELECT
     recipient_key, tenant, arrayMin(waiting).1 AS since, arrayMax(waiting).1 AS last_bounce, length(waiting) AS bounces, arrayMax(waiting).2 AS category,
     arrayMax(waiting).3 AS provider, arrayMax(waiting).4 AS reason, arrayMax(waiting).5 AS message_id, arrayMax(waiting).6 AS recipient_index
 FROM
@@ -997,8 +1023,7 @@ FROM
     WHERE recipient_key IN (SELECT recipient_key FROM suppressions WHERE pending)
     GROUP BY recipient_key, tenant
 )
-WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < removed)
-COMMENT 'Whose suppression waits for a second bounce';
+WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < removed);
 
 CREATE TABLE IF NOT EXISTS suppression_changes ON CLUSTER `main`
 (
@@ -1115,10 +1140,46 @@ TTL toDateTime(started_at) + INTERVAL 90 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'Runs of the analytics jobs; read with FINAL';
 
+CREATE TABLE IF NOT EXISTS imports ON CLUSTER `main`
+(
+    node String COMMENT 'import/ and the beginning of head_hash: the node of the events of the file',
+    incarnation UUID COMMENT 'of the events of the file, made of head_hash',
+    updated_at DateTime64(6, 'UTC') COMMENT 'when the row was written; the latest wins',
+    file String COMMENT 'where the file was read last',
+    format LowCardinality(String) COMMENT 'what the file is: pmta',
+    head_bytes UInt64 COMMENT 'octets at its beginning by which the file is known again, uncompressed',
+    head_hash String COMMENT 'their SHA-256 in hexadecimal',
+    text_bytes UInt64 COMMENT 'octets that were read, uncompressed, those of the last batch included',
+    file_bytes UInt64 COMMENT 'size of the file on disk when it was read to its end, 0 before',
+    record_from UInt64 COMMENT 'first record of the last batch, from 1, without header lines',
+    records UInt64 COMMENT 'its last record; what was skipped counts as well',
+    seq_from UInt64 COMMENT 'first seq of the last batch',
+    seq UInt64 COMMENT 'its last seq: the number of events of the file',
+    skipped UInt64 COMMENT 'records that were skipped so far',
+    done Bool COMMENT 'the last batch is known to be stored',
+    imported_by String COMMENT 'version of carom'
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}', updated_at)
+ORDER BY node
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
+COMMENT 'Files that were imported and how far; read with FINAL';
+
 -- Migration 8: completeness
 
-CREATE VIEW IF NOT EXISTS completeness ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS completeness ON CLUSTER `main`
+(
+    node LowCardinality(String) COMMENT 'name of the node, or import/ and the hash of the file',
+    incarnation UUID COMMENT 'life of its log',
+    stream String COMMENT 'event, gauge, queue_gauge or annotation',
+    first_seq UInt64 COMMENT 'lowest number that is stored',
+    last_seq UInt64 COMMENT 'highest number that is stored',
+    row_count UInt64 COMMENT 'rows that are stored',
+    gaps Int64 COMMENT 'numbers between them that are missing',
+    duplicates Int64 COMMENT 'rows too many',
+    before_first Int64 COMMENT 'numbers below the lowest: missing, or past retention'
+)
+COMMENT 'Per node, life of the log and stream: numbers missing and numbers stored twice'
+AS SELECT
     node,
     incarnation,
     stream,
@@ -1138,8 +1199,30 @@ FROM
     UNION ALL
     SELECT node, incarnation, 'annotation' AS stream, seq FROM annotations
 )
-GROUP BY node, incarnation, stream
-COMMENT 'Per node, life of the log and stream: numbers missing and numbers stored twice';
+GROUP BY node, incarnation, stream;
+
+CREATE TABLE IF NOT EXISTS completeness_ledger ON CLUSTER `main`
+(
+    node LowCardinality(String) COMMENT 'name of the node; empty in the row that says how far the job went',
+    incarnation UUID COMMENT 'life of its log',
+    stream LowCardinality(String) COMMENT 'event, gauge, queue_gauge or annotation',
+    generation UInt64 COMMENT 'run of the job that wrote it',
+    updated_at DateTime64(6, 'UTC') COMMENT 'when it was written; the latest wins',
+    arrived_to DateTime64(6, 'UTC') COMMENT 'what arrived until then was counted',
+    first_seq UInt64 COMMENT 'first number that was seen',
+    high_seq UInt64 COMMENT 'highest number that was seen, or confirmed by the agent',
+    row_count UInt64 COMMENT 'rows that arrived',
+    missing_from Array(UInt64) COMMENT 'first numbers of the runs that are missing, in order',
+    missing_to Array(UInt64) COMMENT 'last numbers of the runs that are missing',
+    duplicates UInt64 COMMENT 'rows too many',
+    twice_from Array(UInt64) COMMENT 'first numbers of runs with rows too many, a hundred at most',
+    twice_to Array(UInt64) COMMENT 'last numbers of these runs',
+    last_arrived DateTime64(6, 'UTC') COMMENT 'when the last of its rows arrived'
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}', updated_at)
+ORDER BY (node, incarnation, stream)
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
+COMMENT 'What the job completeness has counted of each stream; read with FINAL';
 
 -- Migration 9: reports
 
@@ -1172,7 +1255,7 @@ SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_windo
 COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
 
 CREATE TABLE IF NOT EXISTS reports ON CLUSTER `main` AS `carom`.reports_local
-ENGINE = Distributed(`main`, `carom`, reports_local, cityHash64(node))
+ENGINE = Distributed(`main`, `carom`, reports_local)
 COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS reports_mv ON CLUSTER `main` TO reports_local AS
@@ -1220,18 +1303,55 @@ TTL toDateTime(time) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'Which delivery each report was about, and whose it was; read with FINAL';
 
-CREATE VIEW IF NOT EXISTS attributed ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS attributed ON CLUSTER `main`
+(
+    kind LowCardinality(String) COMMENT 'remote-bounce, remote-status or complaint',
+    message_id UUID COMMENT 'message that it is about',
+    recipient_index UInt32 COMMENT 'which recipient of the message',
+    time DateTime64(6, 'UTC') COMMENT 'when the report came',
+    delivered_at DateTime64(6, 'UTC') COMMENT 'when the message was delivered',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    vmta LowCardinality(String) COMMENT 'virtual MTA that sent it',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    job String COMMENT 'job of the message',
+    mail_from_domain LowCardinality(String) COMMENT 'domain of its MAIL FROM',
+    from_domain LowCardinality(String) COMMENT 'domain of its From field',
+    recipient_key String COMMENT 'keyed hash of the address that it names, empty for none',
+    feedback_type LowCardinality(String) COMMENT 'type of the complaint, or action of the notification',
+    category LowCardinality(String) COMMENT 'category of the bounce',
+    class LowCardinality(String) COMMENT 'class of the bounce',
+    dimension LowCardinality(String) COMMENT 'dimension of the bounce',
+    match_method LowCardinality(String) COMMENT 'how the delivery was found',
+    match_confidence Float32 COMMENT 'how sure that is, 0 to 1'
+)
+COMMENT 'Reports that count, each kind once for a message and recipient'
+AS SELECT
     kind, message_id, recipient_index, time, delivered_at, provider, source, tenant, vmta, pool, job, mail_from_domain, from_domain,
     recipient_key, feedback_type, category, class, dimension, match_method, match_confidence
 FROM attributions FINAL
 WHERE proven
 ORDER BY time, node, incarnation, seq
-LIMIT 1 BY kind, message_id, recipient_index
-COMMENT 'Reports that count, each kind once for a message and recipient';
+LIMIT 1 BY kind, message_id, recipient_index;
 
-CREATE VIEW IF NOT EXISTS report_cohorts ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS report_cohorts ON CLUSTER `main`
+(
+    provider LowCardinality(String) COMMENT 'provider that took the messages',
+    source LowCardinality(String) COMMENT 'address that they were sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    hour DateTime('UTC') COMMENT 'hour of their delivery',
+    accepted UInt64 COMMENT 'accepted in that hour; k1m keeps it for fifteen days',
+    complained UInt64 COMMENT 'of them, complained about so far',
+    bounced UInt64 COMMENT 'of them, returned by mail so far',
+    bounced_hard UInt64 COMMENT 'of these, for good',
+    complained_24h UInt64 COMMENT 'complained about within a day of the delivery',
+    complained_72h UInt64 COMMENT 'within three days',
+    complained_7d UInt64 COMMENT 'within seven days',
+    bounced_72h UInt64 COMMENT 'returned within three days'
+)
+COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant'
+AS SELECT
     provider, source, tenant, hour,
     sum(accepted) AS accepted, sum(complained) AS complained, sum(bounced) AS bounced, sum(bounced_hard) AS bounced_hard,
     sum(complained_24h) AS complained_24h, sum(complained_72h) AS complained_72h, sum(complained_7d) AS complained_7d, sum(bounced_72h) AS bounced_72h
@@ -1254,6 +1374,815 @@ FROM
     FROM attributed
     GROUP BY provider, source, tenant, hour
 )
-GROUP BY provider, source, tenant, hour
-COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant';
+GROUP BY provider, source, tenant, hour;
+
+-- Migration 10: views
+
+CREATE VIEW IF NOT EXISTS deliveries ON CLUSTER `main`
+(
+    time DateTime64(6, 'UTC') COMMENT 'when the receiver accepted the message',
+    message_id UUID COMMENT 'message',
+    recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
+    recipient String COMMENT 'address',
+    recipient_domain LowCardinality(String) COMMENT 'its domain',
+    mail_from String COMMENT 'return path, empty for the null sender',
+    from_domain LowCardinality(String) COMMENT 'domain of the From header',
+    provider LowCardinality(String) COMMENT 'who decides about the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    job LowCardinality(String) COMMENT 'job',
+    queue LowCardinality(String) COMMENT 'queue, domain/vmta',
+    attempt UInt32 COMMENT 'at which attempt, from 1',
+    seconds Float64 COMMENT 'seconds from acceptance here to acceptance there',
+    size UInt64 COMMENT 'octets of the message',
+    mx_host LowCardinality(String) COMMENT 'host that took it',
+    mx_ip IPv6 COMMENT 'its address',
+    tls LowCardinality(String) COMMENT 'TLS version, empty for clear text',
+    reply String COMMENT 'what the receiver answered',
+    connect_ms Float64 COMMENT 'milliseconds until the greeting, 0 on a connection that was used again',
+    tls_ms Float64 COMMENT 'milliseconds of the TLS handshake',
+    transfer_ms Float64 COMMENT 'milliseconds from MAIL to the last reply',
+    message_on_connection UInt32 COMMENT 'number of the message on its connection, from 1',
+    limited_by LowCardinality(String) COMMENT 'which limit held it back longest: queue, source-ip, vmta, pool, node; loop, glide or guard if it was set automatically; empty for none',
+    limit_reason String COMMENT 'id in limit_log of the limit in force',
+    node LowCardinality(String) COMMENT 'node that sent it'
+)
+COMMENT 'Accepted by the receiver: one row a recipient'
+AS SELECT
+    time, message_id, recipient_index, recipient, recipient_domain, mail_from, from_domain, provider, source, vmta, pool, tenant, job, queue,
+    attempt, queued_us / 1e6 AS seconds, size, mx_host, mx_ip, tls_version AS tls, reply,
+    connect_us / 1e3 AS connect_ms, tls_us / 1e3 AS tls_ms, transfer_us / 1e3 AS transfer_ms, message_on_connection,
+    limiting_scope AS limited_by, limit_reason, node
+FROM events
+WHERE kind = 'delivered';
+
+CREATE VIEW IF NOT EXISTS bounces ON CLUSTER `main`
+(
+    time DateTime64(6, 'UTC') COMMENT 'when it was refused, given up, or reported',
+    how LowCardinality(String) COMMENT 'refused: by the receiver at once; expired: given up here; reported: accepted first and returned by mail later',
+    delivered_at DateTime64(6, 'UTC') COMMENT 'of reported ones: when the receiver had accepted it; else 1970',
+    message_id UUID COMMENT 'message',
+    recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
+    recipient String COMMENT 'address; empty for reported ones, which have recipient_key',
+    recipient_key String COMMENT 'keyed hash of the address, the key of suppressions',
+    recipient_domain LowCardinality(String) COMMENT 'domain of the address; empty for reported ones',
+    from_domain LowCardinality(String) COMMENT 'domain of the From header',
+    provider LowCardinality(String) COMMENT 'who decides about the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    job LowCardinality(String) COMMENT 'job',
+    attempt UInt32 COMMENT 'number of the last attempt; 0 if there was none, and for reported ones',
+    hard Bool COMMENT 'the address is dead; else it may be mailed again',
+    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: user, content, block, and so on',
+    code UInt16 COMMENT 'SMTP reply code, 0 for none',
+    enhanced LowCardinality(String) COMMENT 'enhanced status code',
+    reply String COMMENT 'what the receiver answered; empty for reported ones, see message_trace',
+    reply_template LowCardinality(String) COMMENT 'reply without what differs from mail to mail, to group by',
+    seconds Float64 COMMENT 'seconds since acceptance here; of reported ones since acceptance there'
+)
+COMMENT 'Recipients that bounced: refused, expired, or returned by mail later; one row each'
+AS SELECT
+    time, if(kind = 'expired', 'expired', 'refused') AS how, toDateTime64(0, 6, 'UTC') AS delivered_at, message_id, recipient_index,
+    recipient, recipient_key, recipient_domain, from_domain, provider, source, vmta, pool, tenant, job, attempt,
+    class = 'hard' AS hard, category, toString(dimension) AS dimension, code, enhanced, reply, reply_template, queued_us / 1e6 AS seconds
+FROM events
+WHERE kind IN ('bounced', 'expired')
+UNION ALL
+SELECT
+    time, 'reported' AS how, delivered_at, message_id, recipient_index,
+    '' AS recipient, recipient_key, '' AS recipient_domain, from_domain, provider, source, vmta, pool, tenant, job, 0 AS attempt,
+    class = 'hard' AS hard, category, dimension, 0 AS code, '' AS enhanced, '' AS reply, '' AS reply_template,
+    (toUnixTimestamp64Micro(time) - toUnixTimestamp64Micro(delivered_at)) / 1e6 AS seconds
+FROM attributed
+WHERE kind = 'remote-bounce';
+
+CREATE VIEW IF NOT EXISTS deferrals ON CLUSTER `main`
+(
+    time DateTime64(6, 'UTC') COMMENT 'when the attempt failed',
+    what LowCardinality(String) COMMENT 'recipient: one recipient was told later; queue: the connection failed, for all that waits',
+    recipients UInt32 COMMENT 'recipients that wait because of it: 1, or those of the queue; never sum those of what = queue, they are the same ones every time',
+    message_id UUID COMMENT 'message; zero for a queue',
+    recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
+    recipient String COMMENT 'address; empty for a queue',
+    recipient_domain LowCardinality(String) COMMENT 'domain of the recipient or of the queue',
+    provider LowCardinality(String) COMMENT 'who decides about the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for a queue',
+    job LowCardinality(String) COMMENT 'job; empty for a queue',
+    queue LowCardinality(String) COMMENT 'queue, domain/vmta',
+    attempt UInt32 COMMENT 'number of the attempt, from 1; 0 for a queue',
+    phase LowCardinality(String) COMMENT 'where the attempt ended',
+    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: rate, connections, block, greylist, and so on',
+    code UInt16 COMMENT 'SMTP reply code, 0 if there was no reply',
+    enhanced LowCardinality(String) COMMENT 'enhanced status code',
+    reply String COMMENT 'what the receiver answered, or what went wrong here',
+    reply_template LowCardinality(String) COMMENT 'reply without what differs from mail to mail, to group by',
+    mx_host LowCardinality(String) COMMENT 'host that was asked',
+    mx_ip IPv6 COMMENT 'its address',
+    seconds Float64 COMMENT 'seconds since acceptance here',
+    limited_by LowCardinality(String) COMMENT 'which limit held the attempt back longest, empty for none',
+    limit_reason String COMMENT 'id in limit_log of the limit in force',
+    node LowCardinality(String) COMMENT 'node that tried'
+)
+COMMENT 'Attempts that will be repeated: one row a recipient and attempt, or a queue and attempt'
+AS SELECT
+    time, if(kind = 'queue-deferred', 'queue', 'recipient') AS what, recipients, message_id, recipient_index, recipient, recipient_domain,
+    provider, source, vmta, pool, tenant, job, queue, attempt, toString(phase) AS phase, category, toString(dimension) AS dimension, code, enhanced,
+    reply, reply_template, mx_host, mx_ip, queued_us / 1e6 AS seconds, limiting_scope AS limited_by, limit_reason, node
+FROM events
+WHERE kind IN ('deferred', 'queue-deferred');
+
+CREATE VIEW IF NOT EXISTS complaints ON CLUSTER `main`
+(
+    time DateTime64(6, 'UTC') COMMENT 'when the complaint came',
+    delivered_at DateTime64(6, 'UTC') COMMENT 'when the message was delivered that it is about',
+    hours Float64 COMMENT 'hours in between',
+    message_id UUID COMMENT 'message that it is about',
+    recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
+    recipient_key String COMMENT 'keyed hash of the address, the key of suppressions',
+    provider LowCardinality(String) COMMENT 'provider that had taken the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    job String COMMENT 'job of the message',
+    from_domain LowCardinality(String) COMMENT 'domain of the From header',
+    mail_from_domain LowCardinality(String) COMMENT 'domain of the return path',
+    feedback_type LowCardinality(String) COMMENT 'abuse, fraud, virus and so on (RFC 5965)',
+    match_method LowCardinality(String) COMMENT 'how the message was found'
+)
+COMMENT 'Complaints that count: proven, and the first of each message and recipient'
+AS SELECT
+    time, delivered_at, (toUnixTimestamp64Micro(time) - toUnixTimestamp64Micro(delivered_at)) / 3.6e9 AS hours, message_id, recipient_index, recipient_key,
+    provider, source, vmta, pool, tenant, job, from_domain, mail_from_domain, feedback_type, match_method
+FROM attributed
+WHERE kind = 'complaint';
+
+CREATE VIEW IF NOT EXISTS message_trace ON CLUSTER `main`
+(
+    time DateTime64(6, 'UTC') COMMENT 'when, by the clock of the node; to be sorted by',
+    message_id UUID COMMENT 'message; of reports the one that they are about',
+    recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
+    recipient String COMMENT 'address',
+    step LowCardinality(String) COMMENT 'received, deferred, delivered, bounced, expired, suppressed, complaint and so on',
+    attempt UInt32 COMMENT 'number of the attempt, from 1; 0 for a step that is none',
+    seconds Float64 COMMENT 'seconds since acceptance',
+    provider LowCardinality(String) COMMENT 'who decides about the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    mx_host LowCardinality(String) COMMENT 'host that was talked to',
+    phase LowCardinality(String) COMMENT 'where the attempt ended',
+    reply String COMMENT 'what the receiver answered, or what went wrong here',
+    category LowCardinality(String) COMMENT 'what that means, one of 29 words',
+    class LowCardinality(String) COMMENT 'hard: the address is dead; soft: it is not',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    job LowCardinality(String) COMMENT 'job',
+    dns_ms Float64 COMMENT 'milliseconds of DNS look-ups',
+    connect_ms Float64 COMMENT 'milliseconds until the greeting, 0 on a connection that was used again',
+    tls_ms Float64 COMMENT 'milliseconds of the TLS handshake',
+    transfer_ms Float64 COMMENT 'milliseconds from MAIL to the last reply',
+    limit_actor LowCardinality(String) COMMENT 'who had set the limit in force: config, loop, glide, guard',
+    limited_by LowCardinality(String) COMMENT 'which limit held the attempt back longest, empty for none',
+    limit_reason String COMMENT 'id in limit_log of the limit in force',
+    node LowCardinality(String) COMMENT 'node that wrote it'
+)
+COMMENT 'The life of a message: its steps, and the reports about it'
+AS SELECT
+    time, message_id, recipient_index, recipient, toString(kind) AS step, attempt, queued_us / 1e6 AS seconds, provider, source, vmta, mx_host,
+    toString(phase) AS phase, reply, category, toString(class) AS class, tenant, job,
+    dns_us / 1e3 AS dns_ms, connect_us / 1e3 AS connect_ms, tls_us / 1e3 AS tls_ms, transfer_us / 1e3 AS transfer_ms,
+    limit_actor, limiting_scope AS limited_by, limit_reason, node
+FROM events
+WHERE kind NOT IN ('remote-bounce', 'remote-status', 'complaint')
+UNION ALL
+SELECT
+    time, original_message_id AS message_id, original_index AS recipient_index, recipient, toString(kind) AS step, 0 AS attempt, 0 AS seconds,
+    provider, source, vmta, mx_host, '' AS phase, reply, category, toString(class) AS class, tenant, job,
+    0 AS dns_ms, 0 AS connect_ms, 0 AS tls_ms, 0 AS transfer_ms, '' AS limit_actor, '' AS limited_by, '' AS limit_reason, node
+FROM events
+WHERE kind IN ('remote-bounce', 'remote-status', 'complaint');
+
+CREATE VIEW IF NOT EXISTS traffic_minute ON CLUSTER `main`
+(
+    minute DateTime('UTC') COMMENT 'start of the minute',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+    source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    octets_delivered UInt64 COMMENT 'octets of the delivered messages, once for each recipient',
+    delivered_1m UInt64 COMMENT 'of the delivered, those that took a minute at most since they were accepted here',
+    delivered_10m UInt64 COMMENT 'of the delivered, those that took ten minutes at most',
+    delivered_1h UInt64 COMMENT 'of the delivered, those that took an hour at most',
+    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
+)
+COMMENT 'Counts by minute, to be summed: from acceptance to the end of each recipient'
+AS SELECT ts AS minute, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+    toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
+    if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
+    if(kind = 'delivered', events, 0) AS delivered,
+    if(kind = 'bounced' AND class = 'hard', events, 0) AS hard_bounced,
+    if(kind = 'bounced' AND class != 'hard' OR kind = 'expired', events, 0) AS soft_bounced,
+    if(kind = 'expired', events, 0) AS expired,
+    if(kind IN ('delivered', 'deferred', 'bounced'), events, 0) AS attempts,
+    if(kind = 'deferred', events, 0) AS deferred_attempts,
+    if(kind IN ('delivered', 'deferred', 'bounced'), first_attempts, 0) AS first_attempts,
+    if(kind = 'delivered', first_attempts, 0) AS delivered_first,
+    if(kind = 'deferred', first_attempts, 0) AS deferred_recipients,
+    if(kind = 'queue-deferred', events, 0) AS queue_failures,
+    if(kind = 'suppressed', events, 0) AS suppressed,
+    if(kind IN ('deleted', 'discarded'), events, 0) AS removed,
+    if(kind = 'delivered', octets, 0) AS octets_delivered,
+    if(kind = 'delivered', within_1m, 0) AS delivered_1m,
+    if(kind = 'delivered', within_10m, 0) AS delivered_10m,
+    if(kind = 'delivered', within_1h, 0) AS delivered_1h,
+    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
+FROM rollup_1m;
+
+CREATE VIEW IF NOT EXISTS traffic_hour ON CLUSTER `main`
+(
+    hour DateTime('UTC') COMMENT 'start of the hour',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+    source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    octets_delivered UInt64 COMMENT 'octets of the delivered messages, once for each recipient',
+    delivered_1m UInt64 COMMENT 'of the delivered, those that took a minute at most since they were accepted here',
+    delivered_10m UInt64 COMMENT 'of the delivered, those that took ten minutes at most',
+    delivered_1h UInt64 COMMENT 'of the delivered, those that took an hour at most',
+    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
+)
+COMMENT 'Counts by hour, to be summed'
+AS SELECT ts AS hour, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+    toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
+    if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
+    if(kind = 'delivered', events, 0) AS delivered,
+    if(kind = 'bounced' AND class = 'hard', events, 0) AS hard_bounced,
+    if(kind = 'bounced' AND class != 'hard' OR kind = 'expired', events, 0) AS soft_bounced,
+    if(kind = 'expired', events, 0) AS expired,
+    if(kind IN ('delivered', 'deferred', 'bounced'), events, 0) AS attempts,
+    if(kind = 'deferred', events, 0) AS deferred_attempts,
+    if(kind IN ('delivered', 'deferred', 'bounced'), first_attempts, 0) AS first_attempts,
+    if(kind = 'delivered', first_attempts, 0) AS delivered_first,
+    if(kind = 'deferred', first_attempts, 0) AS deferred_recipients,
+    if(kind = 'queue-deferred', events, 0) AS queue_failures,
+    if(kind = 'suppressed', events, 0) AS suppressed,
+    if(kind IN ('deleted', 'discarded'), events, 0) AS removed,
+    if(kind = 'delivered', octets, 0) AS octets_delivered,
+    if(kind = 'delivered', within_1m, 0) AS delivered_1m,
+    if(kind = 'delivered', within_10m, 0) AS delivered_10m,
+    if(kind = 'delivered', within_1h, 0) AS delivered_1h,
+    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
+FROM (
+    SELECT ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1h
+    UNION ALL
+    SELECT toStartOfHour(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1m AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Hour FROM rollup_1h)
+);
+
+CREATE VIEW IF NOT EXISTS traffic_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+    source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
+    vmta LowCardinality(String) COMMENT 'virtual MTA',
+    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    octets_delivered UInt64 COMMENT 'octets of the delivered messages, once for each recipient',
+    delivered_1m UInt64 COMMENT 'of the delivered, those that took a minute at most since they were accepted here',
+    delivered_10m UInt64 COMMENT 'of the delivered, those that took ten minutes at most',
+    delivered_1h UInt64 COMMENT 'of the delivered, those that took an hour at most',
+    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
+)
+COMMENT 'Counts by day, to be summed'
+AS SELECT toDate(ts) AS day, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+    toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
+    if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
+    if(kind = 'delivered', events, 0) AS delivered,
+    if(kind = 'bounced' AND class = 'hard', events, 0) AS hard_bounced,
+    if(kind = 'bounced' AND class != 'hard' OR kind = 'expired', events, 0) AS soft_bounced,
+    if(kind = 'expired', events, 0) AS expired,
+    if(kind IN ('delivered', 'deferred', 'bounced'), events, 0) AS attempts,
+    if(kind = 'deferred', events, 0) AS deferred_attempts,
+    if(kind IN ('delivered', 'deferred', 'bounced'), first_attempts, 0) AS first_attempts,
+    if(kind = 'delivered', first_attempts, 0) AS delivered_first,
+    if(kind = 'deferred', first_attempts, 0) AS deferred_recipients,
+    if(kind = 'queue-deferred', events, 0) AS queue_failures,
+    if(kind = 'suppressed', events, 0) AS suppressed,
+    if(kind IN ('deleted', 'discarded'), events, 0) AS removed,
+    if(kind = 'delivered', octets, 0) AS octets_delivered,
+    if(kind = 'delivered', within_1m, 0) AS delivered_1m,
+    if(kind = 'delivered', within_10m, 0) AS delivered_10m,
+    if(kind = 'delivered', within_1h, 0) AS delivered_1h,
+    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
+FROM (
+    SELECT ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1d
+    UNION ALL
+    SELECT toStartOfDay(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1m AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM rollup_1d)
+);
+
+CREATE VIEW IF NOT EXISTS job_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    job LowCardinality(String) COMMENT 'job; empty for mail without one',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    octets_delivered UInt64 COMMENT 'octets of the delivered messages, once for each recipient',
+    delivered_1m UInt64 COMMENT 'of the delivered, those that took a minute at most since they were accepted here',
+    delivered_10m UInt64 COMMENT 'of the delivered, those that took ten minutes at most',
+    delivered_1h UInt64 COMMENT 'of the delivered, those that took an hour at most'
+)
+COMMENT 'Counts by job and day, to be summed'
+AS SELECT toDate(ts) AS day, job, tenant, provider, toString(dimension) AS dimension,
+    toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
+    if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
+    if(kind = 'delivered', events, 0) AS delivered,
+    if(kind = 'bounced' AND class = 'hard', events, 0) AS hard_bounced,
+    if(kind = 'bounced' AND class != 'hard' OR kind = 'expired', events, 0) AS soft_bounced,
+    if(kind = 'expired', events, 0) AS expired,
+    if(kind IN ('delivered', 'deferred', 'bounced'), events, 0) AS attempts,
+    if(kind = 'deferred', events, 0) AS deferred_attempts,
+    if(kind IN ('delivered', 'deferred', 'bounced'), first_attempts, 0) AS first_attempts,
+    if(kind = 'delivered', first_attempts, 0) AS delivered_first,
+    if(kind = 'deferred', first_attempts, 0) AS deferred_recipients,
+    if(kind = 'queue-deferred', events, 0) AS queue_failures,
+    if(kind = 'suppressed', events, 0) AS suppressed,
+    if(kind IN ('deleted', 'discarded'), events, 0) AS removed,
+    if(kind = 'delivered', octets, 0) AS octets_delivered,
+    if(kind = 'delivered', within_1m, 0) AS delivered_1m,
+    if(kind = 'delivered', within_10m, 0) AS delivered_10m,
+    if(kind = 'delivered', within_1h, 0) AS delivered_1h
+FROM (
+    SELECT ts, job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM jobs_1d
+    UNION ALL
+    SELECT toStartOfDay(f.ts) AS ts, job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM jobs_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM jobs_1d)
+);
+
+CREATE VIEW IF NOT EXISTS domain_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    recipient_domain LowCardinality(String) COMMENT 'domain of the recipients',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards'
+)
+COMMENT 'Counts by recipient domain and day, to be summed'
+AS SELECT toDate(ts) AS day, recipient_domain, provider, toString(dimension) AS dimension,
+    toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
+    if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
+    if(kind = 'delivered', events, 0) AS delivered,
+    if(kind = 'bounced' AND class = 'hard', events, 0) AS hard_bounced,
+    if(kind = 'bounced' AND class != 'hard' OR kind = 'expired', events, 0) AS soft_bounced,
+    if(kind = 'expired', events, 0) AS expired,
+    if(kind IN ('delivered', 'deferred', 'bounced'), events, 0) AS attempts,
+    if(kind = 'deferred', events, 0) AS deferred_attempts,
+    if(kind IN ('delivered', 'deferred', 'bounced'), first_attempts, 0) AS first_attempts,
+    if(kind = 'delivered', first_attempts, 0) AS delivered_first,
+    if(kind = 'deferred', first_attempts, 0) AS deferred_recipients,
+    if(kind = 'queue-deferred', events, 0) AS queue_failures,
+    if(kind = 'suppressed', events, 0) AS suppressed,
+    if(kind IN ('deleted', 'discarded'), events, 0) AS removed
+FROM (
+    SELECT ts, recipient_domain, provider, dimension, kind, class, events, first_attempts FROM domains_1d
+    UNION ALL
+    SELECT toStartOfDay(f.ts) AS ts, recipient_domain, provider, dimension, kind, class, events, first_attempts FROM domains_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM domains_1d)
+);
+
+CREATE VIEW IF NOT EXISTS sender_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    from_domain LowCardinality(String) COMMENT 'domain of the From header',
+    dkim_domain LowCardinality(String) COMMENT 'd= that carom signed with, empty for none; mail with two signatures is in two rows',
+    signature UInt8 COMMENT '0 for the first signature or none: a sum that counts each message once takes only those',
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards'
+)
+COMMENT 'Counts by From and DKIM domain and day, to be summed'
+AS SELECT toDate(ts) AS day, from_domain, dkim_domain, signature, provider, toString(dimension) AS dimension,
+    toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
+    if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
+    if(kind = 'delivered', events, 0) AS delivered,
+    if(kind = 'bounced' AND class = 'hard', events, 0) AS hard_bounced,
+    if(kind = 'bounced' AND class != 'hard' OR kind = 'expired', events, 0) AS soft_bounced,
+    if(kind = 'expired', events, 0) AS expired,
+    if(kind IN ('delivered', 'deferred', 'bounced'), events, 0) AS attempts,
+    if(kind = 'deferred', events, 0) AS deferred_attempts,
+    if(kind IN ('delivered', 'deferred', 'bounced'), first_attempts, 0) AS first_attempts,
+    if(kind = 'delivered', first_attempts, 0) AS delivered_first,
+    if(kind = 'deferred', first_attempts, 0) AS deferred_recipients,
+    if(kind = 'queue-deferred', events, 0) AS queue_failures,
+    if(kind = 'suppressed', events, 0) AS suppressed,
+    if(kind IN ('deleted', 'discarded'), events, 0) AS removed
+FROM (
+    SELECT ts, from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts FROM senders_1d
+    UNION ALL
+    SELECT toStartOfDay(f.ts) AS ts, from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts FROM senders_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM senders_1d)
+);
+
+CREATE VIEW IF NOT EXISTS returned_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day of the delivery, UTC',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    complaints UInt64 COMMENT 'of the delivered, those who complained so far',
+    complaints_24h UInt64 COMMENT 'of delivered_24h, those who complained within 24 hours of the delivery',
+    complaints_72h UInt64 COMMENT 'of delivered_72h, those who complained within 72 hours',
+    complaints_7d UInt64 COMMENT 'of delivered_7d, those who complained within 7 days',
+    bounces UInt64 COMMENT 'of the delivered, those that came back by mail so far',
+    bounces_72h UInt64 COMMENT 'of delivered_72h, those that came back within 72 hours',
+    hard_bounces_72h UInt64 COMMENT 'of these, those that say that the address is dead'
+)
+COMMENT 'Complaints and later bounces by the day of the delivery that they answer: the part of cohort_day without the deliveries'
+AS SELECT
+    toDate(delivered_at) AS day, provider, source, tenant,
+    kind = 'complaint' AS complaints,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND toDateTime(day, 'UTC') + INTERVAL 2 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_24h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_72h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_7d,
+    kind = 'remote-bounce' AS bounces,
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS bounces_72h,
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AND class = 'hard' AS hard_bounces_72h
+FROM attributed
+WHERE kind IN ('complaint', 'remote-bounce');
+
+CREATE VIEW IF NOT EXISTS cohort_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day of the delivery, UTC',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted that day',
+    delivered_24h UInt64 COMMENT 'the same, of days that have had 24 hours to be answered; else 0',
+    delivered_72h UInt64 COMMENT 'the same, of days that have had 72 hours',
+    delivered_7d UInt64 COMMENT 'the same, of days that have had 7 days',
+    complaints UInt64 COMMENT 'of the delivered, those who complained so far',
+    complaints_24h UInt64 COMMENT 'of delivered_24h, those who complained within 24 hours of the delivery',
+    complaints_72h UInt64 COMMENT 'of delivered_72h, those who complained within 72 hours',
+    complaints_7d UInt64 COMMENT 'of delivered_7d, those who complained within 7 days',
+    bounces UInt64 COMMENT 'of the delivered, those that came back by mail so far',
+    bounces_72h UInt64 COMMENT 'of delivered_72h, those that came back within 72 hours',
+    hard_bounces_72h UInt64 COMMENT 'of these, those that say that the address is dead'
+)
+COMMENT 'Complaints and later bounces by the day of the delivery that they answer, to be summed'
+AS SELECT
+    day, provider, source, tenant, delivered,
+    if(toDateTime(day, 'UTC') + INTERVAL 2 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_24h,
+    if(toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_72h,
+    if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d,
+    0 AS complaints, 0 AS complaints_24h, 0 AS complaints_72h, 0 AS complaints_7d, 0 AS bounces, 0 AS bounces_72h, 0 AS hard_bounces_72h
+FROM traffic_day
+WHERE delivered > 0
+UNION ALL
+SELECT
+    day, provider, source, tenant, 0 AS delivered, 0 AS delivered_24h, 0 AS delivered_72h, 0 AS delivered_7d,
+    complaints, complaints_24h, complaints_72h, complaints_7d, bounces, bounces_72h, hard_bounces_72h
+FROM returned_day;
+
+CREATE VIEW IF NOT EXISTS job_report ON CLUSTER `main`
+(
+    job LowCardinality(String) COMMENT 'job; empty for mail without one',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    first_day Date COMMENT 'day of its first event, UTC',
+    last_day Date COMMENT 'day of its last event, UTC',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    left Int64 COMMENT 'recipients that are still to be done: accepted and not finished, suppressed or removed',
+    done_share Nullable(Float64) COMMENT 'share of the accepted that is done, 0 to 1',
+    complaints UInt64 COMMENT 'of the delivered, those who complained so far',
+    delivery_rate Nullable(Float64) COMMENT 'delivered of finished, 0 to 1; NULL without any',
+    hard_bounce_rate Nullable(Float64) COMMENT 'hard_bounced of finished, 0 to 1; NULL without any',
+    soft_bounce_rate Nullable(Float64) COMMENT 'soft_bounced of finished, 0 to 1; NULL without any',
+    first_attempt_rate Nullable(Float64) COMMENT 'delivered_first of first_attempts, 0 to 1; NULL without any',
+    attempt_deferral_rate Nullable(Float64) COMMENT 'deferred_attempts of attempts, 0 to 1; NULL without any',
+    recipient_deferral_rate Nullable(Float64) COMMENT 'deferred_recipients of first_attempts, 0 to 1; NULL without any'
+)
+COMMENT 'Each job over its whole life: what was accepted, what is done, what is left'
+AS SELECT
+    job, tenant, first_day, last_day,
+accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed,
+    accepted - toInt64(finished) - toInt64(suppressed) - toInt64(removed) AS left,
+    1 - left / nullIf(accepted, 0) AS done_share,
+    complaints,
+    delivered / nullIf(finished, 0) AS delivery_rate,
+    hard_bounced / nullIf(finished, 0) AS hard_bounce_rate,
+    soft_bounced / nullIf(finished, 0) AS soft_bounce_rate,
+    delivered_first / nullIf(first_attempts, 0) AS first_attempt_rate,
+    deferred_attempts / nullIf(attempts, 0) AS attempt_deferral_rate,
+    deferred_recipients / nullIf(first_attempts, 0) AS recipient_deferral_rate
+FROM
+(
+    SELECT
+        t.job AS job, t.tenant AS tenant, min(t.day) AS first_day, max(t.day) AS last_day,
+    sum(t.accepted) AS accepted,
+    sum(t.finished) AS finished,
+    sum(t.delivered) AS delivered,
+    sum(t.hard_bounced) AS hard_bounced,
+    sum(t.soft_bounced) AS soft_bounced,
+    sum(t.expired) AS expired,
+    sum(t.attempts) AS attempts,
+    sum(t.deferred_attempts) AS deferred_attempts,
+    sum(t.first_attempts) AS first_attempts,
+    sum(t.delivered_first) AS delivered_first,
+    sum(t.deferred_recipients) AS deferred_recipients,
+    sum(t.queue_failures) AS queue_failures,
+    sum(t.suppressed) AS suppressed,
+    sum(t.removed) AS removed,
+        sum(t.complaints) AS complaints
+    FROM
+    (
+        SELECT day, job, tenant, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, 0 AS complaints FROM job_day
+        UNION ALL
+        SELECT toDate(delivered_at) AS day, job, tenant, 0 AS accepted, 0 AS finished, 0 AS delivered, 0 AS hard_bounced, 0 AS soft_bounced, 0 AS expired, 0 AS attempts, 0 AS deferred_attempts, 0 AS first_attempts, 0 AS delivered_first, 0 AS deferred_recipients, 0 AS queue_failures, 0 AS suppressed, 0 AS removed, 1 AS complaints FROM attributed WHERE kind = 'complaint' AND job != ''
+    ) AS t
+    GROUP BY job, tenant
+);
+
+CREATE VIEW IF NOT EXISTS tenant_week ON CLUSTER `main`
+(
+    week Date COMMENT 'Monday of the week, UTC',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted',
+    complaints_7d UInt64 COMMENT 'recipients that complained within 7 days, of delivered_7d',
+    delivered_7d UInt64 COMMENT 'recipients that were delivered that week, on days that have had 7 days to be answered',
+    complaint_rate_7d Nullable(Float64) COMMENT 'complaints_7d of delivered_7d, 0 to 1; NULL without any',
+    delivery_rate Nullable(Float64) COMMENT 'delivered of finished, 0 to 1; NULL without any',
+    hard_bounce_rate Nullable(Float64) COMMENT 'hard_bounced of finished, 0 to 1; NULL without any',
+    soft_bounce_rate Nullable(Float64) COMMENT 'soft_bounced of finished, 0 to 1; NULL without any',
+    first_attempt_rate Nullable(Float64) COMMENT 'delivered_first of first_attempts, 0 to 1; NULL without any',
+    attempt_deferral_rate Nullable(Float64) COMMENT 'deferred_attempts of attempts, 0 to 1; NULL without any',
+    recipient_deferral_rate Nullable(Float64) COMMENT 'deferred_recipients of first_attempts, 0 to 1; NULL without any'
+)
+COMMENT 'Each tenant by week'
+AS SELECT
+    week, tenant,
+accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed,
+    refused_suppressed, complaints_7d, delivered_7d, complaints_7d / nullIf(delivered_7d, 0) AS complaint_rate_7d,
+    delivered / nullIf(finished, 0) AS delivery_rate,
+    hard_bounced / nullIf(finished, 0) AS hard_bounce_rate,
+    soft_bounced / nullIf(finished, 0) AS soft_bounce_rate,
+    delivered_first / nullIf(first_attempts, 0) AS first_attempt_rate,
+    deferred_attempts / nullIf(attempts, 0) AS attempt_deferral_rate,
+    deferred_recipients / nullIf(first_attempts, 0) AS recipient_deferral_rate
+FROM
+(
+    SELECT
+        t.week AS week, t.tenant AS tenant,
+    sum(t.accepted) AS accepted,
+    sum(t.finished) AS finished,
+    sum(t.delivered) AS delivered,
+    sum(t.hard_bounced) AS hard_bounced,
+    sum(t.soft_bounced) AS soft_bounced,
+    sum(t.expired) AS expired,
+    sum(t.attempts) AS attempts,
+    sum(t.deferred_attempts) AS deferred_attempts,
+    sum(t.first_attempts) AS first_attempts,
+    sum(t.delivered_first) AS delivered_first,
+    sum(t.deferred_recipients) AS deferred_recipients,
+    sum(t.queue_failures) AS queue_failures,
+    sum(t.suppressed) AS suppressed,
+    sum(t.removed) AS removed,
+        sum(t.refused_suppressed) AS refused_suppressed, sum(t.complaints_7d) AS complaints_7d, sum(t.delivered_7d) AS delivered_7d
+    FROM
+    (
+        SELECT
+            toMonday(day) AS week, tenant, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, refused_suppressed, 0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d
+        FROM traffic_day
+        UNION ALL
+        SELECT toMonday(day) AS week, tenant, 0 AS accepted, 0 AS finished, 0 AS delivered, 0 AS hard_bounced, 0 AS soft_bounced, 0 AS expired, 0 AS attempts, 0 AS deferred_attempts, 0 AS first_attempts, 0 AS delivered_first, 0 AS deferred_recipients, 0 AS queue_failures, 0 AS suppressed, 0 AS removed, 0 AS refused_suppressed, complaints_7d, 0 AS delivered_7d FROM returned_day
+    ) AS t
+    GROUP BY week, tenant
+);
+
+CREATE VIEW IF NOT EXISTS ip_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    source LowCardinality(String) COMMENT 'address that the receivers see',
+    accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
+    finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
+    delivered UInt64 COMMENT 'recipients that a receiver accepted',
+    hard_bounced UInt64 COMMENT 'recipients that were refused for good because the address is dead',
+    soft_bounced UInt64 COMMENT 'recipients that were given up for another reason, expired ones included',
+    expired UInt64 COMMENT 'recipients that were given up because their time was over; part of soft_bounced',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    deferred_attempts UInt64 COMMENT 'attempts that will be repeated; one recipient may have many',
+    first_attempts UInt64 COMMENT 'recipients that were attempted for the first time',
+    delivered_first UInt64 COMMENT 'recipients that were accepted at their first attempt',
+    deferred_recipients UInt64 COMMENT 'recipients that were deferred, each once, at its first attempt',
+    queue_failures UInt64 COMMENT 'attempts that failed for a whole queue, before any recipient: no connection, no route',
+    suppressed UInt64 COMMENT 'recipients that were taken in and not mailed because they are suppressed',
+    removed UInt64 COMMENT 'recipients that an operator deleted or a queue discards',
+    blocked UInt64 COMMENT 'attempts that were answered with a block of the address',
+    throttled UInt64 COMMENT 'attempts that were answered with too fast, too many connections or messages',
+    complaints_7d UInt64 COMMENT 'recipients that complained within 7 days, of delivered_7d',
+    delivered_7d UInt64 COMMENT 'delivered, if the day has had 7 days to be answered; else 0',
+    complaint_rate_7d Nullable(Float64) COMMENT 'complaints_7d of delivered_7d, 0 to 1; NULL without any',
+    delivery_rate Nullable(Float64) COMMENT 'delivered of finished, 0 to 1; NULL without any',
+    hard_bounce_rate Nullable(Float64) COMMENT 'hard_bounced of finished, 0 to 1; NULL without any',
+    soft_bounce_rate Nullable(Float64) COMMENT 'soft_bounced of finished, 0 to 1; NULL without any',
+    first_attempt_rate Nullable(Float64) COMMENT 'delivered_first of first_attempts, 0 to 1; NULL without any',
+    attempt_deferral_rate Nullable(Float64) COMMENT 'deferred_attempts of attempts, 0 to 1; NULL without any',
+    recipient_deferral_rate Nullable(Float64) COMMENT 'deferred_recipients of first_attempts, 0 to 1; NULL without any'
+)
+COMMENT 'Each source address by day'
+AS SELECT
+    day, source,
+accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed,
+    blocked, throttled, complaints_7d, delivered_7d, complaints_7d / nullIf(delivered_7d, 0) AS complaint_rate_7d,
+    delivered / nullIf(finished, 0) AS delivery_rate,
+    hard_bounced / nullIf(finished, 0) AS hard_bounce_rate,
+    soft_bounced / nullIf(finished, 0) AS soft_bounce_rate,
+    delivered_first / nullIf(first_attempts, 0) AS first_attempt_rate,
+    deferred_attempts / nullIf(attempts, 0) AS attempt_deferral_rate,
+    deferred_recipients / nullIf(first_attempts, 0) AS recipient_deferral_rate
+FROM
+(
+    SELECT
+        t.day AS day, t.source AS source,
+    sum(t.accepted) AS accepted,
+    sum(t.finished) AS finished,
+    sum(t.delivered) AS delivered,
+    sum(t.hard_bounced) AS hard_bounced,
+    sum(t.soft_bounced) AS soft_bounced,
+    sum(t.expired) AS expired,
+    sum(t.attempts) AS attempts,
+    sum(t.deferred_attempts) AS deferred_attempts,
+    sum(t.first_attempts) AS first_attempts,
+    sum(t.delivered_first) AS delivered_first,
+    sum(t.deferred_recipients) AS deferred_recipients,
+    sum(t.queue_failures) AS queue_failures,
+    sum(t.suppressed) AS suppressed,
+    sum(t.removed) AS removed,
+        sum(t.blocked) AS blocked, sum(t.throttled) AS throttled, sum(t.complaints_7d) AS complaints_7d, sum(t.delivered_7d) AS delivered_7d
+    FROM
+    (
+        SELECT
+            day, source, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, if(dimension = 'block', attempts, 0) AS blocked,
+            if(dimension IN ('rate', 'connections', 'messages'), attempts, 0) AS throttled,
+            0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d
+        FROM traffic_day
+        WHERE source != ''
+        UNION ALL
+        SELECT day, source, 0 AS accepted, 0 AS finished, 0 AS delivered, 0 AS hard_bounced, 0 AS soft_bounced, 0 AS expired, 0 AS attempts, 0 AS deferred_attempts, 0 AS first_attempts, 0 AS delivered_first, 0 AS deferred_recipients, 0 AS queue_failures, 0 AS suppressed, 0 AS removed, 0 AS blocked, 0 AS throttled, complaints_7d, 0 AS delivered_7d FROM returned_day WHERE source != ''
+    ) AS t
+    GROUP BY day, source
+);
+
+CREATE VIEW IF NOT EXISTS latency_day ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    provider LowCardinality(String) COMMENT 'who took the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
+    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance here to acceptance there, of the delivered',
+    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+)
+COMMENT 'Times as states of quantiles, to be joined by quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
+AS SELECT toDate(ts) AS day, provider, source, attempts, to_deliver, dns, connect, tls, transfer
+FROM (
+    SELECT ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM latency_1d
+    UNION ALL
+    SELECT toStartOfDay(f.ts) AS ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM latency_1m AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM latency_1d)
+);
+
+CREATE VIEW IF NOT EXISTS time_to_deliver ON CLUSTER `main`
+(
+    day Date COMMENT 'day, UTC',
+    provider LowCardinality(String) COMMENT 'who took the mail',
+    source LowCardinality(String) COMMENT 'address that the receiver saw',
+    p50_seconds Float64 COMMENT 'half of the delivered were accepted there within so many seconds of their acceptance here; nan without any',
+    p90_seconds Float64 COMMENT 'nine of ten',
+    p99_seconds Float64 COMMENT 'all but one of a hundred'
+)
+COMMENT 'How long mail takes from acceptance here to acceptance there'
+AS SELECT day, provider, source, (quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
+FROM latency_day
+GROUP BY day, provider, source;
 

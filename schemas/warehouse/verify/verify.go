@@ -47,6 +47,8 @@ type Report struct {
 	Database string    `json:"database"` // the scratch database, gone by now
 	Passed   bool      `json:"passed"`   // no check failed
 	Checks   []Check   `json:"checks"`
+
+	QuerySeconds map[string]float64 `json:"query_seconds"` // of each tested query, by its name in deploy/docs/sql.md
 }
 
 // Options of a run.
@@ -83,7 +85,8 @@ type trial struct {
 	url      string // of the scratch database
 	conn     driver.Conn
 	batches  []batch
-	digests  map[string]string // of the tables behind materialized views, after the first inserts
+	asked    map[string]float64 // seconds of each query
+	digests  map[string]string  // of the tables behind materialized views, after the first inserts
 }
 
 type step struct {
@@ -95,7 +98,7 @@ type step struct {
 // Run tries the server. The error is of a run that could not begin, or that could not clean up
 // behind itself; what the checks found is in the report.
 func Run(ctx context.Context, o Options) (report Report, err error) {
-	t := &trial{Options: o}
+	t := &trial{Options: o, asked: map[string]float64{}}
 	id := make([]byte, 6)
 	if _, err := rand.Read(id); err != nil {
 		return report, fmt.Errorf("name the scratch database: %w", err)
@@ -109,7 +112,7 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	if err != nil {
 		return report, err
 	}
-	report = Report{At: time.Now().UTC(), Servers: strings.Join(opt.Addr, ", "), Cluster: o.Layout.Cluster, Database: t.database, Passed: true}
+	report = Report{At: time.Now().UTC(), Servers: strings.Join(opt.Addr, ", "), Cluster: o.Layout.Cluster, Database: t.database, Passed: true, QuerySeconds: t.asked}
 	if t.conn, err = warehouse.Dial(t.url, o.Warehouse); err != nil {
 		return report, err
 	}

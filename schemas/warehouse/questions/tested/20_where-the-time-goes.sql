@@ -6,7 +6,7 @@ SELECT
     round(quantilesTDigestMerge(0.5, 0.9, 0.99)(tls)[1] / 1e3, 1) AS tls_ms_median,
     round(quantilesTDigestMerge(0.5, 0.9, 0.99)(transfer)[1] / 1e3, 1) AS transfer_ms_median,
     round(quantilesTDigestMerge(0.5, 0.9, 0.99)(transfer)[3] / 1e3, 1) AS transfer_ms_p99
-FROM time_to_deliver
+FROM latency_day
 WHERE day >= toDate({from:DateTime('UTC')}) AND day < toDate({to:DateTime('UTC')})
 GROUP BY provider
 ORDER BY provider
