@@ -235,7 +235,7 @@ func (s *server) listen(ctx context.Context, address string, pages http.Handler)
 	if err != nil {
 		return nil, service.Configf("listen on %s: %w", address, err)
 	}
-	server := &http.Server{Handler: pages, ReadTimeout: 10 * time.Second}
+	server := &http.Server{Handler: pages, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -22,6 +22,7 @@ import (
 const (
 	minToken, maxToken = 16, 4096 // bytes
 	maxRequest         = 4096     // bytes of a request's body
+	bodyTimeout        = 10 * time.Second
 )
 
 // trigger runs jobs for an outside scheduler that asks over HTTP. Whoever asks needs the token, which is
@@ -137,11 +138,18 @@ func (t *trigger) run(w http.ResponseWriter, r *http.Request) {
 
 // asked returns what a request wants to be run.
 func (t *trigger) asked(w http.ResponseWriter, r *http.Request, j *job) (func(context.Context) (jobs.Result, error), error) {
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return nil, err
+	}
 	var body request
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&body); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf(`want no body, or {"from": TIME, "to": TIME}: %w`, err)
+	}
+	if err := control.SetReadDeadline(time.Time{}); err != nil { // or a long run would look like a client that is gone
+		return nil, err
 	}
 	from, to, err := span(body.From, body.To, time.Now().UTC())
 	switch {

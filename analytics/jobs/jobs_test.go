@@ -607,3 +607,39 @@ func TestOneRunHasTheTurnAtTheEndOfASecond(t *testing.T) {
 		t.Errorf("results are %+v and %+v, want one run with the turn", a, b)
 	}
 }
+
+// The moment from which the row after the last run counts as lost may pass between two runs that ask.
+func TestOneRunHasTheTurnWhenARowMayBeLost(t *testing.T) {
+	w := newWorld(t)
+	if err := w.conn.Exec(t.Context(), `INSERT INTO job_runs (job, started_at, run_id, updated_at, status, generation)
+		SELECT 'throttle', now64(6) - INTERVAL 148 SECOND, generateUUIDv4(), now64(6), 'ok', 77`); err != nil {
+		t.Fatal(err)
+	}
+	open := make(chan struct{})
+	results := make(chan jobs.Result, 2)
+	for range 2 {
+		g := &gate{Conn: w.conn, asked: make(chan struct{}), open: open}
+		job := w.throttle(t, limits.Active)
+		job.Conn = g
+		go func() {
+			result, err := job.Run(context.WithoutCancel(t.Context()))
+			if err != nil {
+				t.Error(err)
+			}
+			results <- result
+		}()
+		<-g.asked
+		for passed := false; !passed; {
+			w.scan(t, "SELECT toBool(max(started_at) < now64(6) - INTERVAL 150 SECOND) FROM job_runs WHERE status = 'ok'", &passed)
+		}
+	}
+	close(open)
+	if a, b := <-results, <-results; !a.Skipped && !b.Skipped {
+		t.Errorf("results are %+v and %+v, want one run with the turn at most", a, b)
+	}
+	var running uint64
+	w.scan(t, "SELECT countIf(status = 'running') FROM job_runs FINAL", &running)
+	if running != 0 {
+		t.Errorf("%d runs keep the turn", running)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -36,8 +37,8 @@ func (j *RollUps) Run(ctx context.Context) (Result, error) {
 
 // RunRange rolls up what happened in a range, by the events' own time.
 func (j *RollUps) RunRange(ctx context.Context, from, to time.Time) (Result, error) {
-	return inLongTurn(ctx, j.Conn, rollUpsJob+rangeSuffix, j.Version, func(ctx context.Context, _ *run, result *Result) error {
-		return j.rollUp(ctx, from, to, result)
+	return inLongTurn(ctx, j.Conn, rollUpsJob+rangeSuffix, j.Version, func(ctx context.Context, r *run, result *Result) error {
+		return j.rollUp(ctx, r, from, to, result)
 	})
 }
 
@@ -51,7 +52,7 @@ func (j *RollUps) work(ctx context.Context, r *run, result *Result) error {
 		return err
 	}
 	for _, s := range stretches(days) {
-		if err := j.rollUp(ctx, s.from, s.to, result); err != nil {
+		if err := j.rollUp(ctx, r, s.from, s.to, result); err != nil {
 			return err
 		}
 	}
@@ -104,9 +105,13 @@ func stretches(days []time.Time) []stretchOfDays {
 	return all
 }
 
-// rollUp fills every coarser roll-up for a range.
-func (j *RollUps) rollUp(ctx context.Context, from, to time.Time, result *Result) error {
+// rollUp fills every coarser roll-up for a range. Those by the day, which are computed by the month, have
+// nothing of a day that is not over.
+func (j *RollUps) rollUp(ctx context.Context, r *run, from, to time.Time, result *Result) error {
 	for _, table := range warehouse.Coarser() {
+		if strings.HasSuffix(table, "_1d") && !from.Before(r.started.Truncate(day)) {
+			continue
+		}
 		if err := warehouse.RollUp(ctx, j.Conn, table, from, to); err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ type Status struct {
 	Job       string    `json:"job"`
 	Watermark time.Time `json:"watermark,omitzero"` // how far the data went that the last good run used
 	LastRun   time.Time `json:"last_run,omitzero"`  // start of the last run
-	// LastStatus is running, ok or failed; died for a run that neither ended nor kept its turn.
+	// LastStatus is running, ok, failed or skipped; died for a run that neither ended nor kept its turn.
 	LastStatus  string        `json:"last_status,omitempty"`
 	LastTook    time.Duration `json:"last_took_ns,omitempty"`
 	Instance    string        `json:"instance,omitempty"` // host and process of the last run

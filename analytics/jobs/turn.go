@@ -34,7 +34,8 @@ const (
 	// ever is longer than job_runs keeps its rows.
 	ever = 365 * 24 * time.Hour
 	// lostTurn is how long after the last run its successor's row counts as lost: a server that
-	// dies may know the token of a row that it never stored. It is longer than the periods of jobs.
+	// dies may know the token of a row that it never stored. Two runs that ask on both sides of this
+	// moment have two tokens: claim tells them apart.
 	lostTurn = 150 * time.Second
 )
 
@@ -156,12 +157,15 @@ SELECT max(generation) FROM job_runs WHERE job = {job:String} AND started_at >= 
 // a warehouse which is lost must not take a new one for an old one. Two runs that saw the same last
 // generation insert under the same token, of which ClickHouse stores one: who finds its own row
 // stored has the turn. The token does not follow the clock while the jobs run, because two runs that
-// ask at the end of a second would both be served.
+// ask at the end of a second would both be served. Where it does follow it, after lostTurn, a run that
+// finds another one under way beside its own row leaves the turn to it; if both find the other, neither
+// runs this time.
 func claim(ctx context.Context, conn driver.Conn, t term, job, version string) (*run, error) {
 	r := &run{job: job, id: uuid.New(), version: version}
 	var last, busy uint64
 	var before time.Time
-	for _, span := range []time.Duration{max(recent, t.limit+t.turn), ever} {
+	near := max(recent, t.limit+t.turn)
+	for _, span := range []time.Duration{near, ever} {
 		r.began = time.Now()
 		err := conn.QueryRow(with(ctx, clickhouse.Parameters{
 			"job": job, "turn": strconv.FormatInt(t.turn.Milliseconds(), 10), "span": strconv.FormatInt(span.Milliseconds(), 10),
@@ -193,17 +197,20 @@ SELECT greatest((SELECT max(generation) FROM leases), (SELECT max(generation) FR
 	if err := r.write(ctx, conn, token, r.started, "running", Result{}, nil); err != nil {
 		return nil, err
 	}
-	var stored uint64
+	var stored, others uint64
 	err := conn.QueryRow(with(ctx, clickhouse.Parameters{
-		"job": job, "run": r.id.String(), "recent": strconv.FormatInt(recent.Milliseconds(), 10),
+		"job": job, "run": r.id.String(), "turn": strconv.FormatInt(t.turn.Milliseconds(), 10), "span": strconv.FormatInt(near.Milliseconds(), 10),
 	}), `
-SELECT count() FROM job_runs
-WHERE job = {job:String} AND started_at > now64(6, 'UTC') - toIntervalMillisecond({recent:UInt32}) AND run_id = {run:UUID}`).Scan(&stored)
-	if err != nil {
+SELECT countIf(run_id = {run:UUID}), countIf(run_id != {run:UUID} AND status = 'running' AND updated_at > now64(6, 'UTC') - toIntervalMillisecond({turn:Int64}))
+FROM job_runs FINAL
+WHERE job = {job:String} AND started_at > now64(6, 'UTC') - toIntervalMillisecond({span:Int64})`).Scan(&stored, &others)
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("read who has the turn of job %s: %w", job, err)
-	}
-	if stored == 0 {
+	case stored == 0:
 		return nil, nil //nolint:nilnil // no turn is no error
+	case others > 0:
+		return nil, r.write(ctx, conn, r.id.String(), r.now(), "skipped", Result{}, nil)
 	}
 	return r, nil
 }

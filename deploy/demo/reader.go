@@ -154,9 +154,10 @@ type Stream struct {
 	Incarnation string `json:"incarnation"`
 }
 
+// streams returns what came out of the logs of nodes; annotations of the jobs stand in none.
 func (r *reader) streams(ctx context.Context) ([]Stream, error) {
 	list, err := all(ctx, r, `SELECT stream, row_count, last_seq, toUInt64(gaps + before_first), toUInt64(duplicates), toString(incarnation)
-FROM completeness ORDER BY incarnation, stream = 'event' DESC, stream`,
+FROM completeness WHERE node IN (SELECT node FROM nodes) ORDER BY incarnation, stream = 'event' DESC, stream`,
 		func(rows driver.Rows) (s Stream, err error) {
 			return s, rows.Scan(&s.Name, &s.Rows, &s.LastSeq, &s.Gaps, &s.Duplicates, &s.Incarnation)
 		})

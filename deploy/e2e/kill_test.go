@@ -22,6 +22,7 @@ import (
 	"carom/deploy/up/supervise"
 	"carom/ingest/correlate"
 	"carom/schemas/event"
+	"carom/schemas/warehouse"
 	"carom/sender/config"
 )
 
@@ -423,7 +424,7 @@ type stream struct {
 
 func (y *system) checkComplete(t *testing.T) {
 	t.Helper()
-	rows, err := y.conn.Query(t.Context(), `SELECT stream, toUInt64(gaps), toUInt64(duplicates), toUInt64(before_first) FROM completeness ORDER BY stream`)
+	rows, err := y.conn.Query(t.Context(), `SELECT stream, toUInt64(gaps), toUInt64(duplicates), toUInt64(before_first) FROM completeness WHERE node IN (SELECT node FROM nodes) ORDER BY stream`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -516,13 +517,27 @@ func (y *system) checkRollup(t *testing.T) {
 WHERE kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred') AND provider != '' AND source != ''
     AND scope NOT IN ('domain', 'url') AND (scope != 'recipient' OR dimension = 'user')
 GROUP BY provider, source, limit_epoch, bucket`
-	if n := y.count(t, "SELECT sum(arraySum(n)) FROM ("+rollup+")"); n == 0 {
+	total := "SELECT sum(arraySum(n)) FROM "
+	counted := y.count(t, total+"("+rollup+")")
+	if counted == 0 {
 		t.Error("k10s holds no attempts")
 	}
-	if n := y.count(t, "SELECT count() FROM ("+rollup+" EXCEPT "+events+")"); n != 0 {
-		t.Errorf("%d rows of k10s are not what the events give", n)
+	differ := func() uint64 {
+		return y.count(t, "SELECT count() FROM ("+rollup+" EXCEPT "+events+")") + y.count(t, "SELECT count() FROM ("+events+" EXCEPT "+rollup+")")
 	}
-	if n := y.count(t, "SELECT count() FROM ("+events+" EXCEPT "+rollup+")"); n != 0 {
-		t.Errorf("%d rows that the events give are not in k10s", n)
+	if differ() == 0 {
+		return
+	}
+	// The engine died between a token and the rows of the roll-up: then it has less, and the job
+	// completeness computes it again.
+	if there := y.count(t, total+"("+events+")"); counted >= there {
+		t.Errorf("k10s counts %d attempts of %d", counted, there)
+	}
+	now := time.Now()
+	if err := warehouse.Rebuild(t.Context(), y.conn, now.Add(-time.Hour), now, warehouse.RebuildOptions{Idle: true}); err != nil {
+		t.Fatal(err)
+	}
+	if n := differ(); n != 0 {
+		t.Errorf("%d rows of k10s are not what the events give, computed again", n)
 	}
 }

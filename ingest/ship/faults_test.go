@@ -214,9 +214,9 @@ func TestExactlyOnceWhenTheClockJumps(t *testing.T) {
 		pass.ServeHTTP(w, r)
 	})
 	now := time.Now()
-	var times []time.Time
-	for i := range 900 {
-		times = append(times, now.Add([]time.Duration{0, -24 * time.Hour, 24 * time.Hour}[i/7%3]+time.Duration(i)*time.Second))
+	times := make([]time.Time, 900)
+	for i := range times {
+		times[i] = now.Add([]time.Duration{0, -24 * time.Hour, 24 * time.Hour}[i/7%3] + time.Duration(i)*time.Second)
 	}
 	n.deliverAt(times...)
 	if _, err := n.live(t.Context(), Options{Once: true, BatchRows: 200, Conn: dial(t, f.url)}); err != nil {

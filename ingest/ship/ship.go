@@ -44,8 +44,8 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultBatchRows  = 30_000
-	DefaultBatchBytes = 16 << 20
+	DefaultBatchRows  = 100_000
+	DefaultBatchBytes = 32 << 20
 	DefaultBatchAge   = 500 * time.Millisecond
 )
 

@@ -232,24 +232,25 @@ func (s *stream[T]) store(ctx context.Context, b *batch[T]) error {
 // collectAll fills one batch after the other from r, which is at record from, until ctx or the log
 // ends. What was read before the end of the log is handed on all the same.
 func (s *stream[T]) collectAll(ctx context.Context, r *seglog.Reader, from uint64, free <-chan *batch[T], full chan<- *batch[T]) error {
+	var b *batch[T]
 	for {
-		var b *batch[T]
-		select {
-		case b = <-free:
-		case <-ctx.Done():
-			return ctx.Err()
+		if b == nil {
+			select {
+			case b = <-free:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		b.begin(from)
 		end := s.collect(ctx, r, b)
-		if b.to >= b.from {
+		if b.to >= b.from { // else damage was passed that holds no record
 			from = b.to + 1
 			select {
 			case full <- b:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-		} else if end == nil {
-			continue
+			b = nil // another's
 		}
 		if end != nil {
 			return end

@@ -22,6 +22,8 @@ var ErrUnfit = errors.New("value does not fit its column")
 var (
 	firstTime = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 	lastTime  = time.Date(2299, 12, 31, 23, 59, 59, 0, time.UTC).UnixMicro()
+
+	noTime = time.Time{}.UnixMicro() // which is stored as 1970
 )
 
 // Block gathers rows by column, each column as ClickHouse's Native format has it: going through the
@@ -73,14 +75,14 @@ func (b *Block[T]) Append(v *T) error {
 }
 
 // AppendRecord adds a row with the values of a record from the log of node, whose life is
-// incarnation, at number seq. It takes what Decode takes and does not keep record. The error wraps
-// ErrMalformed, or ErrUnfit as that of Append does; the block is then as before.
+// incarnation, at number seq. It takes what Decode and then Append take, and does not keep record. The
+// error wraps ErrMalformed; the block is then as before.
 func (b *Block[T]) AppendRecord(node string, incarnation ID, seq uint64, record []byte) error {
 	if len(record) == 0 || record[0] == 0 {
 		return fmt.Errorf("%w: no format version", ErrMalformed)
 	}
 	rest := record[1:]
-	b.columns[0].appendText(bytesOf(node))
+	b.columns[0].appendValue(bytesOf(node))
 	b.columns[1].appendID(incarnation[:])
 	b.columns[2].appendNumber(seq)
 	for i := placeColumns; i < len(b.columns); i++ {
@@ -357,6 +359,9 @@ func (c *blockColumn) appendValue(value []byte) bool {
 		return len(value) == c.width && (c.kind != boolField || value[0] == 1)
 	case timeField:
 		us, size := binary.Varint(value)
+		if us == noTime {
+			us = 0
+		}
 		return c.appendTime(us) && size == len(value)
 	case addrField:
 		addr, ok := netip.AddrFromSlice(value)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
@@ -137,6 +138,7 @@ func FuzzBlock(f *testing.F) {
 	f.Add(Encode(nil, &e))
 	f.Add([]byte{1})
 	f.Add([]byte{1, 1, 1, 0, 1, 1})
+	f.Add(append(append([]byte{1, 1, 1, 9}, binary.AppendVarint(nil, noTime)...), 1, 1)) // a time that is none, and a kind
 	f.Fuzz(func(t *testing.T, record []byte) {
 		got, want := NewBlock(Columns), NewBlock(Columns)
 		var e Event

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"carom/schemas/service"
 )
@@ -18,32 +19,31 @@ import (
 // A role is what one part of carom may do on a server.
 type role struct {
 	name    string
-	about   string
 	inserts []string // tables
 	selects []string // tables and views; nil for all of the database
-	rollsUp bool     // fills and mends the roll-ups (RollUp, Rebuild), in tables that it makes for the time
+	rollsUp bool     // fills the coarser roll-ups (RollUp) and computes all anew (Rebuild), in tables that it makes for the time
 }
 
 // roles are held to what the code says by a test: a part that begins to write or read a table needs
 // it here.
 var roles = []role{
-	{
-		name: ingestRole, about: "the agents of the nodes, and imports",
+	{ // the agents of the nodes, and imports
+		name:    ingestRole,
 		inserts: []string{"annotations", "events", "gauges", "imports", "nodes", "queue_gauges"},
 		selects: []string{
 			"annotations", "events", "gauges", "queue_gauges", // what of the last batch is stored
 			"imports", "leases", "schema_migrations", "suppression_changes", "suppressions",
 		},
 	},
-	{
-		name: analyticsRole, about: "the jobs, and carom's commands that change limits and suppressions",
+	{ // the jobs, and carom's commands that change limits and suppressions
+		name: analyticsRole,
 		inserts: []string{
-			"annotations", "attributions", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
+			"annotations", "attributions", "completeness_ledger", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
 			"suppressions", "webhook_deliveries",
 		},
 		rollsUp: true,
 	},
-	{name: grafanaRole, about: "people and dashboards: everything, read-only, within bounds"},
+	{name: grafanaRole}, // people and dashboards: everything, read-only, within bounds
 }
 
 // The roles' names without their prefix. tenantRole is the parent of the roles of tenants.
@@ -53,9 +53,6 @@ const (
 	grafanaRole   = "grafana"
 	tenantRole    = "tenant"
 )
-
-// role returns the full name of a role.
-func (l Layout) role(name string) string { return cmp.Or(l.RolePrefix, "carom_") + name }
 
 // roleSettings are the bounds of a role's queries. On a cluster an insert of the nodes is confirmed
 // when most replicas have it. The jobs see everything that they wrote, whichever server they ask:
@@ -89,130 +86,144 @@ func (l Layout) Roles(w io.Writer, database string, tenants []string, passwords 
 	if err := l.validate(); err != nil {
 		return err
 	}
-	list, err := l.roles(database, tenants, passwords)
+	sharded, err := shardedTables()
 	if err != nil {
 		return err
 	}
-	if _, err := io.WriteString(w, strings.Join(list, ";\n")+";\n"); err != nil {
+	if l.Cluster == "" {
+		sharded = nil
+	}
+	s := &rolesScript{Layout: l, database: database, sharded: sharded, roles: map[string]bool{}}
+	for _, r := range roles {
+		s.role(r)
+	}
+	if len(tenants) > 0 {
+		if err := s.tenants(tenants); err != nil {
+			return err
+		}
+	}
+	if err := s.users(passwords); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(w, strings.Join(s.statements, ";\n")+";\n"); err != nil {
 		return fmt.Errorf("print roles: %w", err)
 	}
 	return nil
 }
 
-func (l Layout) roles(database string, tenants []string, passwords Passwords) ([]string, error) {
-	known := map[string]bool{}
-	var list []string
-	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
-	create := func(name string) {
-		full := l.role(name)
-		known[full] = true
-		add("CREATE ROLE IF NOT EXISTS %s%s", identifier(full), l.onCluster())
-		if settings := l.roleSettings(name); len(settings) > 0 {
-			add("CREATE SETTINGS PROFILE IF NOT EXISTS %s%s SETTINGS %s TO %s", identifier(full), l.onCluster(), strings.Join(settings, ", "), identifier(full))
-		}
-	}
-	grant := func(role, right string, objects []string) error {
-		for _, object := range objects {
-			names, err := l.both(object)
-			if err != nil {
-				return err
-			}
-			for _, name := range names {
-				add("GRANT%s %s ON %s.%s TO %s", l.onCluster(), right, identifier(database), identifier(name), identifier(l.role(role)))
-			}
-		}
-		return nil
-	}
-	for _, r := range roles {
-		create(r.name)
-		if err := grant(r.name, "INSERT", r.inserts); err != nil {
-			return nil, err
-		}
-		if r.rollsUp { // in tables of its own, whose partitions then replace those of the roll-up
-			if err := grant(r.name, "INSERT, ALTER DELETE", RollUps()); err != nil {
-				return nil, err
-			}
-			for _, table := range RollUps() {
-				add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s.%s* TO %s", l.onCluster(), identifier(database), table+stageMark, identifier(l.role(r.name)))
-			}
-		}
-		if r.selects == nil {
-			add("GRANT%s SELECT ON %s.* TO %s", l.onCluster(), identifier(database), identifier(l.role(r.name)))
-		} else if err := grant(r.name, "SELECT", r.selects); err != nil {
-			return nil, err
-		}
-	}
-	if len(tenants) > 0 {
-		if err := l.tenantRoles(database, tenants, create, grant, add); err != nil {
-			return nil, err
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(passwords)) {
-		if !known[name] {
-			return nil, service.Configf("there is no role %q: the roles are %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
-		}
-		hash, salt, err := hashed(passwords[name])
-		if err != nil {
-			return nil, err
-		}
-		user := identifier(name + "_user")
-		add("CREATE USER IF NOT EXISTS %s%s IDENTIFIED WITH sha256_hash BY '%s' SALT '%s' DEFAULT ROLE %s", user, l.onCluster(), hash, salt, identifier(name))
-		add("GRANT%s %s TO %s", l.onCluster(), identifier(name), user)
-	}
-	return list, nil
+// rolesScript collects the statements of Roles.
+type rolesScript struct {
+	Layout
+
+	database   string
+	sharded    map[string]bool // tables with a local one behind them
+	statements []string
+	roles      map[string]bool // full names of those that were created
 }
 
-// tenantRoles gives each tenant the tables that know of tenants, and the views of nothing but
-// those, with a row policy on each table. ClickHouse lets nobody see a table with policies whom none
-// of them names: everybody else gets one that hides nothing.
-func (l Layout) tenantRoles(database string, tenants []string, create func(string), grant func(string, string, []string) error, add func(string, ...any)) error {
+func (s *rolesScript) add(format string, args ...any) {
+	s.statements = append(s.statements, fmt.Sprintf(format, args...))
+}
+
+// name returns the quoted full name of a role, profile or policy.
+func (s *rolesScript) name(short string) string { return identifier(s.fullName(short)) }
+
+func (s *rolesScript) fullName(short string) string { return cmp.Or(s.RolePrefix, "carom_") + short }
+
+// create makes a role with its settings.
+func (s *rolesScript) create(role string) {
+	s.roles[s.fullName(role)] = true
+	s.add("CREATE ROLE IF NOT EXISTS %s%s", s.name(role), s.onCluster())
+	if settings := s.roleSettings(role); len(settings) > 0 {
+		s.add("CREATE SETTINGS PROFILE IF NOT EXISTS %s%s SETTINGS %s TO %s", s.name(role), s.onCluster(), strings.Join(settings, ", "), s.name(role))
+	}
+}
+
+// both returns the quoted names that a right on an object has to be given for: its own, and that of
+// the local table behind it, which the other servers are asked for in the name of the same user.
+func (s *rolesScript) both(object string) []string {
+	names := []string{s.object(object)}
+	if local := localName(object, s.sharded); local != object {
+		names = append(names, s.object(local))
+	}
+	return names
+}
+
+func (s *rolesScript) object(name string) string {
+	return identifier(s.database) + "." + identifier(name)
+}
+
+// grant gives a role a right on objects.
+func (s *rolesScript) grant(right, role string, objects []string) {
+	for _, object := range objects {
+		for _, name := range s.both(object) {
+			s.add("GRANT%s %s ON %s TO %s", s.onCluster(), right, name, s.name(role))
+		}
+	}
+}
+
+func (s *rolesScript) role(r role) {
+	s.create(r.name)
+	s.grant("INSERT", r.name, r.inserts)
+	if r.selects == nil {
+		s.add("GRANT%s SELECT ON %s.* TO %s", s.onCluster(), identifier(s.database), s.name(r.name))
+	}
+	s.grant("SELECT", r.name, r.selects)
+	if r.rollsUp {
+		for _, table := range RollUps() { // the job completeness rebuilds the finer ones too
+			s.grant("INSERT, ALTER DELETE", r.name, []string{table})
+			s.add("GRANT%s CREATE TABLE, DROP TABLE, INSERT ON %s* TO %s", s.onCluster(), s.object(table+stageMark), s.name(r.name))
+		}
+	}
+}
+
+// tenants gives each tenant the tables that know of tenants, and the views of nothing but those,
+// with a row policy on each table. Everybody else gets a policy that hides nothing, because a server
+// may be set to hide a table with policies from whom none of them names.
+func (s *rolesScript) tenants(tenants []string) error {
 	tables, views, err := tenantObjects()
 	if err != nil {
 		return err
 	}
-	create(tenantRole)
-	policy := func(name, table, using, to string) error {
-		names, err := l.both(table)
-		if err != nil {
-			return err
-		}
-		for _, t := range names {
-			add("CREATE ROW POLICY IF NOT EXISTS %s%s ON %s.%s FOR SELECT USING %s TO %s", identifier(l.role(name)), l.onCluster(), identifier(database), identifier(t), using, to)
-		}
-		return nil
-	}
-	for _, table := range tables {
-		if err := policy("everybody_else", table, "1", "ALL EXCEPT "+identifier(l.role(tenantRole))); err != nil {
-			return err
-		}
-	}
+	s.create(tenantRole)
+	s.policy("everybody_else", tables, "1", "ALL EXCEPT "+s.name(tenantRole))
 	for _, tenant := range tenants {
-		if tenant == "" || len(tenant) > 200 || strings.ContainsFunc(tenant, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		if tenant == "" || len(tenant) > 200 || strings.ContainsFunc(tenant, unicode.IsControl) {
 			return service.Configf("%q is no name of a tenant", tenant)
 		}
-		name := tenantRole + "_" + tenant
-		create(name)
-		add("GRANT%s %s TO %s", l.onCluster(), identifier(l.role(tenantRole)), identifier(l.role(name)))
-		if err := grant(name, "SELECT", append(slices.Clone(tables), views...)); err != nil {
-			return err
-		}
-		for _, table := range tables {
-			if err := policy(name, table, "tenant = "+quote(tenant), identifier(l.role(name))); err != nil {
-				return err
-			}
-		}
+		role := tenantRole + "_" + tenant
+		s.create(role)
+		s.add("GRANT%s %s TO %s", s.onCluster(), s.name(tenantRole), s.name(role))
+		s.grant("SELECT", role, slices.Concat(tables, views))
+		s.policy(role, tables, "tenant = "+quote(tenant), s.name(role))
 	}
 	return nil
 }
 
-// both returns the names that a right on an object has to be given for: its own, and that of the
-// local table behind it, which the other servers are asked for in the name of the same user.
-func (l Layout) both(object string) ([]string, error) {
-	local, err := l.local(object)
-	if err != nil || local == object {
-		return []string{object}, err
+// policy lets those named by to see the rows of tables for which condition holds.
+func (s *rolesScript) policy(name string, tables []string, condition, to string) {
+	for _, table := range tables {
+		for _, object := range s.both(table) {
+			s.add("CREATE ROW POLICY IF NOT EXISTS %s%s ON %s FOR SELECT USING %s TO %s", s.name(name), s.onCluster(), object, condition, to)
+		}
 	}
-	return []string{object, local}, nil
+}
+
+// users makes the users whose passwords are given.
+func (s *rolesScript) users(passwords Passwords) error {
+	for _, role := range slices.Sorted(maps.Keys(passwords)) {
+		if !s.roles[role] {
+			return service.Configf("there is no role %q: the roles are %s", role, strings.Join(slices.Sorted(maps.Keys(s.roles)), ", "))
+		}
+		hash, salt, err := hashed(passwords[role])
+		if err != nil {
+			return err
+		}
+		user := identifier(role + "_user")
+		s.add("CREATE USER IF NOT EXISTS %s%s IDENTIFIED WITH sha256_hash BY '%s' SALT '%s' DEFAULT ROLE %s", user, s.onCluster(), hash, salt, identifier(role))
+		s.add("GRANT%s %s TO %s", s.onCluster(), identifier(role), user)
+	}
+	return nil
 }
 
 var (

@@ -25,6 +25,6 @@ CREATE TABLE IF NOT EXISTS queue_gauges{{onCluster}}
 ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, queue, time, node)
-TTL toDateTime(arrived) + INTERVAL 15 DAY
+{{ttl "queue_gauges" "arrived" 15}}
 SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'What waits in each of the largest queues of each node, by tenant and job, every ten seconds';

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -174,28 +173,20 @@ func (t *trial) replicas(ctx context.Context) (string, error) {
 	if copies < 2 {
 		return "", notChecked("a shard of this cluster has no second replica")
 	}
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	poll := time.NewTicker(settlePoll)
-	defer poll.Stop()
-	for {
-		var whole, begun uint64
+	var whole, begun uint64
+	err = t.settle(ctx, func(ctx context.Context) error {
 		// Here every server counts as a shard.
 		err := t.conn.QueryRow(ctx, `SELECT countIf(n = ?), count()
 FROM (SELECT count() AS n FROM clusterAllReplicas(?, ?, 'events_local') GROUP BY node, _shard_num)`, rowsOfANode, cluster, t.database).Scan(&whole, &begun)
 		if err != nil {
-			return "", err
+			return err
 		}
-		if whole == begun && whole >= t.nodes()*copies {
-			return fmt.Sprintf("%d whole copies of %d nodes' rows", whole, t.nodes()), nil
+		if whole != begun || whole < t.nodes()*copies {
+			return fmt.Errorf("there are %d whole copies of %d nodes' rows and %d that lack some, want %d whole ones", whole, t.nodes(), begun-whole, t.nodes()*copies)
 		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("after %v there are %d whole copies of %d nodes' rows and %d that lack some, want %d whole ones",
-				settleTime, whole, t.nodes(), begun-whole, t.nodes()*copies)
-		case <-poll.C:
-		}
-	}
+		return nil
+	})
+	return fmt.Sprintf("%d whole copies of %d nodes' rows", whole, t.nodes()), err
 }
 
 // at connects to the scratch database at the given addresses of the URL only.

@@ -95,7 +95,9 @@ func (t *trial) rows() uint64 {
 }
 
 // stored fails unless events holds every row of the trial once.
-func (t *trial) stored(ctx context.Context) error {
+func (t *trial) stored(ctx context.Context) error { return t.settle(ctx, t.storedNow) }
+
+func (t *trial) storedNow(ctx context.Context) error {
 	n, err := t.number(ctx, "SELECT count() FROM events")
 	if err != nil {
 		return fmt.Errorf("count events: %w", err)

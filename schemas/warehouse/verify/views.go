@@ -50,30 +50,34 @@ func (t *trial) views(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var empty []string
+	err = t.settle(ctx, func(ctx context.Context) error { return t.unchanged(ctx, all) })
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d views", len(all)), nil
+}
+
+// unchanged fails unless every table holds what it held, and something, and what events hold.
+func (t *trial) unchanged(ctx context.Context, all []filler) error {
 	for _, f := range all {
 		after, rows, err := t.digest(ctx, f.to)
-		if err != nil {
-			return "", err
+		switch {
+		case err != nil:
+			return err
+		case after != t.digests[f.to]:
+			return fmt.Errorf("a repeated batch changed %s (by %s)", f.to, f.name)
+		case rows == 0:
+			return fmt.Errorf("nothing of the trial's rows is in %s (by %s)", f.to, f.name)
 		}
-		if after != t.digests[f.to] {
-			return "", fmt.Errorf("a repeated batch changed %s (by %s)", f.to, f.name)
-		}
-		if rows == 0 {
-			empty = append(empty, f.to)
-		}
-	}
-	if len(empty) > 0 {
-		return "", fmt.Errorf("nothing of the trial's rows is in %s", strings.Join(empty, ", "))
 	}
 	var delivered, rolledUp uint64
 	if err := t.conn.QueryRow(ctx, "SELECT (SELECT countIf(kind = 'delivered') FROM events), (SELECT sum(ok) FROM k1m)").Scan(&delivered, &rolledUp); err != nil {
-		return "", err
+		return err
 	}
 	if delivered != rolledUp {
-		return "", fmt.Errorf("events has %d deliveries, the roll-up k1m %d", delivered, rolledUp)
+		return fmt.Errorf("events has %d deliveries, the roll-up k1m %d", delivered, rolledUp)
 	}
-	return fmt.Sprintf("%d views", len(all)), nil
+	return nil
 }
 
 // suppress writes rows under a token, as the jobs do, for the views behind that table.
