@@ -178,7 +178,7 @@ func keptSince(ctx context.Context, conn driver.Conn) (map[string]time.Time, err
 			return nil, fmt.Errorf("read retention: %w", err)
 		}
 		if ttl := storedTTL.FindStringSubmatch(engine); ttl != nil {
-			if days[strings.TrimSuffix(name, "_local")], err = strconv.Atoi(ttl[2]); err != nil {
+			if days[strings.TrimSuffix(name, localSuffix)], err = strconv.Atoi(ttl[2]); err != nil {
 				return nil, fmt.Errorf("read the retention of %s: %w", name, err)
 			}
 		}
@@ -400,8 +400,8 @@ func (r rollUp) rebuildOld(from, to, retention time.Time) filler {
 	}
 }
 
-// count sums the events of [start, end) into a staging table, a day at a time, since events are
-// stored by day.
+// count sums the events of [start, end) in a table into a staging table, a day at a time, since
+// they are stored by day.
 func (r rollUp) count(ctx context.Context, conn driver.Conn, stage, events string, start, end time.Time) error {
 	for start.Before(end) {
 		next := start.Truncate(24 * time.Hour).Add(24 * time.Hour)

@@ -31,8 +31,22 @@ COMMENT 'Suppressions and their tombstones, append-only; the view suppressed is 
 
 -- A suppression holds until a tombstone that is later, or its own end: one that ends does not
 -- shorten an earlier one that does not.
-CREATE VIEW IF NOT EXISTS suppressed{{onCluster}} AS
-SELECT
+CREATE VIEW IF NOT EXISTS suppressed{{onCluster}}
+(
+    recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
+    tenant LowCardinality(String) COMMENT 'tenant it holds for, empty for all',
+    since DateTime64(6, 'UTC') COMMENT 'when the cause happened, or the operator spoke',
+    category LowCardinality(String) COMMENT 'why: the category of the bounce or complaint, or manual',
+    origin LowCardinality(String) COMMENT 'who found out: job, operator or import',
+    reason String COMMENT 'the reply, or a note',
+    expires_at DateTime64(6, 'UTC') COMMENT 'when it ends by itself, 1970 for never',
+    provider LowCardinality(String) COMMENT 'provider whose answer it was, empty for none or unknown',
+    actor String COMMENT 'name of the job or of the operator',
+    message_id UUID COMMENT 'message that led to it, zero for none',
+    recipient_index UInt32 COMMENT 'which recipient of the message'
+)
+COMMENT 'Who is suppressed now'
+AS SELECT
     recipient_key, tenant, last.1 AS since, last.2 AS category, last.3 AS origin, last.4 AS reason, last.5 AS expires_at,
     last.6 AS provider, last.7 AS actor, last.8 AS message_id, last.9 AS recipient_index
 FROM
@@ -45,13 +59,25 @@ FROM
     WHERE NOT pending
     GROUP BY recipient_key, tenant
 )
-WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed
-COMMENT 'Who is suppressed now';
+WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed;
 
 -- since is the first bounce that waits: what came before the last statement is settled. Few keys
 -- wait, so that the rest of the table is not grouped.
-CREATE VIEW IF NOT EXISTS suppressions_pending{{onCluster}} AS
-SELECT
+CREATE VIEW IF NOT EXISTS suppressions_pending{{onCluster}}
+(
+    recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
+    tenant LowCardinality(String) COMMENT 'tenant it would hold for, empty for all',
+    since DateTime64(6, 'UTC') COMMENT 'first bounce that waits',
+    last_bounce DateTime64(6, 'UTC') COMMENT 'last one',
+    bounces UInt64 COMMENT 'how many wait',
+    category LowCardinality(String) COMMENT 'category of the last one',
+    provider LowCardinality(String) COMMENT 'provider that it came from',
+    reason String COMMENT 'its reply',
+    message_id UUID COMMENT 'message that led to it, zero for none',
+    recipient_index UInt32 COMMENT 'which recipient of the message'
+)
+COMMENT 'Whose suppression waits for a second bounce'
+AS SELECT
     recipient_key, tenant, arrayMin(waiting).1 AS since, arrayMax(waiting).1 AS last_bounce, length(waiting) AS bounces, arrayMax(waiting).2 AS category,
     arrayMax(waiting).3 AS provider, arrayMax(waiting).4 AS reason, arrayMax(waiting).5 AS message_id, arrayMax(waiting).6 AS recipient_index
 FROM
@@ -65,8 +91,7 @@ FROM
     WHERE recipient_key IN (SELECT recipient_key FROM suppressions WHERE pending)
     GROUP BY recipient_key, tenant
 )
-WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < removed)
-COMMENT 'Whose suppression waits for a second bounce';
+WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < removed);
 
 -- What an agent asks every two seconds: which keys were spoken of since. Its cost follows the
 -- changes, not the length of the list. An agent that was away for longer reads the whole list.

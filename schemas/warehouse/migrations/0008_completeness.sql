@@ -2,8 +2,20 @@
 --
 -- The numbers of a stream start at 1 and have no gaps, so exact counting settles it. before_first
 -- is 0 until retention drops the oldest rows. A filter by node or stream reaches the tables.
-CREATE VIEW IF NOT EXISTS completeness{{onCluster}} AS
-SELECT
+CREATE VIEW IF NOT EXISTS completeness{{onCluster}}
+(
+    node LowCardinality(String) COMMENT 'name of the node, or import/ and the hash of the file',
+    incarnation UUID COMMENT 'life of its log',
+    stream String COMMENT 'event, gauge, queue_gauge or annotation',
+    first_seq UInt64 COMMENT 'lowest number that is stored',
+    last_seq UInt64 COMMENT 'highest number that is stored',
+    row_count UInt64 COMMENT 'rows that are stored',
+    gaps Int64 COMMENT 'numbers between them that are missing',
+    duplicates Int64 COMMENT 'rows too many',
+    before_first Int64 COMMENT 'numbers below the lowest: missing, or past retention'
+)
+COMMENT 'Per node, life of the log and stream: numbers missing and numbers stored twice'
+AS SELECT
     node,
     incarnation,
     stream,
@@ -23,8 +35,7 @@ FROM
     UNION ALL
     SELECT node, incarnation, 'annotation' AS stream, seq FROM annotations
 )
-GROUP BY node, incarnation, stream
-COMMENT 'Per node, life of the log and stream: numbers missing and numbers stored twice';
+GROUP BY node, incarnation, stream;
 
 -- What the job completeness has seen of each stream: so a run looks at what arrived since the last one.
 -- The row with an empty node says how far the job went.

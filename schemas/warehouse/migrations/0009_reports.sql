@@ -79,22 +79,59 @@ COMMENT 'Which delivery each report was about, and whose it was; read with FINAL
 
 -- One complaint about a message and recipient is one, however often it is sent again; so is one
 -- bounce. The first counts.
-CREATE VIEW IF NOT EXISTS attributed{{onCluster}} AS
-SELECT
+CREATE VIEW IF NOT EXISTS attributed{{onCluster}}
+(
+    kind LowCardinality(String) COMMENT 'remote-bounce, remote-status or complaint',
+    message_id UUID COMMENT 'message that it is about',
+    recipient_index UInt32 COMMENT 'which recipient of the message',
+    time DateTime64(6, 'UTC') COMMENT 'when the report came',
+    delivered_at DateTime64(6, 'UTC') COMMENT 'when the message was delivered',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    vmta LowCardinality(String) COMMENT 'virtual MTA that sent it',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    job String COMMENT 'job of the message',
+    mail_from_domain LowCardinality(String) COMMENT 'domain of its MAIL FROM',
+    from_domain LowCardinality(String) COMMENT 'domain of its From field',
+    recipient_key String COMMENT 'keyed hash of the address that it names, empty for none',
+    feedback_type LowCardinality(String) COMMENT 'type of the complaint, or action of the notification',
+    category LowCardinality(String) COMMENT 'category of the bounce',
+    class LowCardinality(String) COMMENT 'class of the bounce',
+    dimension LowCardinality(String) COMMENT 'dimension of the bounce',
+    match_method LowCardinality(String) COMMENT 'how the delivery was found',
+    match_confidence Float32 COMMENT 'how sure that is, 0 to 1'
+)
+COMMENT 'Reports that count, each kind once for a message and recipient'
+AS SELECT
     kind, message_id, recipient_index, time, delivered_at, provider, source, tenant, vmta, pool, job, mail_from_domain, from_domain,
     recipient_key, feedback_type, category, class, dimension, match_method, match_confidence
 FROM attributions FINAL
 WHERE proven
 ORDER BY time, node, incarnation, seq
-LIMIT 1 BY kind, message_id, recipient_index
-COMMENT 'Reports that count, each kind once for a message and recipient';
+LIMIT 1 BY kind, message_id, recipient_index;
 
 -- The rates by delivery cohort: complaints and bounces by the hour in which their message was
 -- delivered, beside what was accepted in that hour. They grow for days, so two hours compare only
 -- at the same age: complained_7d of an hour is final when the hour is eight days old, and that of
 -- an hour that is younger says nothing yet.
-CREATE VIEW IF NOT EXISTS report_cohorts{{onCluster}} AS
-SELECT
+CREATE VIEW IF NOT EXISTS report_cohorts{{onCluster}}
+(
+    provider LowCardinality(String) COMMENT 'provider that took the messages',
+    source LowCardinality(String) COMMENT 'address that they were sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    hour DateTime('UTC') COMMENT 'hour of their delivery',
+    accepted UInt64 COMMENT 'accepted in that hour; k1m keeps it for fifteen days',
+    complained UInt64 COMMENT 'of them, complained about so far',
+    bounced UInt64 COMMENT 'of them, returned by mail so far',
+    bounced_hard UInt64 COMMENT 'of these, for good',
+    complained_24h UInt64 COMMENT 'complained about within a day of the delivery',
+    complained_72h UInt64 COMMENT 'within three days',
+    complained_7d UInt64 COMMENT 'within seven days',
+    bounced_72h UInt64 COMMENT 'returned within three days'
+)
+COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant'
+AS SELECT
     provider, source, tenant, hour,
     sum(accepted) AS accepted, sum(complained) AS complained, sum(bounced) AS bounced, sum(bounced_hard) AS bounced_hard,
     sum(complained_24h) AS complained_24h, sum(complained_72h) AS complained_72h, sum(complained_7d) AS complained_7d, sum(bounced_72h) AS bounced_72h
@@ -117,5 +154,4 @@ FROM
     FROM attributed
     GROUP BY provider, source, tenant, hour
 )
-GROUP BY provider, source, tenant, hour
-COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant';
+GROUP BY provider, source, tenant, hour;

@@ -965,8 +965,22 @@ ORDER BY (recipient_key, tenant, time, tombstone, pending)
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, index_granularity = 256
 COMMENT 'Suppressions and their tombstones, append-only; the view suppressed is the present state';
 
-CREATE VIEW IF NOT EXISTS suppressed ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS suppressed ON CLUSTER `main`
+(
+    recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
+    tenant LowCardinality(String) COMMENT 'tenant it holds for, empty for all',
+    since DateTime64(6, 'UTC') COMMENT 'when the cause happened, or the operator spoke',
+    category LowCardinality(String) COMMENT 'why: the category of the bounce or complaint, or manual',
+    origin LowCardinality(String) COMMENT 'who found out: job, operator or import',
+    reason String COMMENT 'the reply, or a note',
+    expires_at DateTime64(6, 'UTC') COMMENT 'when it ends by itself, 1970 for never',
+    provider LowCardinality(String) COMMENT 'provider whose answer it was, empty for none or unknown',
+    actor String COMMENT 'name of the job or of the operator',
+    message_id UUID COMMENT 'message that led to it, zero for none',
+    recipient_index UInt32 COMMENT 'which recipient of the message'
+)
+COMMENT 'Who is suppressed now'
+AS SELECT
     recipient_key, tenant, last.1 AS since, last.2 AS category, last.3 AS origin, last.4 AS reason, last.5 AS expires_at,
     last.6 AS provider, last.7 AS actor, last.8 AS message_id, last.9 AS recipient_index
 FROM
@@ -979,11 +993,23 @@ FROM
     WHERE NOT pending
     GROUP BY recipient_key, tenant
 )
-WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed
-COMMENT 'Who is suppressed now';
+WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed;
 
-CREATE VIEW IF NOT EXISTS suppressions_pending ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS suppressions_pending ON CLUSTER `main`
+(
+    recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
+    tenant LowCardinality(String) COMMENT 'tenant it would hold for, empty for all',
+    since DateTime64(6, 'UTC') COMMENT 'first bounce that waits',
+    last_bounce DateTime64(6, 'UTC') COMMENT 'last one',
+    bounces UInt64 COMMENT 'how many wait',
+    category LowCardinality(String) COMMENT 'category of the last one',
+    provider LowCardinality(String) COMMENT 'provider that it came from',
+    reason String COMMENT 'its reply',
+    message_id UUID COMMENT 'message that led to it, zero for none',
+    recipient_index UInt32 COMMENT 'which recipient of the message'
+)
+COMMENT 'Whose suppression waits for a second bounce'
+AS SELECT
     recipient_key, tenant, arrayMin(waiting).1 AS since, arrayMax(waiting).1 AS last_bounce, length(waiting) AS bounces, arrayMax(waiting).2 AS category,
     arrayMax(waiting).3 AS provider, arrayMax(waiting).4 AS reason, arrayMax(waiting).5 AS message_id, arrayMax(waiting).6 AS recipient_index
 FROM
@@ -997,8 +1023,7 @@ FROM
     WHERE recipient_key IN (SELECT recipient_key FROM suppressions WHERE pending)
     GROUP BY recipient_key, tenant
 )
-WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < removed)
-COMMENT 'Whose suppression waits for a second bounce';
+WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < removed);
 
 CREATE TABLE IF NOT EXISTS suppression_changes ON CLUSTER `main`
 (
@@ -1141,8 +1166,20 @@ COMMENT 'Files that were imported and how far; read with FINAL';
 
 -- Migration 8: completeness
 
-CREATE VIEW IF NOT EXISTS completeness ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS completeness ON CLUSTER `main`
+(
+    node LowCardinality(String) COMMENT 'name of the node, or import/ and the hash of the file',
+    incarnation UUID COMMENT 'life of its log',
+    stream String COMMENT 'event, gauge, queue_gauge or annotation',
+    first_seq UInt64 COMMENT 'lowest number that is stored',
+    last_seq UInt64 COMMENT 'highest number that is stored',
+    row_count UInt64 COMMENT 'rows that are stored',
+    gaps Int64 COMMENT 'numbers between them that are missing',
+    duplicates Int64 COMMENT 'rows too many',
+    before_first Int64 COMMENT 'numbers below the lowest: missing, or past retention'
+)
+COMMENT 'Per node, life of the log and stream: numbers missing and numbers stored twice'
+AS SELECT
     node,
     incarnation,
     stream,
@@ -1162,8 +1199,7 @@ FROM
     UNION ALL
     SELECT node, incarnation, 'annotation' AS stream, seq FROM annotations
 )
-GROUP BY node, incarnation, stream
-COMMENT 'Per node, life of the log and stream: numbers missing and numbers stored twice';
+GROUP BY node, incarnation, stream;
 
 CREATE TABLE IF NOT EXISTS completeness_ledger ON CLUSTER `main`
 (
@@ -1267,18 +1303,55 @@ TTL toDateTime(time) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'Which delivery each report was about, and whose it was; read with FINAL';
 
-CREATE VIEW IF NOT EXISTS attributed ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS attributed ON CLUSTER `main`
+(
+    kind LowCardinality(String) COMMENT 'remote-bounce, remote-status or complaint',
+    message_id UUID COMMENT 'message that it is about',
+    recipient_index UInt32 COMMENT 'which recipient of the message',
+    time DateTime64(6, 'UTC') COMMENT 'when the report came',
+    delivered_at DateTime64(6, 'UTC') COMMENT 'when the message was delivered',
+    provider LowCardinality(String) COMMENT 'provider that took the message',
+    source LowCardinality(String) COMMENT 'address that it was sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    vmta LowCardinality(String) COMMENT 'virtual MTA that sent it',
+    pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
+    job String COMMENT 'job of the message',
+    mail_from_domain LowCardinality(String) COMMENT 'domain of its MAIL FROM',
+    from_domain LowCardinality(String) COMMENT 'domain of its From field',
+    recipient_key String COMMENT 'keyed hash of the address that it names, empty for none',
+    feedback_type LowCardinality(String) COMMENT 'type of the complaint, or action of the notification',
+    category LowCardinality(String) COMMENT 'category of the bounce',
+    class LowCardinality(String) COMMENT 'class of the bounce',
+    dimension LowCardinality(String) COMMENT 'dimension of the bounce',
+    match_method LowCardinality(String) COMMENT 'how the delivery was found',
+    match_confidence Float32 COMMENT 'how sure that is, 0 to 1'
+)
+COMMENT 'Reports that count, each kind once for a message and recipient'
+AS SELECT
     kind, message_id, recipient_index, time, delivered_at, provider, source, tenant, vmta, pool, job, mail_from_domain, from_domain,
     recipient_key, feedback_type, category, class, dimension, match_method, match_confidence
 FROM attributions FINAL
 WHERE proven
 ORDER BY time, node, incarnation, seq
-LIMIT 1 BY kind, message_id, recipient_index
-COMMENT 'Reports that count, each kind once for a message and recipient';
+LIMIT 1 BY kind, message_id, recipient_index;
 
-CREATE VIEW IF NOT EXISTS report_cohorts ON CLUSTER `main` AS
-SELECT
+CREATE VIEW IF NOT EXISTS report_cohorts ON CLUSTER `main`
+(
+    provider LowCardinality(String) COMMENT 'provider that took the messages',
+    source LowCardinality(String) COMMENT 'address that they were sent from',
+    tenant LowCardinality(String) COMMENT 'on whose behalf',
+    hour DateTime('UTC') COMMENT 'hour of their delivery',
+    accepted UInt64 COMMENT 'accepted in that hour; k1m keeps it for fifteen days',
+    complained UInt64 COMMENT 'of them, complained about so far',
+    bounced UInt64 COMMENT 'of them, returned by mail so far',
+    bounced_hard UInt64 COMMENT 'of these, for good',
+    complained_24h UInt64 COMMENT 'complained about within a day of the delivery',
+    complained_72h UInt64 COMMENT 'within three days',
+    complained_7d UInt64 COMMENT 'within seven days',
+    bounced_72h UInt64 COMMENT 'returned within three days'
+)
+COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant'
+AS SELECT
     provider, source, tenant, hour,
     sum(accepted) AS accepted, sum(complained) AS complained, sum(bounced) AS bounced, sum(bounced_hard) AS bounced_hard,
     sum(complained_24h) AS complained_24h, sum(complained_72h) AS complained_72h, sum(complained_7d) AS complained_7d, sum(bounced_72h) AS bounced_72h
@@ -1301,8 +1374,7 @@ FROM
     FROM attributed
     GROUP BY provider, source, tenant, hour
 )
-GROUP BY provider, source, tenant, hour
-COMMENT 'Accepted, complained and bounced by hour of delivery and age of the report, per provider, source and tenant';
+GROUP BY provider, source, tenant, hour;
 
 -- Migration 10: views
 
