@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -168,18 +169,22 @@ func (y *system) wantReply(t *testing.T, address, want string) {
 	}
 }
 
-// awaitRuns waits until each job has begun a run from now on and ended it.
+// awaitRuns runs each job once. One of carom up that has the turn is waited for.
 func (y *system) awaitRuns(t *testing.T) {
 	t.Helper()
-	began := time.Now().UnixMicro()
-	await(t, 25*time.Second, "a run of each job", func(ctx context.Context) error {
-		var n uint64
-		err := y.conn.QueryRow(ctx, `SELECT uniqExact(job) FROM job_runs FINAL WHERE status = 'ok' AND started_at > fromUnixTimestamp64Micro(?)`, began).Scan(&n)
-		if err == nil && n < 3 {
-			err = errors.New("not yet")
-		}
-		return err
-	})
+	for _, name := range []string{"suppression", "attribution", "throttle"} {
+		await(t, 25*time.Second, "a run of "+name, func(context.Context) error {
+			stdout, stderr, status := run(t, y.dir, "analytics", "run", name, "--json", "--url", "http://"+y.http+"/carom", "--policy", filepath.Join(y.dir, "policy.yaml"))
+			var result struct{ Skipped bool }
+			if err := json.Unmarshal([]byte(stdout), &result); err != nil || status != 0 {
+				return fmt.Errorf("exit status %d, %w: %s%s", status, err, stdout, stderr)
+			}
+			if result.Skipped {
+				return errors.New("another run has the turn")
+			}
+			return nil
+		})
+	}
 }
 
 // confidences returns how sure the matches of all reports are, in rising order.

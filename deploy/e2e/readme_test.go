@@ -64,7 +64,9 @@ func TestDocumentsSQL(t *testing.T) {
 		}
 		for _, statement := range statementsIn(string(text)) {
 			count++
-			rows, err := conn.Query(t.Context(), statement)
+			rows, err := conn.Query(clickhouse.Context(t.Context(), clickhouse.WithParameters(clickhouse.Parameters{
+				"from": "2026-11-22 00:00:00", "to": "2026-11-29 00:00:00", "recipient": "a@example.com",
+			})), statement)
 			if err != nil {
 				t.Errorf("%s shows %q: %v", file, statement, err)
 				continue
