@@ -174,7 +174,7 @@ func (y *system) awaitRuns(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"suppression", "attribution", "throttle"} {
 		await(t, 25*time.Second, "a run of "+name, func(context.Context) error {
-			stdout, stderr, status := run(t, y.dir, "analytics", "run", name, "--json", "--url", "http://"+y.http+"/carom", "--policy", filepath.Join(y.dir, "policy.yaml"))
+			stdout, stderr, status := run(t, y.dir, "analytics", "run", name, "--json", "--url", "http://"+y.http+"/carom", "--policy", filepath.Join(y.dir, "policy.yaml")) //nolint:contextcheck // run has its own time
 			var result struct{ Skipped bool }
 			if err := json.Unmarshal([]byte(stdout), &result); err != nil || status != 0 {
 				return fmt.Errorf("exit status %d, %w: %s%s", status, err, stdout, stderr)

@@ -153,7 +153,7 @@ func TestAnswers(t *testing.T) {
 	stop := start(t, path, &node{queues: []Queue{{Name: "a.test/vmta1", Recipients: 3, Due: 2, Sessions: 1, DeferredUntil: deferred, OldestArrival: deferred}, {Name: "b.test/{default}"}}})
 	for url, want := range map[string]string{
 		"/v1/status": `{"node":"mx.test","config_hash":"00000000000000ff","event_seq":1,"gauge_seq":2,"queue_gauge_seq":8,"annotation_seq":3,` +
-			`"accepted_recipients":4,"queued_recipients":5,"live_recipients":6,"sessions":7}`,
+			`"accepted_recipients":4,"queued_recipients":5,"live_recipients":6,"sessions":7,"event_log_unshipped_bytes":0,"event_log_full":false}`,
 		"/v1/queues": `[{"name":"a.test/vmta1","recipients":3,"due":2,"sessions":1,"deferred_until":"2026-11-23T12:00:00Z","oldest_arrival":"2026-11-23T12:00:00Z","in_per_minute":0,"out_per_minute":0},` +
 			`{"name":"b.test/{default}","recipients":0,"due":0,"sessions":0,"in_per_minute":0,"out_per_minute":0}]`,
 	} {
