@@ -33,6 +33,9 @@ func shipped(t *testing.T, conn driver.Conn, node string, from, to uint64, at ti
 }
 
 func TestCompleteness(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	url := chtest.Start(t).URL() + "/carom"
 	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
 		t.Fatal(err)

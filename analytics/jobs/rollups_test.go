@@ -40,6 +40,9 @@ func (w *world) wantRolledUp(t *testing.T, when string, events uint64) {
 }
 
 func TestRollUps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	w := newWorld(t)
 	hour := w.now.Truncate(time.Hour)
 	job := &jobs.RollUps{Conn: w.conn, Version: "test"}

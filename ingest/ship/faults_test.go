@@ -61,6 +61,9 @@ WHERE r.n != e.n`, rollup.table, rollup.start)).Scan(&wrong); err != nil {
 // ClickHouse is down for an hour of events, which come in a few seconds here. The agent waits, holds no
 // more than its two batches, and catches up.
 func TestExactlyOnceAfterAnHourWithoutClickHouse(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	perSecond := 8
 	if long {
 		perSecond = 300 // a million
@@ -167,6 +170,9 @@ func (c *cutter) relay(client net.Conn, budget int64) {
 
 // The connection is cut after some bytes, wherever in the request or the answer that is, again and again.
 func TestExactlyOnceWhenTheConnectionIsCut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	rounds := 12
 	if long {
 		rounds = 150
@@ -202,6 +208,9 @@ func TestExactlyOnceWhenTheConnectionIsCut(t *testing.T) {
 // The clock of the node jumps, a day back and forth, in the midst of batches whose answers are lost: a
 // batch is more than one partition, and is repeated.
 func TestExactlyOnceWhenTheClockJumps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	n := newNode(t)
 	f := newFront(t, n.url)
 	var inserts atomic.Int64
@@ -232,6 +241,9 @@ func TestExactlyOnceWhenTheClockJumps(t *testing.T) {
 // The disk of ClickHouse is full: nothing goes to quarantine, and when there is room everything is stored
 // once.
 func TestExactlyOnceWhenTheDiskIsFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	if runtime.GOOS != "linux" {
 		t.Skip("a small disk is made of Linux's tmpfs")
 	}

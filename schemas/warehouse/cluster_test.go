@@ -93,6 +93,9 @@ func TestClusterForm(t *testing.T) {
 // are made, rows that a shard gets are in its roll-ups, and every view can be asked. The engine
 // knows neither replicas nor shards: tables are plain ones here, and Merge stands for Distributed.
 func TestClusterFormOnOneServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	conn := chtest.Start(t).Conn(t)
 	replicated := regexp.MustCompile(`ENGINE = Replicated(\w+)\('[^']*', '[^']*'(?:, )?(.*)\)`)
 	distributed := regexp.MustCompile("ENGINE = Distributed\\(`main`, `carom`, (\\w+)[^\n]*")

@@ -89,6 +89,9 @@ func content(t *testing.T, conn driver.Conn) map[string]string {
 // The roll-ups agree with the events, whether views and RollUp or Rebuild filled them, and doing
 // any of it again changes nothing.
 func TestRollUpsAgreeWithEvents(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	conn := migrated(t)
 	_, from, to := history(t, conn)
 	rollAllUp(t, conn, from, to)
@@ -155,6 +158,9 @@ func rollUpKeepsWhatTheFinerOneLost(t *testing.T, conn driver.Conn, from, to tim
 
 // What was lost or counted twice is found, and mended for the span that is asked for.
 func TestRebuildMends(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	conn := migrated(t)
 	_, from, to := history(t, conn)
 	rollAllUp(t, conn, from, to)
@@ -201,6 +207,9 @@ func TestRebuildMends(t *testing.T) {
 
 // A rebuild of old hours while other events come in goes through, and a repaired row counts.
 func TestRebuildWhileAgentsInsert(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	conn := migrated(t)
 	events, from, to := history(t, conn)
 	if err := conn.Exec(t.Context(), "ALTER TABLE events DELETE WHERE seq <= 100 SETTINGS mutations_sync = 2"); err != nil {
@@ -250,6 +259,9 @@ func TestRebuildWhileAgentsInsert(t *testing.T) {
 // A rebuild further back than the finer roll-up keeps its rows takes the events, and only for the
 // span that was asked for.
 func TestRebuildBeforeTheRetentionOfTheFinerOne(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	conn := migrated(t)
 	events, _, _ := history(t, conn)
 	old := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -20) // rollup_1m keeps 15 days

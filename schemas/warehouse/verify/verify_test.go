@@ -76,6 +76,9 @@ func TestEmbeddedEngine(t *testing.T) {
 
 // A server that forgets tokens fails, and says which promise it breaks.
 func TestServerThatForgets(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: runs without -short")
+	}
 	engine := chtest.Start(t)
 	target, err := url.Parse(engine.URL())
 	if err != nil {
