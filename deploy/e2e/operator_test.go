@@ -275,7 +275,7 @@ func startOperator(t *testing.T, o operator) *operatorNode {
 		t.Fatalf("carom sender: %v", err)
 	}
 	spool := regexp.MustCompile(`(?m)(?:spool|<disk-queue) (/[^\s>]+)`).FindStringSubmatch(readFile(t, file))
-	n.admin = adminClient(spool[1] + "-admin.sock")
+	n.admin = adminClient(filepath.Join(spool[1], "admin.sock"))
 	return n
 }
 

@@ -1,6 +1,9 @@
 package config
 
-import "net/url"
+import (
+	"net/url"
+	"path/filepath"
+)
 
 // The places that carom needs and PowerMTA's files do not name.
 const (
@@ -9,24 +12,24 @@ const (
 )
 
 // finishPlaces names what a file of PowerMTA leaves out, so that it starts as it is: the event log,
-// the feed and the admin socket lie beside the first spool.
+// the feed and the admin socket lie in the first spool, the one folder that is surely the node's.
 func (c *Config) finishPlaces() {
 	if len(c.Spools) == 0 {
 		c.Spools = []Spool{newSpool(Pos{}, defaultSpoolDir)}
 	}
-	beside := c.Spools[0].Dir
+	dir := c.Spools[0].Dir
 	if c.EventLog == nil {
 		e := defaultEventLog()
-		e.Dir = beside + "-events"
+		e.Dir = filepath.Join(dir, "events")
 		c.EventLog = &e
 	}
 	if c.Feed == nil {
 		f := defaultFeed()
-		f.Dir = beside + "-feed"
+		f.Dir = filepath.Join(dir, "feed")
 		c.Feed = &f
 	}
 	if c.Admin == nil {
-		c.Admin = &Admin{Path: beside + "-admin.sock"}
+		c.Admin = &Admin{Path: filepath.Join(dir, "admin.sock")}
 	}
 	if c.EventStream == nil {
 		s := defaultEventStream()

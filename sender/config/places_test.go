@@ -2,13 +2,13 @@ package config
 
 import "testing"
 
-// TestPlaces: a file of PowerMTA names no event log; it lies beside the spool.
+// TestPlaces: a file of PowerMTA names no event log; it lies in the spool.
 func TestPlaces(t *testing.T) {
 	for _, tc := range []struct{ text, spool, events, feed, admin string }{
-		{"host-name mail.example.com\n", "/var/spool/carom", "/var/spool/carom-events", "/var/spool/carom-feed", "/var/spool/carom-admin.sock"},
+		{"host-name mail.example.com\n", "/var/spool/carom", "/var/spool/carom/events", "/var/spool/carom/feed", "/var/spool/carom/admin.sock"},
 		{
 			"host-name mail.example.com\nspool /var/spool/pmta\n<feed /srv/feed>\n</feed>\n",
-			"/var/spool/pmta", "/var/spool/pmta-events", "/srv/feed", "/var/spool/pmta-admin.sock",
+			"/var/spool/pmta", "/var/spool/pmta/events", "/srv/feed", "/var/spool/pmta/admin.sock",
 		},
 	} {
 		c, _, err := Parse("/etc/pmta/config", []byte(tc.text))
