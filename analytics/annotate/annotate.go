@@ -22,7 +22,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
-	"github.com/google/uuid"
 
 	"carom/analytics/trace"
 	"carom/schemas/event"
@@ -49,9 +48,6 @@ const (
 
 // noteName is the name of every note of a person.
 const noteName = "note"
-
-// namespace is that of the incarnations of notes (RFC 9562 section 5.5), made once.
-var namespace = uuid.MustParse("6c1a1d6e-3f0b-4c53-9a0e-8d2f6a7b9c01")
 
 // Command runs carom annotate.
 func Command(ctx context.Context, args []string, stdio service.IO) error {
@@ -185,19 +181,7 @@ func (n *Note) validate() error {
 // Write stores n unless it is there, and reports whether it was not. An error leaves open whether it is
 // stored; writing it again is harmless.
 func Write(ctx context.Context, conn driver.Conn, n Note) (isNew bool, err error) {
-	text, err := json.Marshal(n)
-	if err != nil {
-		return false, fmt.Errorf("encode the note: %w", err)
-	}
-	a := event.Annotation{
-		Node: n.Node, Incarnation: uuid.NewSHA1(namespace, text), Seq: 1, FormatVersion: event.FormatVersion,
-		Time: n.Time.UTC(), Name: n.Name, Text: n.Text, Tags: n.Tags,
-	}
-	place := warehouse.Place{Node: a.Node, Incarnation: a.Incarnation, From: 1, To: 1}
-	if seqs, _, err := warehouse.Annotations.Landed(ctx, conn, place); err != nil || len(seqs) > 0 {
-		return false, err
-	}
-	return true, warehouse.Annotations.Insert(ctx, conn, a.Node+"/"+a.Incarnation.String(), []event.Annotation{a})
+	return warehouse.Annotate(ctx, conn, event.Annotation{Node: n.Node, Time: n.Time, Name: n.Name, Text: n.Text, Tags: n.Tags})
 }
 
 // List returns the notes since a time that have all of tags, the newest limit of them, in order.
