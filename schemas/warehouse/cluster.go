@@ -82,7 +82,7 @@ func localName(table string, sharded map[string]bool) string {
 	return table
 }
 
-// The forms of statement that migrations consist of. onCluster has left its place empty.
+// The forms of statement that migrations consist of.
 var (
 	createTable = regexp.MustCompile(`^CREATE TABLE IF NOT EXISTS (\w+)`)
 	createView  = regexp.MustCompile(`^CREATE VIEW IF NOT EXISTS (\w+)`)

@@ -57,7 +57,6 @@ func quote(s string) string {
 // functions are what a migration may say for what differs between one server and a cluster, and
 // for what Go knows better. They render the form for one server.
 var functions = template.FuncMap{
-	"onCluster": func() string { return "" },
 	"engine": func(name string, args ...string) string {
 		if len(args) == 0 {
 			return name

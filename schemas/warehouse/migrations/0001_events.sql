@@ -9,7 +9,7 @@
 -- The indexes on seq and arrived serve the agent that asks what of its last batch is here.
 -- The deduplication window is what makes a repeated batch harmless (see Insert), and a part is
 -- fsynced before the insert is confirmed, because the node then removes the records from its log.
-CREATE TABLE IF NOT EXISTS events{{onCluster}}
+CREATE TABLE IF NOT EXISTS events
 (
 {{columns "events"}},
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',

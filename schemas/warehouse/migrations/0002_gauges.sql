@@ -1,7 +1,7 @@
 -- The state of each key on each node, every ten seconds: backlog, open connections, what binds.
 --
 -- ORDER BY: the control job reads "the last minute of this key over all nodes".
-CREATE TABLE IF NOT EXISTS gauges{{onCluster}}
+CREATE TABLE IF NOT EXISTS gauges
 (
 {{columns "gauges"}},
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
@@ -17,7 +17,7 @@ COMMENT 'State of each key (provider, source) on each node, every ten seconds';
 -- and job, and one for the rest.
 --
 -- ORDER BY: "this queue over time", and "all of a node at one time" by the part's range of time.
-CREATE TABLE IF NOT EXISTS queue_gauges{{onCluster}}
+CREATE TABLE IF NOT EXISTS queue_gauges
 (
 {{columns "queue_gauges"}},
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'

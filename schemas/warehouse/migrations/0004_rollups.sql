@@ -14,7 +14,7 @@
 -- PARTITION BY day, of the finest and the hourly: retention and RollUp replace whole days.
 {{range rollUps}}
 -- ORDER BY: {{.Why}}.
-CREATE TABLE IF NOT EXISTS {{.Table}}{{onCluster}}
+CREATE TABLE IF NOT EXISTS {{.Table}}
 (
     ts DateTime('UTC') COMMENT 'start of the {{.Step}}' CODEC(Delta, ZSTD(1)),
 {{.Columns}}
@@ -26,7 +26,7 @@ ORDER BY ({{.Order}})
 SETTINGS {{durable}}, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT '{{.Comment}}';
 {{if not .From}}
-CREATE MATERIALIZED VIEW IF NOT EXISTS {{.Table}}_mv{{onCluster}} TO {{.Table}} AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS {{.Table}}_mv TO {{.Table}} AS
 {{.View}}
 COMMENT 'Fills {{.Table}} from events';
 {{end}}{{end}}

@@ -3,7 +3,7 @@
 
 -- ORDER BY: an agent asks for "my rows of the highest generation". All rows of one generation go
 -- in by one insert and share issued_at, so they become visible together.
-CREATE TABLE IF NOT EXISTS leases{{onCluster}}
+CREATE TABLE IF NOT EXISTS leases
 (
     node LowCardinality(String) COMMENT 'node that the lease is for',
     generation UInt64 COMMENT 'number of the hand-out, only increases; a node ignores smaller ones',
@@ -28,7 +28,7 @@ SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'Limits handed to the nodes; the agents turn the highest generation into limits.json';
 
 -- ORDER BY: one row a key; read with FINAL. Kept for ever: it is small and start-up begins here.
-CREATE TABLE IF NOT EXISTS limit_state{{onCluster}}
+CREATE TABLE IF NOT EXISTS limit_state
 (
     provider LowCardinality(String) COMMENT 'provider of the key',
     source LowCardinality(String) COMMENT 'source of the key',
@@ -52,7 +52,7 @@ COMMENT 'Where the control loop stands for each key; read with FINAL';
 
 -- ORDER BY: "explain this key" reads its changes in order; an event's limit_epoch and limit_reason
 -- lead to the row by epoch or id.
-CREATE TABLE IF NOT EXISTS limit_log{{onCluster}}
+CREATE TABLE IF NOT EXISTS limit_log
 (
     id String COMMENT 'reason id, carried by leases and events',
     ts DateTime64(6, 'UTC') COMMENT 'when it was decided, by the clock of the job',
@@ -99,7 +99,7 @@ SETTINGS {{durable}}
 COMMENT 'Every change of a limit with its evidence, before and after, actor and expiry';
 
 -- ORDER BY: one row an override; read with FINAL. There are few.
-CREATE TABLE IF NOT EXISTS overrides{{onCluster}}
+CREATE TABLE IF NOT EXISTS overrides
 (
     id UUID COMMENT 'the override; a later version replaces it, cancelling included',
     version UInt64 COMMENT 'version of the row, microseconds since 1970; the highest wins',

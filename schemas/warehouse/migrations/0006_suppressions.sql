@@ -5,7 +5,7 @@
 -- ORDER BY: "is this address suppressed, and since when" reads one granule; the whole list comes in
 -- the order of keys; the same statement written twice collapses. Kept for ever. Small granules: keys
 -- are random, and each that is asked for reads one.
-CREATE TABLE IF NOT EXISTS suppressions{{onCluster}}
+CREATE TABLE IF NOT EXISTS suppressions
 (
     recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
     tenant LowCardinality(String) COMMENT 'tenant it holds for, empty for all',
@@ -31,7 +31,7 @@ COMMENT 'Suppressions and their tombstones, append-only; the view suppressed is 
 
 -- A suppression holds until a tombstone that is later, or its own end: one that ends does not
 -- shorten an earlier one that does not.
-CREATE VIEW IF NOT EXISTS suppressed{{onCluster}}
+CREATE VIEW IF NOT EXISTS suppressed
 (
     recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
     tenant LowCardinality(String) COMMENT 'tenant it holds for, empty for all',
@@ -63,7 +63,7 @@ WHERE last.1 > toDateTime64(0, 6, 'UTC') AND last.1 >= removed;
 
 -- since is the first bounce that waits: what came before the last statement is settled. Few keys
 -- wait, so that the rest of the table is not grouped.
-CREATE VIEW IF NOT EXISTS suppressions_pending{{onCluster}}
+CREATE VIEW IF NOT EXISTS suppressions_pending
 (
     recipient_key String COMMENT 'keyed hash of the normalised address, 32 hexadecimal digits',
     tenant LowCardinality(String) COMMENT 'tenant it would hold for, empty for all',
@@ -95,7 +95,7 @@ WHERE notEmpty(waiting) AND (holds <= toDateTime64(0, 6, 'UTC') OR holds < remov
 
 -- What an agent asks every two seconds: which keys were spoken of since. Its cost follows the
 -- changes, not the length of the list. An agent that was away for longer reads the whole list.
-CREATE TABLE IF NOT EXISTS suppression_changes{{onCluster}}
+CREATE TABLE IF NOT EXISTS suppression_changes
 (
     arrived DateTime64(6, 'UTC') COMMENT 'when the row reached ClickHouse, by its clock',
     recipient_key String COMMENT 'key that the row is about'
@@ -107,14 +107,14 @@ ORDER BY arrived
 SETTINGS {{durable}}, ttl_only_drop_parts = 1
 COMMENT 'Keys of which suppressions has new rows, by time';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS suppression_changes_mv{{onCluster}} TO suppression_changes AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS suppression_changes_mv TO suppression_changes AS
 SELECT arrived, recipient_key
 FROM suppressions
 WHERE recipient_key != ''
 COMMENT 'Fills suppression_changes from suppressions';
 
 -- ORDER BY: the job counts the soft bounces of one address; of one message only the first counts.
-CREATE TABLE IF NOT EXISTS soft_bounces{{onCluster}}
+CREATE TABLE IF NOT EXISTS soft_bounces
 (
     recipient_key String COMMENT 'keyed hash of the normalised address',
     message_id UUID COMMENT 'message that was refused',
@@ -131,7 +131,7 @@ SETTINGS {{durable}}
 COMMENT 'Messages that were refused because of a mailbox that is alive; enough of them suppress for a while';
 
 -- ORDER BY: "is this bounce part of an accident" asks for one provider and minute.
-CREATE TABLE IF NOT EXISTS suppression_waves{{onCluster}}
+CREATE TABLE IF NOT EXISTS suppression_waves
 (
     provider LowCardinality(String) COMMENT 'provider that had an accident',
     minute DateTime('UTC') COMMENT 'minute whose unknown users wait for a second bounce',
@@ -150,7 +150,7 @@ SETTINGS {{durable}}
 COMMENT 'Minutes in which a provider refused so many as unknown that it was believed to be its accident; read with FINAL';
 
 -- ORDER BY: one row a complaint and address of the operator's; the last attempt wins. Read with FINAL.
-CREATE TABLE IF NOT EXISTS webhook_deliveries{{onCluster}}
+CREATE TABLE IF NOT EXISTS webhook_deliveries
 (
     endpoint LowCardinality(String) COMMENT 'URL without its query',
     event_id String COMMENT 'node/incarnation/seq of the event, the idempotency key',

@@ -1,7 +1,7 @@
 -- Who is alive and what ran.
 
 -- ORDER BY: one row a node and life of its log; read with FINAL.
-CREATE TABLE IF NOT EXISTS nodes{{onCluster}}
+CREATE TABLE IF NOT EXISTS nodes
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of its event log',
@@ -22,7 +22,7 @@ COMMENT 'The nodes and their agents'' last sign of life; read with FINAL';
 
 -- ORDER BY: "when did this job last finish, and how long do its runs take".
 -- A run is written when it starts and again when it ends; read with FINAL.
-CREATE TABLE IF NOT EXISTS job_runs{{onCluster}}
+CREATE TABLE IF NOT EXISTS job_runs
 (
     job LowCardinality(String) COMMENT 'name of the job',
     started_at DateTime64(6, 'UTC') COMMENT 'start of the run',
@@ -49,7 +49,7 @@ COMMENT 'Runs of the analytics jobs; read with FINAL';
 -- ORDER BY: one row a file that was imported; read with FINAL. A row is written before each batch, so
 -- that an import that was killed sends its last batch again as it was. Kept for ever: it is what keeps
 -- a file from being imported twice.
-CREATE TABLE IF NOT EXISTS imports{{onCluster}}
+CREATE TABLE IF NOT EXISTS imports
 (
     node String COMMENT 'import/ and the beginning of head_hash: the node of the events of the file',
     incarnation UUID COMMENT 'of the events of the file, made of head_hash',

@@ -2,7 +2,7 @@
 --
 -- The numbers of a stream start at 1 and have no gaps, so exact counting settles it. before_first
 -- is 0 until retention drops the oldest rows. A filter by node or stream reaches the tables.
-CREATE VIEW IF NOT EXISTS completeness{{onCluster}}
+CREATE VIEW IF NOT EXISTS completeness
 (
     node LowCardinality(String) COMMENT 'name of the node, or import/ and the hash of the file',
     incarnation UUID COMMENT 'life of its log',
@@ -41,7 +41,7 @@ GROUP BY node, incarnation, stream;
 -- The row with an empty node says how far the job went.
 --
 -- ORDER BY: one row a stream; read with FINAL. There are few, and a stream that is over stays as it is.
-CREATE TABLE IF NOT EXISTS completeness_ledger{{onCluster}}
+CREATE TABLE IF NOT EXISTS completeness_ledger
 (
     node LowCardinality(String) COMMENT 'name of the node; empty in the row that says how far the job went',
     incarnation UUID COMMENT 'life of its log',

@@ -3,7 +3,7 @@
 -- reports is a narrow copy of those events: the job that attributes them must not read all events
 -- to find the few. ORDER BY: an event is one row, however often it is inserted. The index finds
 -- what is new since the last look.
-CREATE TABLE IF NOT EXISTS reports{{onCluster}}
+CREATE TABLE IF NOT EXISTS reports
 (
     node LowCardinality(String) COMMENT 'node that the report came to',
     incarnation UUID COMMENT 'life of its event log',
@@ -31,7 +31,7 @@ ORDER BY (node, incarnation, seq)
 SETTINGS {{durable}}
 COMMENT 'Bounces and complaints as they came, a narrow copy of events; read with FINAL';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS reports_mv{{onCluster}} TO reports AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS reports_mv TO reports AS
 SELECT
     node, incarnation, seq, time, toString(kind) AS kind, recipient_key, mail_from, feedback_type,
     toString(category) AS category, toString(class) AS class, toString(dimension) AS dimension,
@@ -41,7 +41,7 @@ WHERE kind IN ('remote-bounce', 'remote-status', 'complaint')
 COMMENT 'Fills reports from events';
 
 -- ORDER BY: a report is attributed once, whatever runs again; read with FINAL.
-CREATE TABLE IF NOT EXISTS attributions{{onCluster}}
+CREATE TABLE IF NOT EXISTS attributions
 (
     node LowCardinality(String) COMMENT 'node that the report came to',
     incarnation UUID COMMENT 'life of its event log',
@@ -79,7 +79,7 @@ COMMENT 'Which delivery each report was about, and whose it was; read with FINAL
 
 -- One complaint about a message and recipient is one, however often it is sent again; so is one
 -- bounce. The first counts.
-CREATE VIEW IF NOT EXISTS attributed{{onCluster}}
+CREATE VIEW IF NOT EXISTS attributed
 (
     kind LowCardinality(String) COMMENT 'remote-bounce, remote-status or complaint',
     message_id UUID COMMENT 'message that it is about',
@@ -115,7 +115,7 @@ LIMIT 1 BY kind, message_id, recipient_index;
 -- delivered, beside what was accepted in that hour. They grow for days, so two hours compare only
 -- at the same age: complained_7d of an hour is final when the hour is eight days old, and that of
 -- an hour that is younger says nothing yet.
-CREATE VIEW IF NOT EXISTS report_cohorts{{onCluster}}
+CREATE VIEW IF NOT EXISTS report_cohorts
 (
     provider LowCardinality(String) COMMENT 'provider that took the messages',
     source LowCardinality(String) COMMENT 'address that they were sent from',

@@ -10,7 +10,7 @@
 -- A filter on a column of the view reaches the table below: every such column is passed on as it
 -- is, or is a key of the GROUP BY.
 
-CREATE VIEW IF NOT EXISTS deliveries{{onCluster}}
+CREATE VIEW IF NOT EXISTS deliveries
 (
     time DateTime64(6, 'UTC') COMMENT 'when the receiver accepted the message',
     message_id UUID COMMENT 'message',
@@ -52,7 +52,7 @@ WHERE kind = 'delivered';
 
 -- The bounces that came by mail are taken from attributions, which know the delivery that each is
 -- about; of those that are not proven nobody knows provider or tenant, and they are left out.
-CREATE VIEW IF NOT EXISTS bounces{{onCluster}}
+CREATE VIEW IF NOT EXISTS bounces
 (
     time DateTime64(6, 'UTC') COMMENT 'when it was refused, given up, or reported',
     how LowCardinality(String) COMMENT 'refused: by the receiver at once; expired: given up here; reported: accepted first and returned by mail later',
@@ -95,7 +95,7 @@ SELECT
 FROM attributed
 WHERE kind = 'remote-bounce';
 
-CREATE VIEW IF NOT EXISTS deferrals{{onCluster}}
+CREATE VIEW IF NOT EXISTS deferrals
 (
     time DateTime64(6, 'UTC') COMMENT 'when the attempt failed',
     what LowCardinality(String) COMMENT 'recipient: one recipient was told later; queue: the connection failed, for all that waits',
@@ -134,7 +134,7 @@ AS SELECT
 FROM events
 WHERE kind IN ('deferred', 'queue-deferred');
 
-CREATE VIEW IF NOT EXISTS complaints{{onCluster}}
+CREATE VIEW IF NOT EXISTS complaints
 (
     time DateTime64(6, 'UTC') COMMENT 'when the complaint came',
     delivered_at DateTime64(6, 'UTC') COMMENT 'when the message was delivered that it is about',
@@ -161,7 +161,7 @@ FROM attributed
 WHERE kind = 'complaint';
 
 -- The steps of a message and, by the id that they name, the reports about it.
-CREATE VIEW IF NOT EXISTS message_trace{{onCluster}}
+CREATE VIEW IF NOT EXISTS message_trace
 (
     time DateTime64(6, 'UTC') COMMENT 'when, by the clock of the node; to be sorted by',
     message_id UUID COMMENT 'message; of reports the one that they are about',
@@ -205,10 +205,7 @@ SELECT
 FROM events
 WHERE kind IN ('remote-bounce', 'remote-status', 'complaint');
 
-CREATE VIEW IF NOT EXISTS traffic_minute{{onCluster}}
-(
-    minute DateTime('UTC') COMMENT 'start of the minute',
-    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
+{{define "traffic columns"}}    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
@@ -217,60 +214,42 @@ CREATE VIEW IF NOT EXISTS traffic_minute{{onCluster}}
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
 {{measures}},
 {{volumes}},
-    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
-)
-COMMENT 'Counts by minute, to be summed: from acceptance to the end of each recipient'
-AS SELECT ts AS minute, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'{{end}}
+{{- define "traffic values"}}provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
 {{measuresOf}},
 {{volumesOf}},
-    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
+    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed{{end -}}
+
+CREATE VIEW IF NOT EXISTS traffic_minute
+(
+    minute DateTime('UTC') COMMENT 'start of the minute',
+{{template "traffic columns"}}
+)
+COMMENT 'Counts by minute, to be summed: from acceptance to the end of each recipient'
+AS SELECT ts AS minute, {{template "traffic values"}}
 FROM rollup_1m;
 
 -- What the jobs have not summed up yet is taken from the finer table, so that a view reaches up to
 -- now, whether the jobs run or not.
-CREATE VIEW IF NOT EXISTS traffic_hour{{onCluster}}
+CREATE VIEW IF NOT EXISTS traffic_hour
 (
     hour DateTime('UTC') COMMENT 'start of the hour',
-    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
-    source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
-    vmta LowCardinality(String) COMMENT 'virtual MTA',
-    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
-    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
-{{measures}},
-{{volumes}},
-    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
+{{template "traffic columns"}}
 )
 COMMENT 'Counts by hour, to be summed'
-AS SELECT ts AS hour, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
-{{measuresOf}},
-{{volumesOf}},
-    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
+AS SELECT ts AS hour, {{template "traffic values"}}
 FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1h" "rollup_1m"}};
 
-CREATE VIEW IF NOT EXISTS traffic_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS traffic_day
 (
     day Date COMMENT 'day, UTC',
-    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
-    source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
-    vmta LowCardinality(String) COMMENT 'virtual MTA',
-    pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
-    dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
-{{measures}},
-{{volumes}},
-    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
+{{template "traffic columns"}}
 )
 COMMENT 'Counts by day, to be summed'
-AS SELECT toDate(ts) AS day, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
-{{measuresOf}},
-{{volumesOf}},
-    if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed
+AS SELECT toDate(ts) AS day, {{template "traffic values"}}
 FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1d" "rollup_1h" "rollup_1m"}};
 
-CREATE VIEW IF NOT EXISTS job_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS job_day
 (
     day Date COMMENT 'day, UTC',
     job LowCardinality(String) COMMENT 'job; empty for mail without one',
@@ -286,7 +265,7 @@ AS SELECT toDate(ts) AS day, job, tenant, provider, toString(dimension) AS dimen
 {{volumesOf}}
 FROM {{upToNow "job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "jobs_1d" "jobs_1h"}};
 
-CREATE VIEW IF NOT EXISTS domain_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS domain_day
 (
     day Date COMMENT 'day, UTC',
     recipient_domain LowCardinality(String) COMMENT 'domain of the recipients',
@@ -299,7 +278,7 @@ AS SELECT toDate(ts) AS day, recipient_domain, provider, toString(dimension) AS 
 {{measuresOf}}
 FROM {{upToNow "recipient_domain, provider, dimension, kind, class, events, first_attempts" "domains_1d" "domains_1h"}};
 
-CREATE VIEW IF NOT EXISTS sender_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS sender_day
 (
     day Date COMMENT 'day, UTC',
     from_domain LowCardinality(String) COMMENT 'domain of the From header',
@@ -316,7 +295,7 @@ FROM {{upToNow "from_domain, dkim_domain, signature, provider, dimension, kind, 
 
 -- A day is mature at 24 hours when its last delivery is 24 hours old, by the newest event that is
 -- here and not by the clock: so a history that was imported, or that lags, is judged by itself.
-CREATE VIEW IF NOT EXISTS returned_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS returned_day
 (
     day Date COMMENT 'day of the delivery, UTC',
     provider LowCardinality(String) COMMENT 'provider that took the message',
@@ -343,7 +322,7 @@ AS SELECT
 FROM attributed
 WHERE kind IN ('complaint', 'remote-bounce');
 
-CREATE VIEW IF NOT EXISTS cohort_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS cohort_day
 (
     day Date COMMENT 'day of the delivery, UTC',
     provider LowCardinality(String) COMMENT 'provider that took the message',
@@ -376,7 +355,7 @@ SELECT
     complaints, complaints_24h, complaints_72h, complaints_7d, bounces, bounces_72h, hard_bounces_72h
 FROM returned_day;
 
-CREATE VIEW IF NOT EXISTS job_report{{onCluster}}
+CREATE VIEW IF NOT EXISTS job_report
 (
     job LowCardinality(String) COMMENT 'job; empty for mail without one',
     tenant LowCardinality(String) COMMENT 'on whose behalf',
@@ -411,7 +390,7 @@ FROM
     GROUP BY job, tenant
 );
 
-CREATE VIEW IF NOT EXISTS tenant_week{{onCluster}}
+CREATE VIEW IF NOT EXISTS tenant_week
 (
     week Date COMMENT 'Monday of the week, UTC',
     tenant LowCardinality(String) COMMENT 'on whose behalf',
@@ -445,7 +424,7 @@ FROM
     GROUP BY week, tenant
 );
 
-CREATE VIEW IF NOT EXISTS ip_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS ip_day
 (
     day Date COMMENT 'day, UTC',
     source LowCardinality(String) COMMENT 'address that the receivers see',
@@ -483,7 +462,7 @@ FROM
     GROUP BY day, source
 );
 
-CREATE VIEW IF NOT EXISTS latency_day{{onCluster}}
+CREATE VIEW IF NOT EXISTS latency_day
 (
     day Date COMMENT 'day, UTC',
     provider LowCardinality(String) COMMENT 'who took the mail',
@@ -499,7 +478,7 @@ COMMENT 'Times as states of quantiles, to be joined by quantilesTDigestMerge(0.5
 AS SELECT toDate(ts) AS day, provider, source, attempts, to_deliver, dns, connect, tls, transfer
 FROM {{upToNow "provider, source, attempts, to_deliver, dns, connect, tls, transfer" "latency_1d" "latency_1h" "latency_1m"}};
 
-CREATE VIEW IF NOT EXISTS time_to_deliver{{onCluster}}
+CREATE VIEW IF NOT EXISTS time_to_deliver
 (
     day Date COMMENT 'day, UTC',
     provider LowCardinality(String) COMMENT 'who took the mail',
