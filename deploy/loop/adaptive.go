@@ -41,6 +41,7 @@ func (l *loopSender) start(w *world) {
 	l.phase = time.Duration(w.rng.Int64N(int64(w.setup.Period/tick))) * tick
 	for _, k := range w.keys {
 		k.own = &loopKey{shares: map[string]leases.Node{}}
+		l.decide(w, k) // the loop knew the key before the mail came
 	}
 }
 

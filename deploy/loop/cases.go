@@ -215,7 +215,7 @@ func Public() []Case {
 		p := receiver(10)
 		p.Grey, p.Ambiguous = scenarios.Grey{Frac: 0.6, MinRetry: minutes(4)}, ambiguous
 		c := Case{
-			Name: "A10", About: "greylisting of 60 %", Scenario: scene(6*hours, p, 8), Setup: configure(10),
+			Name: "A10", About: "greylisting of 60 %", Scenario: scene(6*hours, p, 6), Setup: configure(10),
 			Want: Want{Goodput: 97, NoDecrease: true},
 		}
 		if ambiguous {
