@@ -52,7 +52,7 @@ type Want struct {
 	Blocked     float64 `json:"block_minutes_at_most"`
 	Recovery    float64 `json:"recovery_min_at_most,omitempty"`
 	BlockedRate float64 `json:"blocked_attempts_per_min_at_most,omitempty"`
-	PerHour     int     `json:"changes_per_hour_at_most,omitempty"`
+	GoodputMost float64 `json:"goodput_at_most,omitempty"`
 	NoDecrease  bool    `json:"no_decrease,omitempty"`
 	// Static bounds the goodput of the configuration without a loop.
 	Static float64 `json:"static_at_most,omitempty"`
@@ -307,7 +307,7 @@ func faults() []Case {
 	bought.UnknownUsers = 0.3
 	cases = append(cases, Case{
 		Name: "B1", About: "a purchased list, 30 % unknown users: never faster than configured",
-		Scenario: scene(3*hours, bought, 30), Setup: configure(5), Want: Want{Goodput: 45}, Apart: true,
+		Scenario: scene(3*hours, bought, 30), Setup: configure(5), Want: Want{Goodput: 45, GoodputMost: 51}, Apart: true,
 	})
 	angry := receiver(10)
 	angry.Outage = []scenarios.Outage{{At: minutes(30), Len: minutes(150), Kind: scenarios.Outage421}}

@@ -18,6 +18,7 @@ type Measures struct {
 	LeaseAge    float64 `json:"lease_age_s"`   // A: of the oldest lease that a node obeyed
 	Explained   float64 `json:"explained_pct"` // X: changes whose evidence adds up again
 	Changes     int     `json:"changes"`
+	Decreases   int     `json:"decreases"`
 	PerHour     int     `json:"changes_per_hour"` // most in any hour
 	BlockedRate float64 `json:"blocked_attempts_per_min"`
 	Accepted    int     `json:"accepted"`
@@ -50,6 +51,9 @@ func (w *world) measure() Measures {
 		checked += own.checked
 		m.LeaseSum, m.LeaseAge = max(m.LeaseSum, own.leaseOver), max(m.LeaseAge, own.oldest.Seconds())
 		for i := range own.changes {
+			if c := &own.changes[i].Reason; c.New.RatePerSecond < c.Old.RatePerSecond && !c.WouldChange {
+				m.Decreases++
+			}
 			n := 0
 			for j := i; j < len(own.changes) && own.changes[j].At < own.changes[i].At+time.Hour; j++ {
 				n++

@@ -14,13 +14,19 @@ type Method struct {
 	setup func(Setup) Setup // nil: as it is
 }
 
+const (
+	loopName   = "loop"
+	closedName = "closed"
+	staticName = "static"
+)
+
 // Methods returns the loop, and what it is compared with. The parameters of the baselines are those
 // that do best over the public cases among the usual ones (deploy/docs/loop.md).
 func Methods() []Method {
 	return []Method{
-		{Name: "loop", About: "carom's loop, adaptive ceilings open", make: func() sender { return &loopSender{} }},
-		{Name: "loop-closed", About: "the same, never above the configuration", make: func() sender { return &loopSender{} }, setup: Setup.closed},
-		{Name: "static", About: "the configuration alone", make: func() sender { return static{} }},
+		{Name: loopName, About: "carom's loop, adaptive ceilings open", make: func() sender { return &loopSender{} }},
+		{Name: closedName, About: "the same, never above the configuration", make: func() sender { return &loopSender{} }, setup: Setup.closed},
+		{Name: staticName, About: "the configuration alone", make: func() sender { return static{} }},
 		{Name: "backoff", About: "PowerMTA's backoff mode", make: func() sender { return backoff{share: 0.5, after: 5 * time.Minute} }},
 		{Name: "automation", About: "traffic shaping automation", make: func() sender {
 			return automation{threshold: 10, share: 0.5, length: 10 * time.Minute, suspend: 5 * time.Minute}
@@ -37,7 +43,7 @@ type Run struct {
 	Method string `json:"method"`
 	Seed   uint64 `json:"seed"`
 	Measures
-	world *world
+	worlds []*world
 }
 
 // simulate runs one case. Over several providers the counts add up.
@@ -50,8 +56,9 @@ func simulate(c *Case, m *Method, seed uint64) Run {
 	for i := range c.Scenario.Providers {
 		w := run(c.Scenario, i, &setup, seed, m.make())
 		one := w.measure()
+		r.worlds = append(r.worlds, w)
 		if i == 0 {
-			r.Measures, r.world = one, w
+			r.Measures = one
 			continue
 		}
 		r.join(one)
@@ -68,6 +75,7 @@ func (m *Measures) join(o Measures) {
 	m.Attempts += o.Attempts
 	m.Oracle += o.Oracle
 	m.Changes += o.Changes
+	m.Decreases += o.Decreases
 	m.Goodput = 100 * float64(m.Accepted) / max(1, m.Oracle)
 	m.Blocked += o.Blocked
 	m.Recovery = max(m.Recovery, o.Recovery)

@@ -26,7 +26,7 @@ func TestTry(t *testing.T) {
 			if i == 0 {
 				fmt.Fprintf(&b, " R %.0f ch %d/%dh X %.0f S %.3f br %.1f p95 %.0f (%.1fs)", r.Recovery, r.Changes, r.PerHour, r.Explained, r.LeaseSum, r.BlockedRate, r.Delay95, time.Since(start).Seconds())
 				if os.Getenv("LOG") != "" {
-					for _, k := range r.world.keys {
+					for _, k := range r.worlds[0].keys {
 						for _, ch := range k.own.(*loopKey).changes {
 							fmt.Printf("%8s %-12s e%d %-9s %.3f -> %.3f c %d->%d m %d->%d  %s\n", ch.At, ch.Reason.Rule, ch.Reason.Epoch, ch.Reason.ModeTo, ch.Reason.Old.RatePerSecond, ch.Reason.New.RatePerSecond, ch.Reason.Old.Connections, ch.Reason.New.Connections, ch.Reason.Old.MessagesPerConnection, ch.Reason.New.MessagesPerConnection, ch.Reason.Text)
 						}
