@@ -224,10 +224,10 @@ func Public() []Case {
 		cases = append(cases, c)
 	}
 	daily := receiver(10)
-	daily.Diurnal = scenarios.Diurnal{Amp: 0.5, Period: minutes(24 * 60)}
+	daily.Diurnal = scenarios.Diurnal{Amp: 0.5, Period: minutes(12 * 60)}
 	cases = append(cases, Case{
-		Name: "A11", About: "a limit that swings by half in a day",
-		Scenario: scene(24*hours, daily, 12), Setup: configure(10), Want: Want{Goodput: 88, Deferrals: 5},
+		Name: "A11", About: "a limit that swings by half in half a day",
+		Scenario: scene(12*hours, daily, 12), Setup: configure(10), Want: Want{Goodput: 88, Deferrals: 5},
 	})
 	for _, warm := range []bool{false, true} {
 		p := blocking(punishing(receiver(1000)))
@@ -279,9 +279,9 @@ func faults() []Case {
 			Scenario: broken("analytics_stop", 2*hours), Setup: configure(10), Want: Want{Goodput: 70, Deferrals: 15},
 		},
 	}
-	four := scene(4*hours, receiver(10), 48)
+	four := scene(4*hours, receiver(4), 19.2)
 	four.Faults = []scenarios.Fault{{At: minutes(60), Kind: "analytics_stop", Len: minutes(120)}}
-	own := configure(40)
+	own := configure(16)
 	own.OwnSources = true
 	cases = append(cases, Case{
 		Name: "A17c", About: "four nodes with an address each, analytics dead for two hours",

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -76,7 +77,7 @@ func (n *node) attempt(w *world, c *conn, id int32) {
 	c.free = w.now + w.latency()
 	v := w.hidden.Mail(w.now, n.source)
 	if v.Class == provider.OK {
-		v = w.hidden.Rcpt(w.now, n.source, w.scenario.Load[m.stream].Tenant+"@sender.test", m.rcpt)
+		v = w.hidden.Rcpt(w.now, n.source, w.senders[m.stream], w.recipient(m))
 	}
 	if v.Class == provider.OK {
 		v = w.hidden.Data(w.now, n.source, 1)
@@ -87,6 +88,16 @@ func (n *node) attempt(w *world, c *conn, id int32) {
 		return
 	}
 	n.later(w, id)
+}
+
+// recipient returns the address of a message: the same one at every attempt.
+func (w *world) recipient(m *message) string {
+	w.address = append(w.address[:0], w.scenario.Load[m.stream].Tenant...)
+	w.address = append(w.address, '-')
+	w.address = strconv.AppendInt(w.address, int64(m.number), 10)
+	w.address = append(w.address, '@')
+	w.address = append(w.address, w.config.Domains[0]...)
+	return string(w.address)
 }
 
 func (w *world) latency() time.Duration {
@@ -179,15 +190,16 @@ func count(c *control.Counts, d taxonomy.Dimension) {
 // judge asks carom's own classifier what a reply means. A receiver has few texts, so each is asked
 // about once.
 func (w *world) judge(v provider.Verdict) verdict {
-	if known, ok := w.verdicts[v]; ok {
+	question := asked{v.Class, v.Outage}
+	if known, ok := w.verdicts[question]; ok {
 		return known
 	}
 	in := classify.Input{Provider: w.config.Name}
 	switch {
 	case v.Class == provider.Msgc && w.config.SilentClose:
 		// The sender says so after it saw the same number twice (sender/deliver).
-		w.verdicts[v] = verdict{dimension: taxonomy.Messages}
-		return w.verdicts[v]
+		w.verdicts[question] = verdict{dimension: taxonomy.Messages}
+		return w.verdicts[question]
 	case v.Outage == scenarios.OutageRefuse:
 		in.Local = classify.ConnectRefused
 	case v.Outage == scenarios.OutageTimeout:
@@ -197,8 +209,8 @@ func (w *world) judge(v provider.Verdict) verdict {
 		in.Reply = smtpstatus.Parse(text)
 	}
 	got := classify.Classify(in)
-	w.verdicts[v] = verdict{dimension: got.Dimension, scope: got.Scope}
-	return w.verdicts[v]
+	w.verdicts[question] = verdict{dimension: got.Dimension, scope: got.Scope}
+	return w.verdicts[question]
 }
 
 // retry is a message that waits.

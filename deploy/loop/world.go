@@ -35,7 +35,7 @@ type message struct {
 	born     time.Duration
 	stream   int32
 	attempts int32
-	rcpt     string
+	number   int32 // in its stream
 }
 
 // world is one provider with the nodes that send to it. Keys are independent of each other, so
@@ -54,11 +54,19 @@ type world struct {
 	messages []message
 	made     []int     // messages of each stream
 	shares   []float64 // of each stream that goes to the provider
+	senders  []string  // address that each stream sends from
 	weights  float64
 
-	verdicts map[provider.Verdict]verdict
+	verdicts map[asked]verdict
+	address  []byte    // of the last recipient, to build the next in
 	delays   []float32 // seconds from arrival to acceptance
 	sender   sender
+}
+
+// asked is what a verdict of the receiver depends on in one run.
+type asked struct {
+	class  provider.Class
+	outage scenarios.OutageKind
 }
 
 // verdict is what the classifier makes of a reply.
@@ -119,11 +127,14 @@ func run(s *scenarios.Scenario, index int, setup *Setup, seed uint64, send sende
 	w := &world{
 		scenario: s, setup: setup, config: cfg, sender: send,
 		hidden: provider.New(cfg, seed), rng: rand.New(rand.NewPCG(seed, 0x6c6f6f70)),
-		end: s.Duration.D() + setup.Drain, made: make([]int, len(s.Load)), verdicts: map[provider.Verdict]verdict{},
+		end: s.Duration.D() + setup.Drain, made: make([]int, len(s.Load)), verdicts: map[asked]verdict{},
 	}
 	for i := range s.Load {
 		w.shares = append(w.shares, s.Load[i].Share(&cfg))
+		w.senders = append(w.senders, s.Load[i].Tenant+"@sender.test")
 	}
+	w.messages = make([]message, 0, int(w.offered(w.end))+1)
+	w.delays = make([]float32, 0, cap(w.messages))
 	w.connectNodes()
 	w.start()
 	for ; w.now < w.end; w.now += tick {
@@ -192,7 +203,7 @@ func (w *world) arrive() {
 			id := int32(len(w.messages)) //nolint:gosec // bounded by the scenario's size
 			w.messages = append(w.messages, message{
 				born: w.now, stream: int32(i), //nolint:gosec // a scenario has few streams
-				rcpt: fmt.Sprintf("%s-%d@%s", load.Tenant, w.made[i], w.config.Domains[0]),
+				number: int32(w.made[i]), //nolint:gosec // as above
 			})
 			n.fresh = append(n.fresh, id)
 		}
