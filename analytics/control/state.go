@@ -51,6 +51,10 @@ type State struct {
 	Goal     float64 `json:"goal,omitempty"`      // capacity to come back to
 	LongTerm float64 `json:"long_term,omitempty"` // largest rate accepted cleanly
 
+	// Clean is the largest rate, in force and used, under which nothing was refused; 0 once a
+	// decrease made use of it.
+	Clean float64 `json:"clean,omitempty"`
+
 	ProbeStep  float64       `json:"probe_step,omitempty"`
 	ProbeEvery time.Duration `json:"probe_every,omitempty"`
 	NextProbe  time.Duration `json:"next_probe,omitempty"`

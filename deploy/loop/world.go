@@ -179,6 +179,7 @@ func (w *world) connectNodes() {
 		n := &node{
 			key: k, name: fmt.Sprintf("node%d", i+1), weight: weight,
 			static: split(w.setup.Static), ceiling: split(w.setup.Adaptive),
+			tokens: w.rng.Float64(), // nodes do not send in step
 		}
 		k.nodes = append(k.nodes, n)
 		w.nodes = append(w.nodes, n)
