@@ -62,6 +62,9 @@ type Lease struct {
 	MessagesPerConnection uint32 `json:"messages_per_connection"`
 	// Canary says that the key is suspended and what goes out now is a trial.
 	Canary bool `json:"canary"`
+	// CanaryTenant is whose mail the trials of a suspended key are taken from first, the tenant with
+	// the best score there; "" for anybody's.
+	CanaryTenant string `json:"canary_tenant,omitempty"`
 	// ReasonID names the row of limit_log that made the epoch.
 	ReasonID string `json:"reason_id"`
 	// NotAfter ends the lease by the node's wall clock; zero for the document's TTL alone.
@@ -96,7 +99,10 @@ type Hold struct {
 	Tenant     string `json:"tenant,omitempty"`
 	Job        string `json:"job,omitempty"`
 	FromDomain string `json:"from_domain,omitempty"`
-	ReasonID   string `json:"reason_id"`
+	// Trickle is the share of the messages that go out all the same, 0 to 1: enough to see whether
+	// recipients still complain.
+	Trickle  float64 `json:"trickle,omitempty"`
+	ReasonID string  `json:"reason_id"`
 }
 
 // Mode says how far the control loop may go at a provider.
@@ -112,7 +118,11 @@ const (
 // Known reports whether m is one of the modes.
 func (m Mode) Known() bool { return m == Active || m == Advise || m == Off }
 
-// ProviderMode is the mode at one provider.
+// EveryProvider stands for all providers in a ProviderMode: the kill switch is Off for it.
+const EveryProvider = "*"
+
+// ProviderMode is the mode at one provider, or at every one. Where a node is told Off it drops
+// what the loop gave it there, at once and without a glide: leases, scoped limits and holds.
 type ProviderMode struct {
 	Provider string `json:"provider"`
 	Mode     Mode   `json:"mode"`
@@ -121,6 +131,20 @@ type ProviderMode struct {
 // TTL returns how long the document may be obeyed after it was first seen.
 func (d *Document) TTL() time.Duration {
 	return time.Duration(d.TTLSeconds * float64(time.Second))
+}
+
+// IsOff reports whether the document switches the loop off at a provider.
+func (d *Document) IsOff(provider string) bool {
+	off := false
+	for _, m := range d.Modes {
+		switch m.Provider {
+		case provider:
+			return m.Mode == Off
+		case EveryProvider:
+			off = m.Mode == Off
+		}
+	}
+	return off
 }
 
 // Lease returns the lease of key, and whether there is one.
@@ -165,6 +189,9 @@ func (d *Document) Validate() error {
 	for i, h := range d.Holds {
 		if h.Provider == "" && h.Tenant == "" && h.Job == "" && h.FromDomain == "" {
 			complain("hold %d would hold all mail", i)
+		}
+		if !(h.Trickle >= 0 && h.Trickle < 1) { // also refuses NaN
+			complain("hold %d: trickle is %v, want 0 or more and less than 1", i, h.Trickle)
 		}
 	}
 	for i, m := range d.Modes {
