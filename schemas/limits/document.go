@@ -42,6 +42,15 @@ type Document struct {
 	Scoped     []ScopedLimit  `json:"scoped,omitempty"`
 	Holds      []Hold         `json:"holds,omitempty"`
 	Modes      []ProviderMode `json:"modes,omitempty"`
+	Canaries   []CanaryTenant `json:"canaries,omitempty"`
+}
+
+// CanaryTenant names whose mail a suspended key is tried with first: the tenant with the best score
+// there. Without one it is anybody's.
+type CanaryTenant struct {
+	Provider string `json:"provider"`
+	Source   string `json:"source"`
+	Tenant   string `json:"tenant"`
 }
 
 // UnlimitedRate is the rate of a lease that limits connections or messages per connection alone:
@@ -62,9 +71,6 @@ type Lease struct {
 	MessagesPerConnection uint32 `json:"messages_per_connection"`
 	// Canary says that the key is suspended and what goes out now is a trial.
 	Canary bool `json:"canary"`
-	// CanaryTenant is whose mail the trials of a suspended key are taken from first, the tenant with
-	// the best score there; "" for anybody's.
-	CanaryTenant string `json:"canary_tenant,omitempty"`
 	// ReasonID names the row of limit_log that made the epoch.
 	ReasonID string `json:"reason_id"`
 	// NotAfter ends the lease by the node's wall clock; zero for the document's TTL alone.
@@ -197,6 +203,11 @@ func (d *Document) Validate() error {
 	for i, m := range d.Modes {
 		if m.Provider == "" || !m.Mode.Known() {
 			complain("mode %d: provider %q, mode %q", i, m.Provider, m.Mode)
+		}
+	}
+	for i, c := range d.Canaries {
+		if c.Provider == "" || c.Source == "" || c.Tenant == "" {
+			complain("canary %d is incomplete", i)
 		}
 	}
 	return errors.Join(errs...)

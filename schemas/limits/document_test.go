@@ -21,11 +21,13 @@ func document(generation, epoch uint64) *limits.Document {
 		IssuedAt: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), TTLSeconds: 600,
 		Leases: []limits.Lease{
 			{Provider: "google", Source: "192.0.2.1", Epoch: epoch, RatePerSecond: 2.5, Connections: 5, MessagesPerConnection: 20, ReasonID: "r1"},
-			{Provider: "google", Source: "2001:db8::/64", Epoch: epoch, Canary: true, CanaryTenant: "shop", ReasonID: "r2", NotAfter: time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)},
+			{Provider: "google", Source: "2001:db8::/64", Epoch: epoch, Canary: true, ReasonID: "r2", NotAfter: time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)},
 		},
 		Scoped: []limits.ScopedLimit{{Provider: "google", Scope: "domain", Value: "shop.example", Epoch: 3, RatePerSecond: 1, ReasonID: "r3"}},
 		Holds:  []limits.Hold{{Provider: "yahoo", Tenant: "a", Trickle: 0.02, ReasonID: "r4"}},
 		Modes:  []limits.ProviderMode{{Provider: "google", Mode: limits.Active}},
+
+		Canaries: []limits.CanaryTenant{{Provider: "google", Source: "2001:db8::/64", Tenant: "shop"}},
 	}
 }
 
@@ -77,6 +79,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a lease for nobody", `"provider":"google","source":"192.0.2.1"`, `"provider":"","source":"192.0.2.1"`, "no provider"},
 		{"an unknown mode", `"active"`, `"brave"`, "brave"},
 		{"a hold for everybody", `"provider":"yahoo","tenant":"a",`, ``, "all mail"},
+		{"a canary of nobody", `"tenant":"shop"`, `"tenant":""`, "canary 0"},
 		{"a hold that lets all through", `"trickle":0.02`, `"trickle":1`, "trickle is 1"},
 		{"a rate that is a word", `"rate":2.5`, `"rate":"fast"`, "rate"},
 	} {

@@ -103,13 +103,14 @@ func TestGaugeSaysWhoHasAuthorityOverBackoff(t *testing.T) {
 func TestCanaryTenant(t *testing.T) {
 	th := New(0)
 	l := lease(3, 2)
-	l.CanaryTenant = "shop"
-	th.Apply(document(1, l))
+	d := document(1, l)
+	d.Canaries = []limits.CanaryTenant{{Provider: key.Provider, Source: key.Source, Tenant: "shop"}}
+	th.Apply(d)
 	if got := th.CanaryTenant(key); got != "" {
 		t.Errorf("a key that is not suspended is tried with mail of %q, want anybody's", got)
 	}
-	l.Epoch, l.Canary = 4, true
-	th.Apply(document(2, l))
+	d.Leases[0].Epoch, d.Leases[0].Canary = 4, true
+	th.Apply(d)
 	if got := th.CanaryTenant(key); got != "shop" {
 		t.Errorf("the key is tried with mail of %q, want shop", got)
 	}

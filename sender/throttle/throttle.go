@@ -39,6 +39,7 @@ type Throttle struct {
 	recent      queueList
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
+	canaries    map[limits.Key]string // tenants
 	hosts       map[hostSource]int // connections to hosts with a limit
 	addrs       map[netip.Addr]int // connections to addresses with a limit
 	changed     chan struct{}      // closed when leases change
@@ -147,6 +148,10 @@ func (t *Throttle) Apply(d *limits.Document) {
 		}
 		k.guard.Lease(now, lease)
 	}
+	t.canaries = make(map[limits.Key]string, len(d.Canaries))
+	for _, c := range d.Canaries {
+		t.canaries[limits.Key{Provider: c.Provider, Source: c.Source}] = c.Tenant
+	}
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -157,7 +162,7 @@ func (t *Throttle) CanaryTenant(key limits.Key) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if glide, ok := t.leases[key]; ok && glide.Lease.Canary {
-		return glide.Lease.CanaryTenant
+		return t.canaries[key]
 	}
 	return ""
 }
