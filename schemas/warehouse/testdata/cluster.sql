@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     dkim_domains Array(LowCardinality(String)) COMMENT 'each d= that carom signed with',
     recipient String COMMENT 'forward-path' CODEC(ZSTD(3)),
     recipient_domain LowCardinality(String) COMMENT 'domain of the recipient, lower case',
-    recipient_key String COMMENT 'keyed hash of the normalised recipient, the key of suppressions',
+    recipient_key String COMMENT 'keyed hash of the normalised recipient, the key of suppressions; empty in received events that show the recipient',
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'what the receiver sees: the bound IPv4 address or IPv6 /64',
     source_ip IPv6 COMMENT 'local address that was bound',
@@ -1878,12 +1878,12 @@ COMMENT 'Complaints and later bounces by the day of the delivery that they answe
 AS SELECT
     toDate(delivered_at) AS day, provider, source, tenant,
     kind = 'complaint' AS complaints,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND toDateTime(day, 'UTC') + INTERVAL 2 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_24h,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_72h,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_7d,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND toDateTime(day, 'UTC') + INTERVAL 2 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS complaints_24h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS complaints_72h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS complaints_7d,
     kind = 'remote-bounce' AS bounces,
-    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS bounces_72h,
-    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AND class = 'hard' AS hard_bounces_72h
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS bounces_72h,
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AND class = 'hard' AS hard_bounces_72h
 FROM attributed
 WHERE kind IN ('complaint', 'remote-bounce');
 
@@ -1908,9 +1908,9 @@ CREATE VIEW IF NOT EXISTS cohort_day ON CLUSTER `main`
 COMMENT 'Complaints and later bounces by the day of the delivery that they answer, to be summed'
 AS SELECT
     day, provider, source, tenant, delivered,
-    if(toDateTime(day, 'UTC') + INTERVAL 2 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_24h,
-    if(toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_72h,
-    if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d,
+    if(toDateTime(day, 'UTC') + INTERVAL 2 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_24h,
+    if(toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_72h,
+    if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_7d,
     0 AS complaints, 0 AS complaints_24h, 0 AS complaints_72h, 0 AS complaints_7d, 0 AS bounces, 0 AS bounces_72h, 0 AS hard_bounces_72h
 FROM traffic_day
 WHERE delivered > 0
@@ -2053,7 +2053,7 @@ FROM
     FROM
     (
         SELECT
-            toMonday(day) AS week, tenant, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, refused_suppressed, 0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d
+            toMonday(day) AS week, tenant, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, refused_suppressed, 0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_7d
         FROM traffic_day
         UNION ALL
         SELECT toMonday(day) AS week, tenant, 0 AS accepted, 0 AS finished, 0 AS delivered, 0 AS hard_bounced, 0 AS soft_bounced, 0 AS expired, 0 AS attempts, 0 AS deferred_attempts, 0 AS first_attempts, 0 AS delivered_first, 0 AS deferred_recipients, 0 AS queue_failures, 0 AS suppressed, 0 AS removed, 0 AS refused_suppressed, complaints_7d, 0 AS delivered_7d FROM returned_day
@@ -2126,7 +2126,7 @@ FROM
         SELECT
             day, source, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, if(dimension = 'block', attempts, 0) AS blocked,
             if(dimension IN ('rate', 'connections', 'messages'), attempts, 0) AS throttled,
-            0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d
+            0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_7d
         FROM traffic_day
         WHERE source != ''
         UNION ALL
