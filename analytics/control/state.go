@@ -146,9 +146,21 @@ type Evidence struct {
 	AcceptedSince uint64
 	FromRate      float64
 
+	// Pairs are the first attempts and retries of a decision about greylisting, over all epochs.
+	Pairs Pairs
+
 	MaxOpen     uint32 // connections of the key that one node had open
 	MinMessages uint32 // smallest message number that was refused, NoMessages for none
 	Samples     []string
+}
+
+// Pairs counts replies to first attempts and to retries in spans of time that hold both, and those
+// among them that nobody could classify.
+type Pairs struct {
+	First      uint64
+	FirstOther uint64
+	Retry      uint64
+	RetryOther uint64
 }
 
 // Reason says why a limit changed. Old and New are whole limits; several reasons of one decision
