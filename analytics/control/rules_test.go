@@ -350,3 +350,29 @@ func TestContributors(t *testing.T) {
 		}
 	}
 }
+
+// A threshold that makes no sense is refused by its name.
+func TestPolicyValidate(t *testing.T) {
+	p := control.Default()
+	if err := p.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*control.Policy){
+		"step":                    func(p *control.Policy) { p.Step = 0 },
+		"suspend.canary-max":      func(p *control.Policy) { p.Suspend.CanaryMax = 0 },
+		"suspend.canary-age":      func(p *control.Policy) { p.Suspend.CanaryAge = 0 },
+		"warm-up.growth":          func(p *control.Policy) { p.Warmup.Growth = 0.5 },
+		"warm-up.silent-days":     func(p *control.Policy) { p.Warmup.SilentDays = 0 },
+		"warm-up.day":             func(p *control.Policy) { p.Warmup.Day = -time.Hour },
+		"greylisting.retry-share": func(p *control.Policy) { p.Greylisting.RetryShare = 2 },
+		"hold.complaint-share":    func(p *control.Policy) { p.Hold.Share = math.NaN() },
+		"hold.prior-delivered":    func(p *control.Policy) { p.Hold.PriorDelivered = 0 },
+		"decrease.few-clean":      func(p *control.Policy) { p.Decrease.CleanBack = 1.5 },
+	} {
+		p := control.Default()
+		spoil(&p)
+		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
