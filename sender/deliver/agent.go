@@ -31,6 +31,7 @@ import (
 	"carom/sender/queue"
 	"carom/sender/resolve"
 	"carom/sender/route"
+	"carom/sender/scoped"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
 	"carom/sender/throttle"
@@ -78,11 +79,21 @@ type Throttle interface {
 	MessagesPerConnection(p throttle.Path) uint32
 	Acquire(ctx context.Context, p throttle.Path, recipients int, patience time.Duration) (throttle.Permit, throttle.Denial, error)
 	Refund(p throttle.Path, recipients int)
+	CanaryTenant(key limits.Key) string
 	Sent(p throttle.Path, bytes int64)
 	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
 
 var _ Throttle = (*throttle.Throttle)(nil)
+
+// Keeper says which mail is kept back for what it carries; see package scoped.
+type Keeper interface {
+	Depth() scoped.Depth
+	Held(m *scoped.Mail) scoped.Verdict
+	Admit(m *scoped.Mail) scoped.Verdict
+}
+
+var _ Keeper = (*scoped.Keeper)(nil)
 
 // Suppressions says who must not be mailed, and under which key an address is known.
 type Suppressions interface {
@@ -97,6 +108,7 @@ type Options struct {
 	Resolver     Resolver
 	Recorder     Recorder
 	Throttle     Throttle
+	Keeper       Keeper // nil: nothing is kept back
 	Suppressions Suppressions
 	Keys         *correlate.Keys // nil: mail carries no reference token
 	Logger       *slog.Logger

@@ -49,6 +49,13 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 	for len(item.Recipients) > 0 {
 		part, rest := s.cut(m, item)
 		permit, ok := s.ready(ctx, part)
+		if s.kept {
+			if rest == nil {
+				return true
+			}
+			item = rest
+			continue
+		}
 		if ok && m == nil { // not before: what has to wait needs no memory
 			var err error
 			if m, err = s.load(item); err != nil {
@@ -60,6 +67,13 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 				part, rest = s.cut(m, item)
 				s.Throttle.Refund(s.path, n-len(part.Recipients))
 			}
+		}
+		if ok && s.scopedWait(m, part) {
+			if rest == nil {
+				return !s.done()
+			}
+			item = rest
+			continue
 		}
 		if !ok || !s.transact(ctx, m, part, permit) || s.done() {
 			if rest != nil {
@@ -261,6 +275,8 @@ func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) boo
 // account tells the queue and the throttle how a transaction went.
 func (s *session) account(a *attempted, delivered, refused bool, now time.Time) {
 	if delivered {
+		s.delivered = true
+		s.way.hangups.delivered()
 		s.Throttle.Sent(s.path, a.size)
 		s.queue.Succeeded()
 		if s.way.settings.BackoffToNormalAfterDelivery && s.queue.Mode(now) == queue.Backoff {
@@ -272,6 +288,9 @@ func (s *session) account(a *attempted, delivered, refused bool, now time.Time) 
 		s.over = true
 	}
 }
+
+// endedBy421 says why a queue waits after a 421 ended a connection before anything was delivered over it.
+const endedBy421 = "receiver hangs up with 421"
 
 // goOn deals with the recipients that were not attempted to the end, and with the connection. It
 // reports whether the session may go on.
@@ -295,6 +314,10 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 	}
 	if survived && s.conn != nil && s.conn.Reset(ctx) != nil { // did it survive the 421?
 		s.drop()
+	}
+	if survived && s.conn == nil && !s.delivered {
+		s.queue.Defer(s.way.hangups.hungUp(time.Now()), endedBy421)
+		s.over = true
 	}
 	return others && ctx.Err() == nil
 }

@@ -137,6 +137,7 @@ func (s *session) takeOver(ctx context.Context) bool {
 		}
 		s.Throttle.Disconnect(o.path)
 		s.conn, s.target, s.about, s.failures, s.lastSent, s.fresh = o.conn, t, o.about, o.failures, o.lastSent, false
+		s.delivered = true // or it had not been kept
 		s.watch(ctx)
 		if s.conn.Messages() < s.messagesPerConnection() {
 			return true
@@ -164,6 +165,7 @@ func (s *session) open(ctx context.Context, item *queue.Item) bool {
 		conn, err := s.dial(ctx, t)
 		if err == nil {
 			s.conn, s.about, s.fresh, s.failures, s.lastSent = conn, aboutConn(conn), true, 0, time.Now()
+			s.delivered = false
 			s.watch(ctx)
 			return true
 		}

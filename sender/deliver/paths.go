@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/limits"
 	"carom/sender/queue"
 	"carom/sender/throttle"
 )
@@ -29,6 +30,16 @@ func (p *paths) note(taken throttle.Path) {
 		p.all = slices.Delete(p.all, 0, 1)
 	}
 	p.all = append(p.all, taken)
+}
+
+// key returns the key of the path that was taken last, the zero Key if there is none.
+func (p *paths) key() limits.Key {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.all) == 0 {
+		return limits.Key{}
+	}
+	return p.all[len(p.all)-1].Key
 }
 
 // Paths returns the paths that sessions of q have taken, the latest first, under the limits of its

@@ -35,11 +35,13 @@ type session struct {
 	about   about // conn, for events
 	unwatch func() bool
 
-	fresh    bool          // nothing was sent over conn yet
-	failures int           // recipients that failed over conn
-	lastSent time.Time     // when the last transaction over conn ended
-	idled    time.Duration // since the last message
-	over     bool          // the session is to end before the next message
+	fresh     bool          // nothing was sent over conn yet
+	failures  int           // recipients that failed over conn
+	delivered bool          // a message was delivered over conn
+	lastSent  time.Time     // when the last transaction over conn ended
+	idled     time.Duration // since the last message
+	over      bool          // the session is to end before the next message
+	kept      bool          // ready put the item aside for what it carries
 
 	// Kept for their memory, from one message to the next.
 	rcpts   []smtpc.Rcpt
@@ -112,14 +114,18 @@ func (s *session) idle(ctx context.Context) bool {
 func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 	for ctx.Err() == nil {
 		now := time.Now()
-		item, ok := s.queue.Next(now)
+		item, ok := s.take(now)
 		if !ok {
 			return nil, false
 		}
 		if queue.At(now) < item.Expires {
 			return item, true
 		}
-		if !s.finish(item, event.Expired, classify.QueueExpired) {
+		cause := classify.QueueExpired
+		if item.Parked {
+			cause = classify.HoldExpired
+		}
+		if !s.finish(item, event.Expired, cause) {
 			return nil, false
 		}
 	}
@@ -191,8 +197,18 @@ func (s *session) settle(ctx context.Context) error {
 	return nil
 }
 
+// take takes the next item of the queue, where the key is suspended one of the tenant that the control
+// loop wants to be tried first.
+func (s *session) take(now time.Time) (*queue.Item, bool) {
+	if tenant := s.Throttle.CanaryTenant(s.way.paths.key()); tenant != "" {
+		return s.queue.NextOf(tenant, now)
+	}
+	return s.queue.Next(now)
+}
+
 // ready gets an item all that its transaction needs: a way, the throttle's permit, and a
-// connection. If it returns false, the item is dealt with and the session is over.
+// connection. If it returns false, the item is dealt with; the session is over unless it was kept
+// back for what it carries, which kept says.
 //
 // The permit comes before the connection, so that nobody opens one to be silent on it, and what
 // would have to wait for long gives everything back.
@@ -202,6 +218,9 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 		s.slot = false
 	}
 	if !s.resolve(ctx, item) {
+		return throttle.Permit{}, false
+	}
+	if s.kept = s.keptBack(item); s.kept {
 		return throttle.Permit{}, false
 	}
 	s.path.Queued = s.way.limits[s.way.mode(s.queue, time.Now())]

@@ -33,6 +33,7 @@ type way struct {
 	paths   paths
 	resting resting
 	skips   skips
+	hangups hangups
 	leased  atomic.Bool // the last permit came from a fresh lease of the control loop
 }
 

@@ -62,6 +62,7 @@ type Item struct {
 	one        [1]uint32
 	Attempts   uint16 // that were made for these recipients
 	Priority   uint8  // 0 to 100; within a queue the higher goes first
+	Parked     bool   // it is kept back by Park, or was when its time was over
 }
 
 // AddRecipient adds a recipient; the first one needs no memory of its own.

@@ -484,6 +484,9 @@ func (q *Queue) each(f func(*Item)) {
 	for _, item := range q.held {
 		f(item)
 	}
+	for _, item := range q.parked {
+		f(item)
+	}
 }
 
 // timerHeap orders queues by the time at which to look at them; each is in it once.

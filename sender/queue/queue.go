@@ -68,6 +68,7 @@ type Queue struct {
 	fresh      fresh     // new mail
 	retries    retryHeap // what was tried, or waits for a time
 	held       []*Item   // that holds keep back
+	parked     []*Item   // that the Runner keeps back
 	holds      []Hold    // that match the name
 	paused     bool      // one of holds is for the whole queue
 	recipients int
@@ -134,9 +135,15 @@ func (q *Queue) NextAny() (*Item, bool) {
 		item = q.held[n-1]
 		q.held[n-1] = nil
 		q.held = q.held[:n-1]
+	case len(q.parked) > 0:
+		last := len(q.parked) - 1
+		item = q.parked[last]
+		q.parked[last] = nil
+		q.parked = q.parked[:last]
 	default:
 		return nil, false
 	}
+	item.Parked = false
 	q.recipients -= len(item.Recipients)
 	return item, true
 }
@@ -375,7 +382,7 @@ func (q *Queue) Recipients() int {
 type Status struct {
 	Name          Name
 	Recipients    int // that wait, those in an attempt not counted
-	Held          int // items of them that a hold keeps back
+	Held          int // items of them that a hold keeps back, or that are parked
 	Due           int // items that could be tried now
 	Sessions      int
 	Mode          Mode
@@ -397,7 +404,7 @@ func (q *Queue) Status(now time.Time) Status {
 	s := q.state(now)
 	s.WaitsForSlot, s.Due = waits, q.due(At(now), math.MaxInt)
 	oldest := q.fresh.oldest()
-	for _, list := range [][]*Item{q.retries, q.held} {
+	for _, list := range [][]*Item{q.retries, q.held, q.parked} {
 		for _, item := range list {
 			if oldest == 0 || item.Arrived < oldest {
 				oldest = item.Arrived
@@ -412,7 +419,7 @@ func (q *Queue) Status(now time.Time) Status {
 // OldestArrival. The caller holds q.mu.
 func (q *Queue) state(now time.Time) Status {
 	s := Status{
-		Name: q.name, Recipients: q.recipients, Held: len(q.held), Sessions: q.sessions,
+		Name: q.name, Recipients: q.recipients, Held: len(q.held) + len(q.parked), Sessions: q.sessions,
 		Mode: q.modeAt(now), ModeWhy: q.modeWhy, ModeUntil: q.modeUntil, Paused: q.paused, Failures: q.failures,
 	}
 	if until := q.waitsUntil(); until.After(now) {
@@ -462,17 +469,20 @@ func (q *Queue) take(f *Filter, limit int) []*Item {
 	defer q.mu.Unlock()
 	taken := q.fresh.remove(f.MatchItem, limit)
 	taken = append(taken, q.retries.remove(f.MatchItem, limit-len(taken))...)
-	kept := q.held[:0]
-	for _, item := range q.held {
-		if len(taken) < limit && f.MatchItem(item) {
-			taken = append(taken, item)
-		} else {
-			kept = append(kept, item)
+	for _, list := range []*[]*Item{&q.held, &q.parked} {
+		kept := (*list)[:0]
+		for _, item := range *list {
+			if len(taken) < limit && f.MatchItem(item) {
+				taken = append(taken, item)
+			} else {
+				kept = append(kept, item)
+			}
 		}
+		clear((*list)[len(kept):])
+		*list = kept
 	}
-	clear(q.held[len(kept):])
-	q.held = kept
 	for _, item := range taken {
+		item.Parked = false
 		q.recipients -= len(item.Recipients)
 	}
 	return taken
@@ -481,7 +491,7 @@ func (q *Queue) take(f *Filter, limit int) []*Item {
 // forgettable reports whether q holds nothing that a new queue of its name would not have, now or at
 // the returned time (zero: not by time alone). The caller holds q.mu.
 func (q *Queue) forgettable(now time.Time) (bool, time.Time) {
-	if q.sessions > 0 || q.fresh.count+len(q.retries)+len(q.held) > 0 {
+	if q.sessions > 0 || q.fresh.count+len(q.retries)+len(q.held)+len(q.parked) > 0 {
 		return false, time.Time{}
 	}
 	until := q.waitsUntil()

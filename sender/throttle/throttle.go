@@ -40,9 +40,9 @@ type Throttle struct {
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
 	canaries    map[limits.Key]string // tenants
-	hosts       map[hostSource]int // connections to hosts with a limit
-	addrs       map[netip.Addr]int // connections to addresses with a limit
-	changed     chan struct{}      // closed when leases change
+	hosts       map[hostSource]int    // connections to hosts with a limit
+	addrs       map[netip.Addr]int    // connections to addresses with a limit
+	changed     chan struct{}         // closed when leases change
 }
 
 // meter is a rate with those who wait for it.
