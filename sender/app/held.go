@@ -6,6 +6,7 @@ import (
 	"time"
 	"unique"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 	"carom/sender/queue"
 )
@@ -34,15 +35,15 @@ type heldMail struct {
 
 // watchHeld finishes held mail whose time is over, and alerts before, until ctx is done.
 func (n *node) watchHeld(ctx context.Context) error {
-	ticker := time.NewTicker(heldInterval)
+	ticker := clock.NewTicker(heldInterval)
 	defer ticker.Stop()
 	known := map[unique.Handle[queue.Labels]]*heldMail{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-ticker.C:
-			if err := n.sweepHeld(context.WithoutCancel(ctx), now, known); err != nil {
+		case <-ticker.C:
+			if err := n.sweepHeld(context.WithoutCancel(ctx), clock.Now(), known); err != nil {
 				return err
 			}
 		}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"carom/ingest/correlate"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
@@ -194,7 +195,7 @@ func (a *Agent) Policy(q *queue.Queue) queue.Policy {
 	if err != nil {
 		return queue.Policy{MaxSessions: 1, Priority: queue.DefaultPriority} // the session says what is wrong
 	}
-	return w.policies[w.mode(q, time.Now())]
+	return w.policies[w.mode(q, clock.Now())]
 }
 
 // Run is part of queue.Runner.
@@ -202,7 +203,7 @@ func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 	w, err := a.way(q)
 	if err != nil {
 		a.Logger.Error("queue cannot be delivered", "queue", q.String(), "error", err)
-		q.Defer(time.Now().Add(time.Minute), err.Error())
+		q.Defer(clock.Now().Add(time.Minute), err.Error())
 		return
 	}
 	if to, ok := a.reroute(w, q); ok {

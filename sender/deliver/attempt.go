@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"carom/ingest/classify"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/smtpstatus"
@@ -38,7 +39,7 @@ func (s *session) unreadable(item *queue.Item, err error) {
 		s.Mail.Drop(item.Message, err)
 	default:
 		s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
-		s.queue.Retry(item, time.Now().Add(time.Minute))
+		s.queue.Retry(item, clock.Now().Add(time.Minute))
 	}
 }
 
@@ -156,7 +157,7 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	if len(item.Recipients) == 0 {
 		return true
 	}
-	if due, ok := m.due(time.Now(), item.Expires); !ok {
+	if due, ok := m.due(clock.Now(), item.Expires); !ok {
 		s.Throttle.Refund(s.path, len(item.Recipients))
 		s.queue.Retry(item, due)
 		return true
@@ -165,13 +166,13 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	if err != nil {
 		s.Logger.Error("message not sendable", "message_id", item.Message.String(), "error", err)
 		s.Throttle.Refund(s.path, len(item.Recipients))
-		s.queue.Retry(item, time.Now().Add(time.Minute))
+		s.queue.Retry(item, clock.Now().Add(time.Minute))
 		return true
 	}
 	conn := s.conn
 	s.ended.Store(false)
 	result := s.send(transaction)
-	rested, now := s.lastSent, time.Now()
+	rested, now := s.lastSent, clock.Now()
 	defer func() { s.fresh, s.lastSent = false, now }()
 	if !result.Usable {
 		s.drop()
@@ -298,9 +299,9 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 	others := true
 	if !skipped.IsZero() {
 		s.skipOf(ctx, a, len(again), skipped)
-		others = s.skip(s.target.name, time.Now())
+		others = s.skip(s.target.name, clock.Now())
 		if !others {
-			s.queue.Failed(s.way.waits[s.way.mode(s.queue, time.Now())], 0)
+			s.queue.Failed(s.way.waits[s.way.mode(s.queue, clock.Now())], 0)
 		}
 	}
 	if len(again) > 0 {
@@ -316,7 +317,7 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 		s.drop()
 	}
 	if survived && s.conn == nil && !s.delivered {
-		s.queue.Defer(s.way.hangups.hungUp(time.Now()), endedBy421)
+		s.queue.Defer(s.way.hangups.hungUp(clock.Now()), endedBy421)
 		s.over = true
 	}
 	return others && ctx.Err() == nil
@@ -396,7 +397,7 @@ func (s *session) comeBack(item *queue.Item, recipients []uint32) {
 	}
 	again := *item
 	again.Recipients, again.Attempts = recipients, item.Attempts+1
-	due := time.Now().Add(s.way.settings.RetryRecipientsAfter)
+	due := clock.Now().Add(s.way.settings.RetryRecipientsAfter)
 	if expires := item.Expires.Time(); due.After(expires) {
 		due = expires // to be finished as expired
 	}

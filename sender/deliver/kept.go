@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"slices"
 	"strings"
-	"time"
 	"unique"
 
 	"carom/ingest/mime"
+	"carom/schemas/clock"
 	"carom/sender/queue"
 	"carom/sender/scoped"
 	"carom/sender/spool"
@@ -72,7 +72,7 @@ func (s *session) scopedWait(m *mail, item *queue.Item) bool {
 		return false
 	}
 	s.Throttle.Refund(s.path, len(item.Recipients))
-	due := time.Now().Add(v.Wait)
+	due := clock.Now().Add(v.Wait)
 	if expires := item.Expires.Time(); due.After(expires) {
 		due = expires // to be finished as expired
 	}

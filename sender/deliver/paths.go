@@ -3,8 +3,8 @@ package deliver
 import (
 	"slices"
 	"sync"
-	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 	"carom/sender/queue"
 	"carom/sender/throttle"
@@ -53,7 +53,7 @@ func (a *Agent) Paths(q *queue.Queue) []throttle.Path {
 	taken := slices.Clone(w.paths.all)
 	w.paths.mu.Unlock()
 	slices.Reverse(taken)
-	mode := w.mode(q, time.Now())
+	mode := w.mode(q, clock.Now())
 	for i := range taken {
 		taken[i].Queued = w.limits[mode]
 	}

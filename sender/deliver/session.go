@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"carom/ingest/classify"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
@@ -99,21 +100,21 @@ func (s *session) idle(ctx context.Context) bool {
 		link: s.link(s.target), conn: s.conn, path: s.path, about: s.about, failures: s.failures, lastSent: s.lastSent,
 		unwatch: s.unwatch, taken: taken,
 	}
-	since := time.Now()
+	since := clock.Now()
 	s.pool.offer(o)
 	ready := s.queue.Await(waiting, keep-s.idled)
 	if !s.pool.withdraw(o) {
 		s.conn, s.slot, s.unwatch = nil, false, nil
 		return false
 	}
-	s.idled += time.Since(since)
+	s.idled += clock.Since(since)
 	return ready && ctx.Err() == nil
 }
 
 // next takes the next item that should be attempted; expired mail is finished here.
 func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 	for ctx.Err() == nil {
-		now := time.Now()
+		now := clock.Now()
 		item, ok := s.take(now)
 		if !ok {
 			return nil, false
@@ -223,7 +224,7 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 	if s.kept = s.keptBack(item); s.kept {
 		return throttle.Permit{}, false
 	}
-	s.path.Queued = s.way.limits[s.way.mode(s.queue, time.Now())]
+	s.path.Queued = s.way.limits[s.way.mode(s.queue, clock.Now())]
 	if !s.takeSlot(ctx, item) {
 		return throttle.Permit{}, false
 	}
@@ -246,7 +247,7 @@ const patience = 5 * time.Second
 // the queue waits without a session.
 func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
 	wait := patience
-	if left := time.Until(item.Expires.Time()); left < wait {
+	if left := clock.Until(item.Expires.Time()); left < wait {
 		wait = max(left, 0)
 	}
 	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), wait)
@@ -269,14 +270,14 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 // the next session takes another one.
 func (s *session) deferFor(item *queue.Item, d throttle.Denial) {
 	if rests, ok := ofSource(d); ok && len(s.way.sources) > 1 {
-		s.way.resting.note(s.source.addr, time.Now().Add(rests), d.String())
+		s.way.resting.note(s.source.addr, clock.Now().Add(rests), d.String())
 		return
 	}
 	wait := d.Wait
 	if wait <= 0 {
 		wait = slotWait
 	}
-	until := time.Now().Add(wait)
+	until := clock.Now().Add(wait)
 	if expires := item.Expires.Time(); expires.Before(until) {
 		until = expires
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/sender/backoff"
 	"carom/sender/config"
 	"carom/sender/queue"
@@ -46,7 +47,7 @@ func (w *way) mode(q *queue.Queue, now time.Time) queue.Mode {
 	return queue.Normal
 }
 
-func (w *way) modeNow(q *queue.Queue) queue.Mode { return w.mode(q, time.Now()) }
+func (w *way) modeNow(q *queue.Queue) queue.Mode { return w.mode(q, clock.Now()) }
 
 func (w *way) loopRules() bool {
 	return w.settings.BackoffAuthority == config.AuthorityLoop && w.leased.Load()

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 	"unique"
+
+	"carom/schemas/clock"
 )
 
 const (
@@ -69,7 +71,7 @@ func (m *Manager) Backlogs(largest int) (backlogs []Backlog, others Share, queue
 		}
 	}
 	slices.SortFunc(filled, func(a, b sized) int { return cmp.Compare(b.recipients, a.recipients) })
-	now := time.Now()
+	now := clock.Now()
 	for i, f := range filled {
 		if i < largest {
 			backlogs = append(backlogs, f.queue.backlog(now))

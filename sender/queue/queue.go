@@ -23,6 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"carom/schemas/clock"
 )
 
 // Name identifies a queue: the recipient domain (lower case), the name of queue-to or of a rollup,
@@ -163,7 +165,7 @@ func (q *Queue) Retry(item *Item, due time.Time) {
 	q.place(item, true)
 	q.mu.Unlock()
 	if due.IsZero() {
-		due = time.Now()
+		due = clock.Now()
 	}
 	q.shard.changed(q, due)
 }
@@ -208,7 +210,7 @@ func (q *Queue) Defer(until time.Time, why string) {
 // failure. If forget is not 0, a failure that long after the end of the last wait is the first again.
 func (q *Queue) Failed(waits []time.Duration, forget time.Duration) {
 	q.mu.Lock()
-	now := time.Now()
+	now := clock.Now()
 	if q.retryAt.After(now) {
 		q.mu.Unlock()
 		return
@@ -250,7 +252,7 @@ func (q *Queue) Schedule(retries bool) {
 		heap.Init(&q.retries)
 	}
 	q.mu.Unlock()
-	q.shard.changed(q, time.Now())
+	q.shard.changed(q, clock.Now())
 }
 
 // Mode returns the mode of q at now.
@@ -271,22 +273,22 @@ func (q *Queue) modeAt(now time.Time) Mode {
 // whether it was in normal mode.
 func (q *Queue) EnterBackoff(why string, until time.Time) bool {
 	q.mu.Lock()
-	entered := q.modeAt(time.Now()) == Normal
+	entered := q.modeAt(clock.Now()) == Normal
 	q.mode, q.modeWhy, q.modeUntil = Backoff, why, until
 	q.mu.Unlock()
-	q.shard.changed(q, time.Now())
+	q.shard.changed(q, clock.Now())
 	return entered
 }
 
 // LeaveBackoff puts q into normal mode and reports whether it was in backoff mode.
 func (q *Queue) LeaveBackoff(why string) bool {
 	q.mu.Lock()
-	left := q.modeAt(time.Now()) == Backoff
+	left := q.modeAt(clock.Now()) == Backoff
 	if left {
 		q.mode, q.modeWhy, q.modeUntil = Normal, why, time.Time{}
 	}
 	q.mu.Unlock()
-	q.shard.changed(q, time.Now())
+	q.shard.changed(q, clock.Now())
 	return left
 }
 
@@ -299,7 +301,7 @@ func (q *Queue) MoveTo(to Name) int {
 	for {
 		item, ok := q.NextAny()
 		if !ok {
-			q.shard.changed(q, time.Now())
+			q.shard.changed(q, clock.Now())
 			return moved
 		}
 		moved += len(item.Recipients)
@@ -322,7 +324,7 @@ func (q *Queue) Await(ctx context.Context, d time.Duration) bool {
 	needed := q.shard.manager.slots.needed(q) // after rest, or makeRoom might look in between
 	q.mu.Unlock()
 	if !needed {
-		timer := time.NewTimer(d)
+		timer := clock.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-wake:
@@ -341,7 +343,7 @@ func (q *Queue) Await(ctx context.Context, d time.Duration) bool {
 }
 
 // ready reports whether something can be taken now. The caller holds q.mu.
-func (q *Queue) ready() bool { return !q.paused && q.due(At(time.Now()), 1) > 0 }
+func (q *Queue) ready() bool { return !q.paused && q.due(At(clock.Now()), 1) > 0 }
 
 // rest tells the slots whether q has idle sessions. The caller holds q.mu.
 func (q *Queue) rest() { q.shard.manager.slots.rest(q, len(q.waiters) > 0) }

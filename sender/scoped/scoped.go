@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
@@ -86,9 +87,9 @@ type limit struct {
 }
 
 // New returns a keeper without rules.
-func New() *Keeper { return &Keeper{start: time.Now(), limits: map[string][]*limit{}} }
+func New() *Keeper { return &Keeper{start: clock.Now(), limits: map[string][]*limit{}} }
 
-func (k *Keeper) now() time.Duration { return time.Since(k.start) }
+func (k *Keeper) now() time.Duration { return clock.Since(k.start) }
 
 // Apply puts the holds and scoped limits of a document in force, in place of those before, and reports
 // whether anything is held no longer, or otherwise: then what was held should be looked at again.

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 )
@@ -107,21 +108,21 @@ type refusal struct {
 // (total-max-smtp-out), 0 for unlimited.
 func New(maxConnections int) *Throttle {
 	return &Throttle{
-		maxConnections: maxConnections, start: time.Now(),
+		maxConnections: maxConnections, start: clock.Now(),
 		vmtas: map[string]*groupState{}, pools: map[string]*groupState{}, queues: map[string]*queueState{},
 		keys: map[limits.Key]*keyState{}, leases: map[limits.Key]limits.Glide{},
 		hosts: map[hostSource]int{}, addrs: map[netip.Addr]int{}, changed: make(chan struct{}),
 	}
 }
 
-func (t *Throttle) now() time.Duration { return time.Since(t.start) }
+func (t *Throttle) now() time.Duration { return clock.Since(t.start) }
 
 // Apply puts a limits document in force. Documents come in order of their generation: the feed
 // sees to that. The age of a lease counts from the call, and its NotAfter ends it before its time.
 // Where the document switches the loop off there is no lease from now on, and no glide. A lease of a
 // smaller epoch than the one in force is no news: that one stays, and gets no older grace by it.
 func (t *Throttle) Apply(d *limits.Document) {
-	wall := time.Now()
+	wall := clock.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
