@@ -29,11 +29,9 @@ import (
 func agent(t testing.TB) (Options, driver.Conn) {
 	t.Helper()
 	dir := t.TempDir()
+	_, url := chtest.StartWithSchema(t)
 	o := Options{
-		EventLog: filepath.Join(dir, "events"), Feed: filepath.Join(dir, "feed"), Node: "mail1", URL: chtest.Start(t).URL() + "/carom", Version: "1.0", Once: true,
-	}
-	if _, err := warehouse.Apply(t.Context(), o.URL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
+		EventLog: filepath.Join(dir, "events"), Feed: filepath.Join(dir, "feed"), Node: "mail1", URL: url, Version: "1.0", Once: true,
 	}
 	conn, err := warehouse.Open(t.Context(), o.URL, warehouse.Options{})
 	if err != nil {
