@@ -9,7 +9,6 @@ import (
 	"carom/ingest/classify"
 	"carom/schemas/clock"
 	"carom/schemas/event"
-	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 	"carom/sender/account"
 	"carom/sender/config"
@@ -252,7 +251,7 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 	}
 	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), wait)
 	if err == nil {
-		s.way.leased.Store(permit.Epoch != 0 && permit.Actor != limits.ByGlide)
+		s.way.leased.Store(permit.Loop)
 		return permit, true
 	}
 	s.close(ctx)

@@ -35,7 +35,7 @@ type way struct {
 	resting resting
 	skips   skips
 	hangups hangups
-	leased  atomic.Bool // the last permit came from a fresh lease of the control loop
+	leased  atomic.Bool // the control loop had the say at the last permit
 }
 
 // mode returns the mode whose limits are in force: with backoff-authority loop those of normal mode

@@ -186,7 +186,7 @@ func (k *keyState) hold(now time.Duration, n int) {
 
 func (r *route) permit() Permit {
 	e := &r.effective
-	return Permit{Epoch: e.Epoch, Actor: e.Actor, ReasonID: e.ReasonID, Canary: e.Canary}
+	return Permit{Epoch: e.Epoch, Actor: e.Actor, ReasonID: e.ReasonID, Canary: e.Canary, Loop: r.loop}
 }
 
 // slowest returns the limit for which a message of n recipients has to wait longest, and false if

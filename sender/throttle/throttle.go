@@ -41,6 +41,8 @@ type Throttle struct {
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
 	canaries    map[limits.Key]string // tenants
+	document    *limits.Document      // in force; nil before the first
+	seen        time.Duration         // when it came
 	hosts       map[hostSource]int    // connections to hosts with a limit
 	addrs       map[netip.Addr]int    // connections to addresses with a limit
 	changed     chan struct{}         // closed when leases change
@@ -126,6 +128,7 @@ func (t *Throttle) Apply(d *limits.Document) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
+	t.document, t.seen = d, now
 	before := t.leases
 	t.leases = make(map[limits.Key]limits.Glide, len(d.Leases))
 	for _, lease := range d.Leases {
@@ -155,6 +158,17 @@ func (t *Throttle) Apply(d *limits.Document) {
 	}
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// loopRules reports whether the loop has the say at a key: its lease is fresh, or there is none yet and
+// the document, which is fresh, says that the loop is active there. Else one reply that matches a
+// pattern would put the queue into backoff mode before the loop has seen any, and it never would see
+// more.
+func (t *Throttle) loopRules(now time.Duration, key limits.Key) bool {
+	if glide, ok := t.leases[key]; ok {
+		return !glide.Expired(now)
+	}
+	return t.document != nil && now-t.seen <= t.document.TTL() && t.document.ModeAt(key.Provider) == limits.Active
 }
 
 // CanaryTenant returns whose mail a suspended key is tried with first: "" for anybody's, also where
@@ -236,6 +250,7 @@ type route struct {
 	key       *keyState
 	effective limits.Effective
 	leased    bool
+	loop      bool // the loop has the say, not the configuration's backoff
 }
 
 // route finds the state and puts the limits of the path in force. The caller holds t.mu.
@@ -245,6 +260,7 @@ func (t *Throttle) route(now time.Duration, p *Path) route {
 	r.key.addQueue(p.Queue, p.Queued)
 	r.effective = t.effective(now, p.Key, r.key)
 	r.leased = r.effective.Epoch != 0
+	r.loop = t.loopRules(now, p.Key)
 
 	q := r.queue
 	setMeter(&q.messages, now, p.Queued.rate(r.leased))
