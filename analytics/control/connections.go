@@ -11,6 +11,9 @@ import (
 // decideConnections answers refused connections, and raises the number where it is what binds
 // (design/control.md 4.4).
 func (d *decision) decideConnections() {
+	if d.Pinned.Connections > 0 {
+		return
+	}
 	p := &d.p.Connections
 	old := inForce(d.before, d.w.Static).Connections
 	e := d.last(p.Window)
@@ -79,6 +82,9 @@ func (d *decision) refusedAt() uint32 {
 // decideMessages takes the receiver's own number of messages per connection, and tries more after
 // hours (design/control.md 4.4).
 func (d *decision) decideMessages() {
+	if d.Pinned.MessagesPerConnection > 0 {
+		return
+	}
 	p := &d.p.Messages
 	old := inForce(d.before, d.w.Static).MessagesPerConnection
 	e := d.whole(d.rate())

@@ -27,6 +27,12 @@ type Policy struct {
 	Connections ConnectionsPolicy `yaml:"connections"`
 	Messages    MessagesPolicy    `yaml:"messages-per-connection"`
 	ListQuality ListQualityPolicy `yaml:"list-quality"`
+	Greylisting GreylistPolicy    `yaml:"greylisting"`
+	Warmup      WarmupPolicy      `yaml:"warm-up"`
+	Hold        HoldPolicy        `yaml:"hold"`
+
+	// AdviceEvery is how often a pinned key is told what the loop would do.
+	AdviceEvery time.Duration `yaml:"advice-every"`
 }
 
 // DecreasePolicy says when refusals lower the rate, and by how much.
@@ -164,6 +170,23 @@ type ListQualityPolicy struct {
 	ContentShare float64 `yaml:"content-share"`
 }
 
+// GreylistPolicy says when refusals that nobody could classify are greylisting: first attempts are
+// refused and retries at the same time are not.
+type GreylistPolicy struct {
+	Pair         time.Duration `yaml:"pair"`          // first attempts and retries within it are compared;
+	PairMax      time.Duration `yaml:"pair-max"`      // it reaches up to this
+	PairMessages float64       `yaml:"pair-messages"` // for so many messages at the present rate
+	Window       time.Duration `yaml:"window"`
+	First        uint64        `yaml:"min-first"`
+	Retries      uint64        `yaml:"min-retries"`
+	Z            float64       `yaml:"z"`
+	FirstShare   float64       `yaml:"first-share"` // refused share of first attempts, surely above it
+	RetryShare   float64       `yaml:"retry-share"` // that of retries, surely under this share of the bound
+	OverWindow   time.Duration `yaml:"over-window"` // it is over if in this window
+	OverRetries  uint64        `yaml:"over-retries"`
+	OverShare    float64       `yaml:"over-share"` // this share of at least so many retries is refused
+}
+
 // Default returns the thresholds that were tuned in simulation (design/control.md section 4).
 func Default() Policy {
 	return Policy{
@@ -207,6 +230,20 @@ func Default() Policy {
 		},
 		Messages:    MessagesPolicy{Hold: 6 * time.Hour, Interval: 10 * time.Minute, Max: 100},
 		ListQuality: ListQualityPolicy{Z: 1.64, UserShare: 0.05, ContentShare: 0.02},
+		Greylisting: GreylistPolicy{
+			Pair: time.Minute, PairMax: 15 * time.Minute, PairMessages: 10, Window: time.Hour,
+			First: 15, Retries: 4, Z: 1.64, FirstShare: 0.05, RetryShare: 0.6,
+			OverWindow: 10 * time.Minute, OverRetries: 5, OverShare: 0.15,
+		},
+		Warmup: WarmupPolicy{
+			Day: 24 * time.Hour, FirstPerHour: 100, Growth: 1.6, UsedShare: 0.4,
+			RefusedShare: 0.05, HoldShare: 0.12, ComplaintShare: 0.001, SilentDays: 3,
+		},
+		Hold: HoldPolicy{
+			PriorShare: 0.0005, PriorDelivered: 2000, Share: 0.003, Z: 1.282, Delivered: 2000, Recipients: 5,
+			Explains: 0.7, GoodShare: 0.001, TrickleAfter: 6 * time.Hour, Trickle: 0.02, MaxVolume: 0.2, MaxHoldsPerHour: 3,
+		},
+		AdviceEvery: time.Hour,
 	}
 }
 
