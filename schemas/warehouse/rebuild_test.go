@@ -292,14 +292,11 @@ func TestRebuildBeforeTheRetentionOfTheFinerOne(t *testing.T) {
 }
 
 func TestRebuildCommand(t *testing.T) {
-	url := chtest.Start(t).URL() + "/carom"
+	_, url := chtest.StartWithSchema(t)
 	run := func(args ...string) (string, error) {
 		var out bytes.Buffer
 		err := warehouse.Command(t.Context(), append([]string{"rebuild", "--url", url}, args...), service.IO{Out: &out, Err: &out}, "1.0")
 		return out.String(), err
-	}
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
 	}
 	for _, args := range [][]string{{}, {"--from", "yesterday"}, {"--from", "2026-01-02", "--to", "2026-01-01"}, {"--from", "2026-01-02", "2026-01-03"}} {
 		if _, err := run(args...); service.ExitStatus(err) != 2 {

@@ -25,10 +25,7 @@ import (
 // migrated returns a connection to a new database with the schema in it.
 func migrated(t *testing.T) driver.Conn {
 	t.Helper()
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -100,10 +97,7 @@ func TestApplyRefusesWhatItDoesNotKnow(t *testing.T) {
 		{"changed", "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES (1, 'events', 1, now64(6) + 1)", warehouse.ErrSchemaChanged},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			url := chtest.Start(t).URL() + "/carom"
-			if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-				t.Fatal(err)
-			}
+			_, url := chtest.StartWithSchema(t)
 			conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 			if err != nil {
 				t.Fatal(err)

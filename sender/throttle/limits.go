@@ -28,6 +28,8 @@ type QueueLimits struct {
 	SourceIP []SourceIPLimits
 
 	Backoff bool // these are the limits of backoff mode; for the names of directives
+	// BackoffByConfig says that the configuration's backoff mode sets limits whatever the loop says.
+	BackoffByConfig bool
 	// Origin says where a directive was written; nil where nobody knows. It is not called under
 	// a lock.
 	Origin func(directive string) string

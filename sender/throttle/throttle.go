@@ -39,6 +39,7 @@ type Throttle struct {
 	recent      queueList
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
+	canaries    map[limits.Key]string // tenants
 	hosts       map[hostSource]int // connections to hosts with a limit
 	addrs       map[netip.Addr]int // connections to addresses with a limit
 	changed     chan struct{}      // closed when leases change
@@ -116,24 +117,54 @@ func New(maxConnections int) *Throttle {
 func (t *Throttle) now() time.Duration { return time.Since(t.start) }
 
 // Apply puts a limits document in force. Documents come in order of their generation: the feed
-// sees to that. The age of a lease counts from the call.
+// sees to that. The age of a lease counts from the call, and its NotAfter ends it before its time.
+// Where the document switches the loop off there is no lease from now on, and no glide. A lease of a
+// smaller epoch than the one in force is no news: that one stays, and gets no older grace by it.
 func (t *Throttle) Apply(d *limits.Document) {
+	wall := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
 	before := t.leases
 	t.leases = make(map[limits.Key]limits.Glide, len(d.Leases))
 	for _, lease := range d.Leases {
+		if d.IsOff(lease.Provider) {
+			continue
+		}
 		key := lease.Key()
-		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: d.TTL()}
+		held, had := before[key]
+		if had && held.Lease.Epoch > lease.Epoch {
+			t.leases[key] = held
+			continue
+		}
+		ttl := d.TTL()
+		if !lease.NotAfter.IsZero() {
+			ttl = min(ttl, lease.NotAfter.Sub(wall))
+		}
+		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: ttl}
 		k := t.key(key)
-		if _, had := before[key]; !had {
+		if !had {
 			k.bucket = bucket{updated: max(now, 1)} // a new lease starts empty, or each one would send a message for free
 		}
 		k.guard.Lease(now, lease)
 	}
+	t.canaries = make(map[limits.Key]string, len(d.Canaries))
+	for _, c := range d.Canaries {
+		t.canaries[limits.Key{Provider: c.Provider, Source: c.Source}] = c.Tenant
+	}
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// CanaryTenant returns whose mail a suspended key is tried with first: "" for anybody's, also where
+// the key is not suspended.
+func (t *Throttle) CanaryTenant(key limits.Key) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if glide, ok := t.leases[key]; ok && glide.Lease.Canary {
+		return t.canaries[key]
+	}
+	return ""
 }
 
 // key returns the state of a key, new if need be. The caller holds t.mu.
