@@ -103,7 +103,7 @@ CREATE TABLE IF NOT EXISTS overrides
 (
     id UUID COMMENT 'the override; a later version replaces it, cancelling included',
     version UInt64 COMMENT 'version of the row, microseconds since 1970; the highest wins',
-    kind Enum8('pin' = 1, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; mode: active, advise or off; kill: the loop does nothing',
+    kind Enum8('pin' = 1, 'cancel' = 2, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; cancel: takes a change back, and the loop waits; mode: active, advise or off; kill: the loop does nothing',
     provider LowCardinality(String) COMMENT 'provider it is for, empty for all',
     source LowCardinality(String) COMMENT 'source it is for, empty for all',
     rate Float64 COMMENT 'messages a second of a pin, 0 for not pinned',
@@ -112,7 +112,7 @@ CREATE TABLE IF NOT EXISTS overrides
     connections UInt32 COMMENT 'connections of a pin, 0 for not pinned',
     messages_per_connection UInt32 COMMENT 'messages per connection of a pin, 0 for not pinned',
     mode LowCardinality(String) COMMENT 'mode to set: active, advise or off',
-    cancels String COMMENT 'id of the row of limit_log that a pin takes back, empty for none',
+    cancels String COMMENT 'id of the row of limit_log that is taken back, empty for none',
     actor String COMMENT 'who set it',
     reason String COMMENT 'why',
     created_at DateTime64(6, 'UTC') COMMENT 'when it was set',
