@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e loop loop-e2e crash soak demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -25,8 +25,11 @@ $(ENGINE): schemas/warehouse/engine/npm/package-lock.json schemas/warehouse/engi
 test: engine ## run all tests, shuffled, against a real ClickHouse engine
 	CAROM_REQUIRE_ENGINE=1 go test -shuffle=on $(PACKAGES)
 
-race: engine ## run all tests with the race detector (needs a C compiler)
-	CAROM_REQUIRE_ENGINE=1 CGO_ENABLED=1 go test -race -short $(PACKAGES)
+# Packages whose tests ask SQL, one statement after the other: there is nothing to race, and make test runs them.
+SQL_ONLY := schemas/warehouse schemas/warehouse/questions schemas/warehouse/verify \
+            analytics/jobs analytics/trace analytics/windows deploy/load/events deploy/bench/history
+race: engine ## run the tests of what is concurrent with the race detector (needs a C compiler)
+	CAROM_REQUIRE_ENGINE=1 CGO_ENABLED=1 go test -race -short $$(go list $(PACKAGES) | grep -vxF "$$(printf 'carom/%s\n' $(SQL_ONLY))")
 
 lint: bin/golangci-lint ## check style and import rules
 	bin/golangci-lint run $(PACKAGES)
@@ -64,8 +67,16 @@ SOAK_MINUTES ?= 10
 soak: ## steady load with faults, and an eye on memory, files and goroutines (SOAK_MINUTES=10)
 	SOAK_MINUTES=$(SOAK_MINUTES) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./deploy/crash
 
+LOOP_FLAGS ?= --out build/loop
+loop: ## measure the control loop in virtual time against usual rules (LOOP_FLAGS="--random 200": see deploy/docs/loop.md)
+	go build -trimpath -o build/carom-loop ./deploy/loop/cmd
+	./build/carom-loop $(LOOP_FLAGS)
+
 demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)
+
+loop-e2e: build engine ## scenarios of the control loop with everything real, 20 times as fast (LOOP_E2E_FLAGS="--only A3,A8 --json out.json")
+	./build/carom loop e2e $(LOOP_E2E_FLAGS)
 
 tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin
 

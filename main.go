@@ -20,6 +20,7 @@ import (
 	"carom/deploy/demo"
 	"carom/deploy/load"
 	"carom/deploy/load/events"
+	"carom/deploy/loop/e2e"
 	"carom/deploy/receivers"
 	"carom/deploy/up"
 	agent "carom/ingest/app"
@@ -68,6 +69,7 @@ var commands = []command{
 	{"show settings", "show what counts for a queue, and where it was written", config.SettingsCommand},
 	{"classify", "say what an SMTP reply means, and which rule says so", classify.Command},
 	{"receivers", "simulate receiving providers with hidden limits", receivers.Command},
+	{"loop e2e", "run scenarios of the control loop with everything real", e2e.Command},
 	{"load mail", "hand test mail to a node and count every answer", load.Command},
 	{"load events", "make an event history inside ClickHouse", events.Command},
 	{"bench history", "measure the event history: shipping, sizes, questions", history.Command},

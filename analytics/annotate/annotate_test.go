@@ -14,10 +14,7 @@ import (
 )
 
 func TestAnnotate(t *testing.T) {
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	run := func(args ...string) (string, error) {
 		var out bytes.Buffer
 		err := annotate.Command(t.Context(), append(args, "--url", url), service.IO{In: strings.NewReader(""), Out: &out, Err: io.Discard})

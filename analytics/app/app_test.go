@@ -48,10 +48,7 @@ func showLimits(t *testing.T, args ...string) (string, error) {
 // warehouseWith returns the URL of a warehouse in which google began to refuse 40 s ago.
 func warehouseWith(t *testing.T) string {
 	t.Helper()
-	rawURL := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, rawURL := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -148,10 +145,7 @@ func TestRunThenExplain(t *testing.T) {
 
 // The policy's webhook is told of a complaint; without its secret nothing starts.
 func TestRunWebhook(t *testing.T) {
-	rawURL := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, rawURL := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

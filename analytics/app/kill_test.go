@@ -160,12 +160,8 @@ func (k *killer) kill() {
 // TestKilledRunsChangeNothing kills a run at each of its inserts in turn, before or after the insert
 // reached ClickHouse; with CAROM_LONG both. What the next run makes of it is what one run that nobody disturbed makes.
 func TestKilledRunsChangeNothing(t *testing.T) {
-	server := chtest.Start(t)
+	_, rawURL := chtest.StartWithSchema(t)
 	events := history(time.Now().UTC().Truncate(time.Microsecond))
-	rawURL := server.URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
 	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package app_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -35,10 +34,8 @@ type list struct {
 
 func newList(t *testing.T) *list {
 	t.Helper()
-	l := &list{rawURL: chtest.Start(t).URL() + "/carom", keyFile: filepath.Join(t.TempDir(), "suppression.key")}
-	if _, err := warehouse.Apply(t.Context(), l.rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	l := &list{keyFile: filepath.Join(t.TempDir(), "suppression.key")}
+	_, l.rawURL = chtest.StartWithSchema(t)
 	var err error
 	if l.conn, err = warehouse.Open(t.Context(), l.rawURL, warehouse.Options{}); err != nil {
 		t.Fatal(err)
@@ -318,10 +315,7 @@ func TestSuppressMistakes(t *testing.T) {
 	bad, empty := filepath.Join(dir, "bad.txt"), filepath.Join(dir, "empty.key")
 	writeFile(t, bad, "ann@x.test\nno address\n")
 	writeFile(t, empty, "\n")
-	rawURL := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(context.Background(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, rawURL := chtest.StartWithSchema(t)
 	for _, tc := range []struct {
 		args []string
 		want string

@@ -11,6 +11,9 @@ import (
 // decideConnections answers refused connections, and raises the number where it is what binds
 // (design/control.md 4.4).
 func (d *decision) decideConnections() {
+	if d.Pinned.Connections > 0 {
+		return
+	}
 	p := &d.p.Connections
 	old := inForce(d.before, d.w.Static).Connections
 	e := d.last(p.Window)
@@ -21,7 +24,7 @@ func (d *decision) decideConnections() {
 	}
 	rate := d.rate()
 	switch {
-	case old >= d.ceiling.Connections || d.now < d.ConnectionsUntil || d.w.stale(d.now) || d.badList():
+	case old >= d.ceiling.Connections || d.now < d.ConnectionsUntil || d.stale() || d.badList():
 		return
 	case e.duration() < p.CleanTime || refused > 0 || !d.clean(&e) || e.Replies < d.p.Increase.MinReplies:
 		return
@@ -79,6 +82,9 @@ func (d *decision) refusedAt() uint32 {
 // decideMessages takes the receiver's own number of messages per connection, and tries more after
 // hours (design/control.md 4.4).
 func (d *decision) decideMessages() {
+	if d.Pinned.MessagesPerConnection > 0 {
+		return
+	}
 	p := &d.p.Messages
 	old := inForce(d.before, d.w.Static).MessagesPerConnection
 	e := d.whole(d.rate())
@@ -95,7 +101,7 @@ func (d *decision) decideMessages() {
 	}
 	next := min(2*uint64(old), uint64(p.Max), uint64(d.ceiling.MessagesPerConnection))
 	switch {
-	case d.before.MessagesPerConnection == 0 || next <= uint64(old) || d.now < d.MessagesUntil || d.w.stale(d.now) || d.badList():
+	case d.before.MessagesPerConnection == 0 || next <= uint64(old) || d.now < d.MessagesUntil || d.stale() || d.badList():
 		return
 	case e.duration() < d.p.Increase.MinTime || e.Replies < d.p.Increase.MinReplies || !d.clean(&e):
 		return

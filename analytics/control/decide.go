@@ -1,6 +1,8 @@
 package control
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"carom/schemas/limits"
@@ -14,23 +16,40 @@ import (
 // The first rule about the rate that matches wins; connections and messages per connection are
 // decided beside it. All changes of one call make one epoch.
 func Decide(p *Policy, s State, now time.Duration, w *Windows) (State, Limits, []Reason) {
+	fresh := s == State{}
 	if s.Mode == "" {
 		s.Mode = Startup
 	}
 	d := &decision{p: p, now: now, w: w, before: s, State: s, ceiling: limits.Ceiling(w.Static, w.Adaptive)}
+	d.warmup()
 	switch {
-	case s.Mode == Suspended:
-		d.canaries()
-	case d.suspend(), d.decrease():
+	case d.pin():
+	case w.Frozen != "":
+		d.EvidenceFrom = now.Truncate(time.Minute)
+	case fresh && d.start():
+	case d.greylist():
 	default:
-		d.increase()
-	}
-	if d.Mode != Suspended {
-		d.decideConnections()
-		d.decideMessages()
+		if d.Pinned.Rate > 0 {
+			d.underPin()
+		} else {
+			d.moveRate()
+		}
+		if d.Mode != Suspended {
+			d.decideConnections()
+			d.decideMessages()
+		}
 	}
 	d.clamp()
 	return d.finish()
+}
+
+// DecideScoped decides about a key (provider, scope value): the mail that carries one DKIM or SPF
+// domain or URL to a provider that refuses for it (design/control.md 5.5, rule 6). It is Decide:
+// w counts the answers to the mail that carries the value, and none of them counts in the windows of
+// (provider, source). Such a key has no configuration, so w.Static is limits.None() and nothing is
+// limited until the provider refuses.
+func DecideScoped(p *Policy, s State, now time.Duration, w *Windows) (State, Limits, []Reason) {
+	return Decide(p, s, now, w)
 }
 
 // Release returns the state of a key that the loop may no longer limit, and why: the mode of its
@@ -57,10 +76,40 @@ type decision struct {
 	before  State
 	ceiling limits.Limit
 	reasons []Reason
+
+	// Why the ceiling is lower than the configuration's; "" if it is not.
+	ceilingRule Rule
+	ceilingText string
 }
 
-// inForce returns the limit that s means where static is configured.
-func inForce(s State, static limits.Limit) limits.Limit {
+// moveRate applies the first rule about the rate that matches.
+func (d *decision) moveRate() {
+	switch {
+	case d.Mode == Suspended:
+		d.canaries()
+	case d.suspend(), d.decrease(), d.balance():
+	default:
+		d.increase()
+	}
+}
+
+// start gives a key that was never limited the rate that its history supports: no more than the
+// configuration, and no less than the share of it that a key without a known capacity begins with,
+// since an hour's mean says little of mail that comes at once.
+func (d *decision) start() bool {
+	rate := max(d.w.HistoryRate, d.coldRate())
+	if !(d.w.HistoryRate > 0) || rate >= d.w.Static.RatePerSecond {
+		return false
+	}
+	d.RatePerSecond = rate
+	d.because(RuleHistory, fmt.Sprintf("The loop takes over with what the last 14 days support: 95 %% of their hours accepted at most %s. %s -> %s.",
+		perSecond(d.w.HistoryRate), perSecond(d.w.Static.RatePerSecond), perSecond(rate)),
+		Evidence{From: d.now, To: d.now, AcceptedRate: d.w.HistoryRate, MinMessages: NoMessages})
+	return true
+}
+
+// own returns the limit that s means where static is configured, without a pin.
+func own(s State, static limits.Limit) limits.Limit {
 	l := static
 	if s.RatePerSecond > 0 {
 		l.RatePerSecond = s.RatePerSecond
@@ -74,6 +123,9 @@ func inForce(s State, static limits.Limit) limits.Limit {
 	return l
 }
 
+// inForce returns the limit that s means where static is configured, with what is pinned.
+func inForce(s State, static limits.Limit) limits.Limit { return s.Pinned.over(own(s, static)) }
+
 // rate returns the rate in force before the decision; +Inf is unlimited.
 func (d *decision) rate() float64 { return inForce(d.before, d.w.Static).RatePerSecond }
 
@@ -86,12 +138,35 @@ func (d *decision) whole(rate float64) Evidence {
 // holds from before the loop let go of the key is left out.
 func (d *decision) last(span time.Duration) Evidence {
 	to := d.w.end()
-	from := max(to-span, d.before.Since.Truncate(d.p.Step))
+	from := max(to-span, d.before.Since.Truncate(d.p.Step), d.before.EvidenceFrom.Truncate(d.p.Step))
 	return d.p.evidence(d.w.Buckets, d.before.Epoch, from, to)
 }
 
 func (d *decision) because(rule Rule, text string, e Evidence) {
 	d.reasons = append(d.reasons, Reason{Rule: rule, Text: text, Evidence: e})
+}
+
+// stale reports whether the newest data is too old to speed up on (design/control.md 5.4). A key
+// that sends little is looked at while the last answer is fresh.
+func (d *decision) stale() bool { return d.now-d.w.Newest > 2*d.w.Delay }
+
+// balance takes over a key whose configured rate is not used up because the mail lies on few of its
+// nodes: as a lease it goes where the mail is. Where the ceiling is the configuration's, a node may
+// not have more than its own part, and nothing is gained.
+func (d *decision) balance() bool {
+	w := d.w
+	if d.Epoch != 0 || w.Nodes < 2 || w.Waiting <= 0 || w.Waiting >= 1 || !w.Static.HasRate() ||
+		d.ceiling.RatePerSecond <= w.Static.RatePerSecond || d.stale() || d.badList() {
+		return false
+	}
+	e := d.whole(d.rate())
+	if e.duration() < d.p.Increase.MinTime || e.Replies < d.p.Increase.MinReplies || !d.clean(&e) || e.AttemptRate >= d.p.Increase.Binding*d.rate() {
+		return false
+	}
+	d.RatePerSecond = w.Static.RatePerSecond
+	d.because(RuleBalance, fmt.Sprintf("Mail waits on %s of %d nodes while %s of the configured %s is used: it is handed out by backlog.",
+		percent(w.Waiting), w.Nodes, percent(e.AttemptRate/d.rate()), perSecond(d.rate())), e)
+	return true
 }
 
 // badList reports whether the last hour's unknown users or refused content forbid to speed up
@@ -107,35 +182,57 @@ func (d *decision) clean(e *Evidence) bool {
 	return float64(e.Refusals) <= d.p.Increase.CleanShare*float64(e.Replies)+1
 }
 
-// clamp keeps every part under the ceiling of the configuration, which may have come down.
+// clamp keeps every part under the ceiling, which may have come down, and the rate over the floor
+// of a pin.
 func (d *decision) clamp() {
-	over := d.RatePerSecond > d.ceiling.RatePerSecond || d.Connections > d.ceiling.Connections ||
-		d.MessagesPerConnection > d.ceiling.MessagesPerConnection
-	if !over {
-		return
+	rule, text := d.ceilingRule, d.ceilingText
+	if rule == "" {
+		rule, text = RuleCeiling, "The limit was above what the configuration allows now."
 	}
-	d.RatePerSecond = min(d.RatePerSecond, d.ceiling.RatePerSecond)
-	d.Connections = min(d.Connections, d.ceiling.Connections)
-	d.MessagesPerConnection = min(d.MessagesPerConnection, d.ceiling.MessagesPerConnection)
-	if len(d.reasons) == 0 {
-		d.because(RuleCeiling, "The limit was above what the configuration allows now.",
-			Evidence{From: d.now, To: d.now, MinMessages: NoMessages})
+	top := d.ceiling.RatePerSecond
+	if d.Pinned.Ceiling > 0 && d.Pinned.Ceiling < top {
+		top = d.Pinned.Ceiling
+		rule, text = RulePin, "The limit was above the ceiling that is pinned."
+	}
+	l := own(d.State, d.w.Static)
+	changed := false
+	if l.RatePerSecond > top {
+		d.RatePerSecond, changed = top, true
+	}
+	if l.Connections > d.ceiling.Connections {
+		d.Connections, changed = d.ceiling.Connections, true
+	}
+	if l.MessagesPerConnection > d.ceiling.MessagesPerConnection {
+		d.MessagesPerConnection, changed = d.ceiling.MessagesPerConnection, true
+	}
+	if low := min(d.Pinned.Floor, top); d.Mode != Suspended && own(d.State, d.w.Static).RatePerSecond < low {
+		d.RatePerSecond, changed = low, true
+		rule, text = RulePin, "The limit was under the floor that is pinned."
+	}
+	if changed && len(d.reasons) == 0 {
+		d.because(rule, text, Evidence{From: d.now, To: d.now, MinMessages: NoMessages})
 	}
 }
 
-// finish gives the changes their epoch.
+// finish gives the changes their epoch. What would have been done under a pin is no change.
 func (d *decision) finish() (State, Limits, []Reason) {
-	if len(d.reasons) > 0 {
+	changed := func(r Reason) bool { return !r.WouldChange }
+	if slices.ContainsFunc(d.reasons, changed) {
 		d.LastEpoch = max(d.LastEpoch, d.Epoch) + 1
 		d.Epoch = d.LastEpoch
 		d.Since = d.now
 	}
-	after := inForce(d.State, d.w.Static)
+	after := inForce(d.State, d.w.Static).Min(d.ceiling)
 	for i := range d.reasons {
 		r := &d.reasons[i]
+		r.Old = inForce(d.before, d.w.Static)
 		r.EpochFrom, r.Epoch = d.before.Epoch, d.Epoch
 		r.ModeFrom, r.ModeTo = d.before.Mode, d.Mode
-		r.Old, r.New = inForce(d.before, d.w.Static), after
+		r.Evidence.Greylisting = d.before.Greylisting
+		if !r.WouldChange {
+			r.New = after
+		}
 	}
-	return d.State, Limits{Limit: after.Min(d.ceiling), Epoch: d.Epoch, Canary: d.Mode == Suspended}, d.reasons
+	canary := d.Mode == Suspended && d.Pinned.Rate == 0
+	return d.State, Limits{Limit: after, Epoch: d.Epoch, Canary: canary, Greylisting: d.Greylisting}, d.reasons
 }

@@ -27,6 +27,12 @@ type Policy struct {
 	Connections ConnectionsPolicy `yaml:"connections"`
 	Messages    MessagesPolicy    `yaml:"messages-per-connection"`
 	ListQuality ListQualityPolicy `yaml:"list-quality"`
+	Greylisting GreylistPolicy    `yaml:"greylisting"`
+	Warmup      WarmupPolicy      `yaml:"warm-up"`
+	Hold        HoldPolicy        `yaml:"hold"`
+
+	// AdviceEvery is how often a pinned key is told what the loop would do.
+	AdviceEvery time.Duration `yaml:"advice-every"`
 }
 
 // DecreasePolicy says when refusals lower the rate, and by how much.
@@ -61,6 +67,7 @@ type DecreasePolicy struct {
 	FloorRate         float64       `yaml:"floor-rate"`         // messages a second
 	FloorUnclear      float64       `yaml:"floor-unclassified"` // share of the long-term rate if most refusals are unclassified
 	FloorUnclearConf  float64       `yaml:"floor-unclassified-configured"`
+	FloorUnclearUpTo  float64       `yaml:"floor-unclassified-up-to"` // while it is not sure that more is refused than this share
 }
 
 // CooldownPolicy says when refusals are a penalty and how it is waited out.
@@ -69,6 +76,7 @@ type CooldownPolicy struct {
 	Share      float64       `yaml:"refused-share"`
 	CapLost    float64       `yaml:"capacity-lost"` // accepted rate under this share of the first in the row
 	ChainSure  int           `yaml:"chain-sure"`    // decreases in a row that prove it
+	FewSure    float64       `yaml:"few-sure"`      // with few replies, the refused share must surely be above it
 	Below      float64       `yaml:"below-accepted"`
 	Deepest    float64       `yaml:"deepest"`
 	Wait       time.Duration `yaml:"wait"`
@@ -127,12 +135,17 @@ type SuspendPolicy struct {
 	Canary       time.Duration `yaml:"canary"`        // between two canaries
 	CanaryOutage time.Duration `yaml:"canary-outage"` // the same in an outage
 	CanaryFast   time.Duration `yaml:"canary-fast"`   // the same once one was accepted
-	Accepted     uint64        `yaml:"accepted"`      // canaries that end it
-	AcceptedIn   time.Duration `yaml:"accepted-in"`
-	Back         float64       `yaml:"back"` // share of the capacity to come back with
-	BackOutage   float64       `yaml:"back-outage"`
-	ProbeAfter   time.Duration `yaml:"probe-after"`
-	ColdShare    float64       `yaml:"cold-share"` // of the configured rate, if no capacity was known
+	// A block that is CanaryAge times the time between two canaries old gets half as many, and one
+	// that will not clear by itself sooner; the time grows up to CanaryMax.
+	CanaryAge          float64       `yaml:"canary-age"`
+	CanaryAgePermanent float64       `yaml:"canary-age-permanent"`
+	CanaryMax          time.Duration `yaml:"canary-max"`
+	Accepted           uint64        `yaml:"accepted"` // canaries that end it
+	AcceptedIn         time.Duration `yaml:"accepted-in"`
+	Back               float64       `yaml:"back"` // share of the capacity to come back with
+	BackOutage         float64       `yaml:"back-outage"`
+	ProbeAfter         time.Duration `yaml:"probe-after"`
+	ColdShare          float64       `yaml:"cold-share"` // of the configured rate, if no capacity was known
 }
 
 // ConnectionsPolicy says when the number of connections changes.
@@ -164,6 +177,23 @@ type ListQualityPolicy struct {
 	ContentShare float64 `yaml:"content-share"`
 }
 
+// GreylistPolicy says when refusals that nobody could classify are greylisting: first attempts are
+// refused and retries at the same time are not.
+type GreylistPolicy struct {
+	Pair         time.Duration `yaml:"pair"`          // first attempts and retries within it are compared;
+	PairMax      time.Duration `yaml:"pair-max"`      // it reaches up to this
+	PairMessages float64       `yaml:"pair-messages"` // for so many messages at the present rate
+	Window       time.Duration `yaml:"window"`
+	First        uint64        `yaml:"min-first"`
+	Retries      uint64        `yaml:"min-retries"`
+	Z            float64       `yaml:"z"`
+	FirstShare   float64       `yaml:"first-share"` // refused share of first attempts, surely above it
+	RetryShare   float64       `yaml:"retry-share"` // that of retries, surely under this share of the bound
+	OverWindow   time.Duration `yaml:"over-window"` // it is over if in this window
+	OverRetries  uint64        `yaml:"over-retries"`
+	OverShare    float64       `yaml:"over-share"` // this share of at least so many retries is refused
+}
+
 // Default returns the thresholds that were tuned in simulation (design/control.md section 4).
 func Default() Policy {
 	return Policy{
@@ -177,10 +207,10 @@ func Default() Policy {
 			Below: 0.90, BelowHeavy: 0.70, Deepest: 0.2, DeepestHeavy: 0.1,
 			FewReplies: 30, FewDeepest: 0.75, FewDeepestSure: 0.5, FewSureShare: 0.15, AtLeast: 0.95,
 			GoalLost: 0.5, GoalDecay: 0.8, GoalWait: 2 * time.Minute, GoalWaitMax: 10 * time.Minute,
-			Floor: 0.02, FloorRate: 1.0 / 60, FloorUnclear: 0.15, FloorUnclearConf: 0.1,
+			Floor: 0.02, FloorRate: 1.0 / 60, FloorUnclear: 0.15, FloorUnclearConf: 0.1, FloorUnclearUpTo: 0.9,
 		},
 		Cooldown: CooldownPolicy{
-			Chain: 2, Share: 0.1, CapLost: 0.6, ChainSure: 4, Below: 0.35, Deepest: 0.05,
+			Chain: 2, Share: 0.1, CapLost: 0.6, ChainSure: 4, FewSure: 0.02, Below: 0.35, Deepest: 0.05,
 			Wait: 5 * time.Minute, WaitGrowth: 1.5, WaitMax: 20 * time.Minute,
 		},
 		Increase: IncreasePolicy{
@@ -197,6 +227,7 @@ func Default() Policy {
 			Window: 30 * time.Second, WindowMax: 5 * time.Minute, FewReplies: 8,
 			MinReplies: 5, BlockShare: 0.5, OutageShare: 0.6, AllReplies: 12, AllShare: 0.97,
 			Canary: 30 * time.Second, CanaryOutage: 15 * time.Second, CanaryFast: 8 * time.Second,
+			CanaryAge: 20, CanaryAgePermanent: 2, CanaryMax: 30 * time.Minute,
 			Accepted: 2, AcceptedIn: 3 * time.Minute, Back: 0.4, BackOutage: 0.7, ProbeAfter: 5 * time.Minute,
 			ColdShare: 0.25,
 		},
@@ -207,6 +238,20 @@ func Default() Policy {
 		},
 		Messages:    MessagesPolicy{Hold: 6 * time.Hour, Interval: 10 * time.Minute, Max: 100},
 		ListQuality: ListQualityPolicy{Z: 1.64, UserShare: 0.05, ContentShare: 0.02},
+		Greylisting: GreylistPolicy{
+			Pair: time.Minute, PairMax: 15 * time.Minute, PairMessages: 10, Window: time.Hour,
+			First: 15, Retries: 4, Z: 1.64, FirstShare: 0.05, RetryShare: 0.6,
+			OverWindow: 10 * time.Minute, OverRetries: 5, OverShare: 0.15,
+		},
+		Warmup: WarmupPolicy{
+			Day: 24 * time.Hour, FirstPerHour: 100, Growth: 1.6, UsedShare: 0.4,
+			RefusedShare: 0.05, HoldShare: 0.12, ComplaintShare: 0.001, SilentDays: 3,
+		},
+		Hold: HoldPolicy{
+			PriorShare: 0.0005, PriorDelivered: 2000, Share: 0.003, Z: 1.282, Delivered: 2000, Recipients: 5,
+			Explains: 0.7, GoodShare: 0.001, TrickleAfter: 6 * time.Hour, Trickle: 0.02, MaxVolume: 0.2, MaxHoldsPerHour: 3,
+		},
+		AdviceEvery: time.Hour,
 	}
 }
 

@@ -31,6 +31,16 @@ type State struct {
 	// Since is when the limit in force was decided.
 	Since time.Duration `json:"since,omitempty"`
 
+	// EvidenceFrom is where evidence begins to count again after the key was frozen.
+	EvidenceFrom time.Duration `json:"evidence_from,omitempty"`
+
+	// Pinned is what an operator set. What the loop decided itself stays beside it. AdvisedAt is
+	// when the loop last said what it would do.
+	Pinned    Pinned        `json:"pinned,omitzero"`
+	AdvisedAt time.Duration `json:"advised_at,omitempty"`
+	// Greylisting says that unclassified refusals of first attempts are greylisting.
+	Greylisting bool `json:"greylisting,omitempty"`
+
 	// RatePerSecond, Connections and MessagesPerConnection are 0 while the configured value
 	// holds.
 	RatePerSecond         float64 `json:"rate,omitempty"`
@@ -50,12 +60,16 @@ type State struct {
 	Chain          int           `json:"chain,omitempty"`     // decreases since the last increase
 	ChainCap       float64       `json:"chain_cap,omitempty"` // capacity at the first of them
 	RecoveryFailed int           `json:"recovery_failed,omitempty"`
+	// Before is what was accepted just before the first of them.
+	Before float64 `json:"before,omitempty"`
 
 	// While Suspended:
-	Outage         bool    `json:"outage,omitempty"` // the receiver is down, not angry
-	CanaryFast     bool    `json:"canary_fast,omitempty"`
-	CanaryAccepted uint64  `json:"canary_accepted,omitempty"` // in the slow epoch before
-	PreCap         float64 `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+	Outage         bool          `json:"outage,omitempty"` // the receiver is down, not angry
+	CanaryFast     bool          `json:"canary_fast,omitempty"`
+	CanaryAccepted uint64        `json:"canary_accepted,omitempty"` // in the slow epoch before
+	PreCap         float64       `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+	SuspendedAt    time.Duration `json:"suspended_at,omitempty"`
+	CanaryEvery    time.Duration `json:"canary_every,omitempty"` // once they went out more rarely
 
 	ConnectionsGood  uint32        `json:"connections_good,omitempty"` // before the last raise; 0 if the last change was none
 	ConnectionsStep  uint32        `json:"connections_step,omitempty"`
@@ -70,6 +84,9 @@ type Limits struct {
 	limits.Limit
 	Epoch  uint64
 	Canary bool
+	// Greylisting tells the nodes that an unclassified refusal of a first attempt is greylisting,
+	// which says nothing about the rate.
+	Greylisting bool
 }
 
 // Rule names a rule of Decide, as limit_log writes it in rule_id.
@@ -90,8 +107,15 @@ const (
 	RuleConnectionsUp   Rule = "CONNECTIONS-UP"
 	RuleMessagesDown    Rule = "MESSAGES-DOWN"
 	RuleMessagesUp      Rule = "MESSAGES-UP"
+	RuleBalance         Rule = "BALANCE" // the configured limit is handed out by backlog
 	RuleCeiling         Rule = "CEILING" // the configuration's ceiling came down
-	RuleRelease         Rule = "RELEASE" // the loop may no longer act: the configuration holds
+	RuleWarmup          Rule = "WARM-UP" // the cap of a new source
+	RuleHistory         Rule = "HISTORY" // a key is taken over with what its history supports
+	RulePin             Rule = "PIN"
+	RuleUnpin           Rule = "UNPIN"
+	RuleGreylisting     Rule = "GREYLISTING"      // unclassified refusals turned out to be greylisting
+	RuleGreylistingOver Rule = "GREYLISTING-OVER" // and no longer are
+	RuleRelease         Rule = "RELEASE"          // the loop may no longer act: the configuration holds
 )
 
 // Evidence is what one decision was computed from.
@@ -103,6 +127,7 @@ type Evidence struct {
 	Replies      uint64  // that say something about the rate
 	Refusals     uint64  // among them
 	Unclassified bool    // unclassified replies count as refusals
+	Greylisting  bool    // unclassified refusals of first attempts count as greylisting
 	RefusedShare float64 // Refusals / Replies
 	WilsonLow    float64 // lower bound of it that was compared
 	AttemptRate  float64 // attempts a second
@@ -134,4 +159,7 @@ type Reason struct {
 	Old       limits.Limit
 	New       limits.Limit
 	Evidence  Evidence
+	// WouldChange says that nothing changed: a pin is in force, and this is what the loop would
+	// have done.
+	WouldChange bool
 }

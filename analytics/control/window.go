@@ -64,6 +64,12 @@ type Bucket struct {
 	Start time.Duration
 	Epoch uint64
 	Counts
+	// First and Retry count the replies to first attempts and to retries, FirstOther and
+	// RetryOther those among them that nobody could classify.
+	First       uint64
+	FirstOther  uint64
+	Retry       uint64
+	RetryOther  uint64
 	MaxOpen     uint32
 	MinMessages uint32 // NoMessages for none
 	Sample      string // one of the refusals, or ""
@@ -91,10 +97,24 @@ type Windows struct {
 	// Nodes is the number of live nodes of the key, Waiting the share of them with backlog.
 	Nodes   int
 	Waiting float64
-}
 
-// stale reports whether the newest data is too old to speed up on (design/control.md 5.4).
-func (w *Windows) stale(now time.Duration) bool { return now-w.Newest > 2*w.Delay }
+	// Pin is what an operator set for the key, nil for nothing.
+	Pin *Pin
+	// Warmup is set for a source that is being warmed up; it caps the rate. It is not looked at
+	// for an Established source.
+	Warmup *Warmup
+	// Established says that the operator vouches for the source: it is not new.
+	Established bool
+	// HistoryRate is the 95th percentile of the hourly accepted rates of the last 14 days, in
+	// messages a second; 0 without history. A key that the loop never limited starts with it.
+	HistoryRate float64
+	// Frozen says why nothing may be learned from the answers: the source is disabled, or the
+	// provider refuses all sources alike. "" for a key that is not frozen.
+	Frozen string
+	// PermanentlyDeferred says that the receiver answered in the last 24 hours that retrying will
+	// not help (Yahoo's TS03), or that an external signal says the same (SNDS red).
+	PermanentlyDeferred bool
+}
 
 // end returns where the evidence ends: with the last complete bucket, or with the last data before
 // it. What was not shipped yet is not a time in which nothing was accepted.
@@ -115,6 +135,9 @@ func WilsonLow(k, n uint64, z float64) float64 {
 	half := z * math.Sqrt(p*(1-p)/count+z*z/(4*count*count))
 	return max(0, (mid-half)/(1+z*z/count))
 }
+
+// WilsonHigh returns the upper end of the same interval.
+func WilsonHigh(k, n uint64, z float64) float64 { return 1 - WilsonLow(n-min(k, n), n, z) }
 
 // evidence sums the buckets of epoch between from and to; from moves up to the first of them.
 func (p *Policy) evidence(buckets []Bucket, epoch uint64, from, to time.Duration) Evidence {

@@ -36,10 +36,7 @@ func TestCompleteness(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes long: runs without -short")
 	}
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

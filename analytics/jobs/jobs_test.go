@@ -38,11 +38,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	server := chtest.Start(t)
-	rawURL := server.URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, rawURL := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

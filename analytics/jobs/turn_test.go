@@ -15,10 +15,7 @@ import (
 // emptyWarehouse returns a connection to a warehouse with the schema and nothing in it.
 func emptyWarehouse(t *testing.T) driver.Conn {
 	t.Helper()
-	rawURL := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, rawURL := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

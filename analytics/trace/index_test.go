@@ -14,10 +14,7 @@ import (
 // TestLookupsUseIndexes: every way of looking for a message goes by an index. A search through all events
 // finds the same, a hundred times slower.
 func TestLookupsUseIndexes(t *testing.T) {
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

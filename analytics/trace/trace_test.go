@@ -82,10 +82,7 @@ func history() []event.Event {
 
 func newWarehouse(t *testing.T) (url string, conn driver.Conn) {
 	t.Helper()
-	url = chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url = chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -24,10 +24,7 @@ var (
 
 func connect(t *testing.T) driver.Conn {
 	t.Helper()
-	rawURL := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), rawURL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, rawURL := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), rawURL, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -44,8 +44,8 @@ const killScenario = `{
 }`
 
 const (
-	killMessages = 3000
-	killRate     = 250 // messages a second
+	killMessages = 6000 // enough for all deaths on a slow machine
+	killRate     = 250  // messages a second
 	killDomains  = 3
 )
 
@@ -82,7 +82,7 @@ func TestKill(t *testing.T) {
 	deaths := make([]death, 0, len(victims))
 	sent := 0
 	for _, victim := range victims {
-		sent = y.awaitFlow(t, sent+killMessages/10)
+		sent = y.awaitFlow(t, sent+killMessages/20)
 		select {
 		case r := <-loaded:
 			t.Fatalf("the load ended (%+v, %v) before %s was killed: it is too short to say anything", r.summary, r.err, victim)

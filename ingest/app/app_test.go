@@ -29,11 +29,9 @@ import (
 func agent(t testing.TB) (Options, driver.Conn) {
 	t.Helper()
 	dir := t.TempDir()
+	_, url := chtest.StartWithSchema(t)
 	o := Options{
-		EventLog: filepath.Join(dir, "events"), Feed: filepath.Join(dir, "feed"), Node: "mail1", URL: chtest.Start(t).URL() + "/carom", Version: "1.0", Once: true,
-	}
-	if _, err := warehouse.Apply(t.Context(), o.URL, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
+		EventLog: filepath.Join(dir, "events"), Feed: filepath.Join(dir, "feed"), Node: "mail1", URL: url, Version: "1.0", Once: true,
 	}
 	conn, err := warehouse.Open(t.Context(), o.URL, warehouse.Options{})
 	if err != nil {
@@ -77,8 +75,8 @@ func TestLimitsBecomeAFile(t *testing.T) {
 	exec(t, conn, insertLease+`
     ('mail1', 6, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', ''),
     ('mail1', 6, 'old', '192.0.2.1', now64(6), 600, 1, 1, 1, 1, false, 0, 'r0', ''),
-    ('mail1', 7, '', '', now64(6), 12.5, 0, 0, 0, 0, false, 0, '', '{"modes":[{"provider":"google","mode":"active"}]}'),
-    ('mail1', 7, 'google', '192.0.2.1', now64(6), 12.5, 3, 2.5, 4, 20, true, '2199-01-01 00:00:00', 'r1', ''),
+    ('mail1', 7, '', '', now64(6), 12.5, 0, 0, 0, 0, false, 0, '', '{"modes":[{"provider":"google","mode":"active"}],"holds":[{"tenant":"shop","trickle":0.02,"reason_id":"h1"}]}'),
+    ('mail1', 7, 'google', '192.0.2.1', now64(6), 12.5, 3, 2.5, 4, 20, true, now64(6) + 5000, 'r1', ''),
     ('mail1', 7, 'yahoo', '192.0.2.1', now64(6), 12.5, 4, 0, 0, 0, false, 0, 'r2', ''),
     ('mail2', 8, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
 	run(t, o)
@@ -89,15 +87,24 @@ func TestLimitsBecomeAFile(t *testing.T) {
 	if time.Since(got.IssuedAt).Abs() > time.Hour {
 		t.Errorf("issued at %v", got.IssuedAt)
 	}
+	// What is left of 12.5 s, and when that ends: a node that sees it later has no more.
+	if got.TTLSeconds <= 0 || got.TTLSeconds > 12.5 {
+		t.Errorf("ttl of %v s, want what is left of 12.5 s", got.TTLSeconds)
+	}
+	ends := got.Leases[0].NotAfter
+	if left := time.Until(ends); left > 12500*time.Millisecond || left < -time.Hour {
+		t.Errorf("a lease ends in %v, want within 12.5 s", left)
+	}
 	want := &limits.Document{
-		Format: limits.Format, Generation: 7, IssuedAt: got.IssuedAt, TTLSeconds: 12.5,
+		Format: limits.Format, Generation: 7, IssuedAt: got.IssuedAt, TTLSeconds: got.TTLSeconds,
 		Leases: []limits.Lease{
 			{
 				Provider: "google", Source: "192.0.2.1", Epoch: 3, RatePerSecond: 2.5, Connections: 4, MessagesPerConnection: 20, Canary: true,
-				ReasonID: "r1", NotAfter: time.Date(2199, 1, 1, 0, 0, 0, 0, time.UTC),
+				ReasonID: "r1", NotAfter: ends,
 			},
-			{Provider: "yahoo", Source: "192.0.2.1", Epoch: 4, ReasonID: "r2"},
+			{Provider: "yahoo", Source: "192.0.2.1", Epoch: 4, ReasonID: "r2", NotAfter: ends},
 		},
+		Holds: []limits.Hold{{Tenant: "shop", Trickle: 0.02, ReasonID: "h1"}},
 		Modes: []limits.ProviderMode{{Provider: "google", Mode: limits.Active}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

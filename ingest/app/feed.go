@@ -15,6 +15,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 )
 
@@ -45,12 +46,15 @@ func newFeed(o Options, conn driver.Conn, log *slog.Logger) *feed {
 }
 
 // limits writes limits.json if the warehouse has a newer generation for the node that has not
-// outlived its TTL already: the node counts the TTL from first sight, and would obey an old one
-// that it never saw.
+// outlived its TTL already. What is left of the TTL is what the node gets, which counts it from
+// first sight, and when that ends stands in each lease by the machine's own clock: a node that is
+// started much later must not begin anew. So whoever splits a limit may count on a lease to be over
+// when its TTL is.
 func (f *feed) limits(ctx context.Context) error {
 	ctx = clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{"node": f.node}))
+	asked := clock.Now()
 	rows, err := f.conn.Query(ctx, `SELECT
-    generation, issued_at, ttl_seconds, provider, source, epoch, rate, connections,
+    generation, issued_at, (toUnixTimestamp64Micro(issued_at) + ttl_seconds * 1000000 - toUnixTimestamp64Micro(now64(6))) / 1000000 AS left, provider, source, epoch, rate, connections,
     messages_per_connection, canary, not_after, reason_id, document
 FROM leases
 WHERE node = {node:String}
@@ -63,6 +67,7 @@ LIMIT 1 BY provider, source`)
 	}
 	defer func() { _ = rows.Close() }() // Err tells what went wrong
 	var document limits.Document
+	var ends time.Time
 	hasHead := false
 	for rows.Next() {
 		var head limits.Document
@@ -80,14 +85,16 @@ LIMIT 1 BY provider, source`)
 			}
 			document.Format, document.Generation = limits.Format, head.Generation
 			document.IssuedAt, document.TTLSeconds, document.Leases = head.IssuedAt, head.TTLSeconds, []limits.Lease{}
+			// Counted from before the question: what the answer took is not added to what was left.
+			ends = asked.Add(head.TTL()).UTC().Truncate(time.Millisecond)
 			hasHead = true
 			continue
 		}
-		if l.NotAfter.Unix() <= 0 {
-			l.NotAfter = time.Time{}
-		}
 		if !hasHead {
 			return fmt.Errorf("leases of generation %d have no head row", head.Generation)
+		}
+		if l.NotAfter.Unix() <= 0 || ends.Before(l.NotAfter) {
+			l.NotAfter = ends
 		}
 		document.Leases = append(document.Leases, l)
 	}

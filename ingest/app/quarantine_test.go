@@ -12,16 +12,11 @@ import (
 	"carom/ingest/ship"
 	"carom/schemas/event"
 	"carom/schemas/service"
-	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/chtest"
 )
 
 func TestQuarantineCommand(t *testing.T) {
-	server := chtest.Start(t)
-	url := server.URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	dir := t.TempDir()
 	run := func(what string, more ...string) (string, error) {
 		var out bytes.Buffer

@@ -33,10 +33,8 @@ type target struct {
 
 func newTarget(t testing.TB) *target {
 	t.Helper()
-	w := &target{url: chtest.Start(t).URL() + "/carom"}
-	if _, err := warehouse.Apply(t.Context(), w.url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	w := new(target)
+	_, w.url = chtest.StartWithSchema(t)
 	var err error
 	if w.conn, err = warehouse.Open(t.Context(), w.url, warehouse.Options{}); err != nil {
 		t.Fatal(err)

@@ -42,11 +42,7 @@ func BenchmarkShip(b *testing.B) {
 	}
 	for _, rows := range []int{30_000, 50_000, 100_000} {
 		b.Run(strconv.Itoa(rows), func(b *testing.B) {
-			server := chtest.Start(b)
-			url := server.URL() + "/carom"
-			if _, err := warehouse.Apply(b.Context(), url, warehouse.Options{}, "bench"); err != nil {
-				b.Fatal(err)
-			}
+			server, url := chtest.StartWithSchema(b)
 			conn, err := warehouse.Dial(url, warehouse.Options{})
 			if err != nil {
 				b.Fatal(err)

@@ -37,11 +37,8 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	server := chtest.Start(t)
-	n := &node{t: t, dir: t.TempDir(), server: server, url: server.URL() + "/carom", logs: map[string]*seglog.Log{}}
-	if _, err := warehouse.Apply(t.Context(), n.url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	server, url := chtest.StartWithSchema(t)
+	n := &node{t: t, dir: t.TempDir(), server: server, url: url, logs: map[string]*seglog.Log{}}
 	n.conn = dial(t, n.url)
 	for _, stream := range []string{event.StreamEvent, event.StreamGauge, event.StreamQueueGauge, event.StreamAnnotation} {
 		n.openLog(stream)

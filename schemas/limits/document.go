@@ -42,6 +42,15 @@ type Document struct {
 	Scoped     []ScopedLimit  `json:"scoped,omitempty"`
 	Holds      []Hold         `json:"holds,omitempty"`
 	Modes      []ProviderMode `json:"modes,omitempty"`
+	Canaries   []CanaryTenant `json:"canaries,omitempty"`
+}
+
+// CanaryTenant names whose mail a suspended key is tried with first: the tenant with the best score
+// there. Without one it is anybody's.
+type CanaryTenant struct {
+	Provider string `json:"provider"`
+	Source   string `json:"source"`
+	Tenant   string `json:"tenant"`
 }
 
 // UnlimitedRate is the rate of a lease that limits connections or messages per connection alone:
@@ -96,7 +105,10 @@ type Hold struct {
 	Tenant     string `json:"tenant,omitempty"`
 	Job        string `json:"job,omitempty"`
 	FromDomain string `json:"from_domain,omitempty"`
-	ReasonID   string `json:"reason_id"`
+	// Trickle is the share of the messages that go out all the same, 0 to 1: enough to see whether
+	// recipients still complain.
+	Trickle  float64 `json:"trickle,omitempty"`
+	ReasonID string  `json:"reason_id"`
 }
 
 // Mode says how far the control loop may go at a provider.
@@ -112,7 +124,12 @@ const (
 // Known reports whether m is one of the modes.
 func (m Mode) Known() bool { return m == Active || m == Advise || m == Off }
 
-// ProviderMode is the mode at one provider.
+// EveryProvider stands for all providers in a ProviderMode: the kill switch is Off for it.
+const EveryProvider = "*"
+
+// ProviderMode is the mode at one provider, or at every one. Where a node is told Off it drops
+// what the loop gave it there, at once and without a glide: leases, scoped limits and holds. Where it is
+// told Active the loop has the say over backoff even before it gave the key its first lease.
 type ProviderMode struct {
 	Provider string `json:"provider"`
 	Mode     Mode   `json:"mode"`
@@ -121,6 +138,25 @@ type ProviderMode struct {
 // TTL returns how long the document may be obeyed after it was first seen.
 func (d *Document) TTL() time.Duration {
 	return time.Duration(d.TTLSeconds * float64(time.Second))
+}
+
+// IsOff reports whether the document switches the loop off at a provider.
+func (d *Document) IsOff(provider string) bool {
+	return d.ModeAt(provider) == Off
+}
+
+// ModeAt returns the mode at a provider, "" where the document does not say.
+func (d *Document) ModeAt(provider string) Mode {
+	mode := Mode("")
+	for _, m := range d.Modes {
+		switch m.Provider {
+		case provider:
+			return m.Mode
+		case EveryProvider:
+			mode = m.Mode
+		}
+	}
+	return mode
 }
 
 // Lease returns the lease of key, and whether there is one.
@@ -166,10 +202,18 @@ func (d *Document) Validate() error {
 		if h.Provider == "" && h.Tenant == "" && h.Job == "" && h.FromDomain == "" {
 			complain("hold %d would hold all mail", i)
 		}
+		if !(h.Trickle >= 0 && h.Trickle < 1) { // also refuses NaN
+			complain("hold %d: trickle is %v, want 0 or more and less than 1", i, h.Trickle)
+		}
 	}
 	for i, m := range d.Modes {
 		if m.Provider == "" || !m.Mode.Known() {
 			complain("mode %d: provider %q, mode %q", i, m.Provider, m.Mode)
+		}
+	}
+	for i, c := range d.Canaries {
+		if c.Provider == "" || c.Source == "" || c.Tenant == "" {
+			complain("canary %d is incomplete", i)
 		}
 	}
 	return errors.Join(errs...)

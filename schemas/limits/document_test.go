@@ -24,8 +24,10 @@ func document(generation, epoch uint64) *limits.Document {
 			{Provider: "google", Source: "2001:db8::/64", Epoch: epoch, Canary: true, ReasonID: "r2", NotAfter: time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)},
 		},
 		Scoped: []limits.ScopedLimit{{Provider: "google", Scope: "domain", Value: "shop.example", Epoch: 3, RatePerSecond: 1, ReasonID: "r3"}},
-		Holds:  []limits.Hold{{Provider: "yahoo", Tenant: "a", ReasonID: "r4"}},
+		Holds:  []limits.Hold{{Provider: "yahoo", Tenant: "a", Trickle: 0.02, ReasonID: "r4"}},
 		Modes:  []limits.ProviderMode{{Provider: "google", Mode: limits.Active}},
+
+		Canaries: []limits.CanaryTenant{{Provider: "google", Source: "2001:db8::/64", Tenant: "shop"}},
 	}
 }
 
@@ -77,6 +79,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a lease for nobody", `"provider":"google","source":"192.0.2.1"`, `"provider":"","source":"192.0.2.1"`, "no provider"},
 		{"an unknown mode", `"active"`, `"brave"`, "brave"},
 		{"a hold for everybody", `"provider":"yahoo","tenant":"a",`, ``, "all mail"},
+		{"a canary of nobody", `"tenant":"shop"`, `"tenant":""`, "canary 0"},
+		{"a hold that lets all through", `"trickle":0.02`, `"trickle":1`, "trickle is 1"},
 		{"a rate that is a word", `"rate":2.5`, `"rate":"fast"`, "rate"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -109,6 +113,28 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 	next := document(8, 9)
 	if got, err := limits.Advance(current, next); err != nil || got != next {
 		t.Errorf("generation 8 after 7 gives %v, %v", got, err)
+	}
+}
+
+func TestIsOff(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		modes []limits.ProviderMode
+		want  bool // at google
+	}{
+		{"no modes", nil, false},
+		{"another provider", []limits.ProviderMode{{Provider: "yahoo", Mode: limits.Off}}, false},
+		{"the provider", []limits.ProviderMode{{Provider: "google", Mode: limits.Off}}, true},
+		{"the kill switch", []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: limits.Off}}, true},
+		{"the provider knows better", []limits.ProviderMode{{Provider: "google", Mode: limits.Active}, {Provider: limits.EveryProvider, Mode: limits.Off}}, false},
+		{"advice is not off", []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: limits.Advise}}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := limits.Document{Modes: tc.modes}
+			if got := d.IsOff("google"); got != tc.want {
+				t.Errorf("IsOff = %t, want %t", got, tc.want)
+			}
+		})
 	}
 }
 

@@ -21,6 +21,10 @@ const (
 	guardGrowth      = 1.10
 	guardAfterCut    = 0.10 // refused share assumed after a cut
 	guardDefaultBase = 1.0  // messages a second, if nothing was measured
+	// guardBlocks is how many blocks in a row cut the rate at once, by guardBlockCut (design/control.md
+	// 5.5, rule 10): a receiver that blocks the source makes the block longer for every attempt.
+	guardBlocks   = 5
+	guardBlockCut = 0.25
 )
 
 // Guard is a node's own answer to refusals at one key. It needs no analytics: when a receiver
@@ -31,6 +35,7 @@ type Guard struct {
 	cut     float64 // 1 - factor, so that the zero value does not act
 	refused float64 // moving average of refusals, 0 to 1
 	replies int     // since the last step that acted
+	blocks  int     // in a row
 	stepped time.Duration
 
 	stepReplies int     // since the last step
@@ -60,6 +65,14 @@ func (g *Guard) Observe(now time.Duration, dimension taxonomy.Dimension, scope t
 	g.refused += guardAlpha * (x - g.refused)
 	g.replies++
 	g.stepReplies++
+	if dimension != taxonomy.Block {
+		g.blocks = 0
+		return
+	}
+	if g.blocks++; g.blocks == guardBlocks {
+		g.cut = 1 - max(guardSmallest, (1-g.cut)*guardBlockCut)
+		g.refused, g.replies, g.blocks = guardAfterCut, 0, 0
+	}
 }
 
 // step acts at most once in guardStep.
@@ -71,6 +84,10 @@ func (g *Guard) step(now time.Duration) {
 		g.base = float64(g.stepReplies) / (now - g.stepped).Seconds()
 	}
 	g.stepped, g.stepReplies = now, 0
+	if g.canary {
+		g.replies = 0
+		return // trials are to be refused, and slower ones would find out later that it is over
+	}
 	factor := 1 - g.cut
 	switch {
 	case g.replies >= guardCutReplies && g.refused > guardCutAbove:
@@ -114,7 +131,7 @@ func (g *Guard) Lease(now time.Duration, l Lease) {
 	}
 	first := g.epoch == 0 // the limit before was the configuration's
 	if first || l.RatePerSecond < g.rate || (g.canary && !l.Canary) {
-		g.cut, g.refused, g.replies, g.stepped = 0, guardAfterCut, 0, now
+		g.cut, g.refused, g.replies, g.blocks, g.stepped = 0, guardAfterCut, 0, 0, now
 	}
 	g.epoch, g.rate, g.canary = l.Epoch, l.RatePerSecond, l.Canary
 }

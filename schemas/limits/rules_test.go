@@ -70,13 +70,40 @@ func TestGuardIgnoresWhatIsNotAboutTheRate(t *testing.T) {
 
 func TestGuardNeedsEightReplies(t *testing.T) {
 	var g limits.Guard
-	answer(&g, 0, 7, taxonomy.Block)
+	answer(&g, 0, 7, taxonomy.Rate)
 	if f := g.Factor(6 * time.Second); f != 1 {
 		t.Errorf("factor is %v after 7 replies, want 1", f)
 	}
-	answer(&g, 7*time.Second, 1, taxonomy.Block)
+	answer(&g, 7*time.Second, 1, taxonomy.Rate)
 	if f := g.Factor(20 * time.Second); f >= 1 {
 		t.Errorf("factor is %v after 8 refusals, want a cut", f)
+	}
+}
+
+// A block that goes on is made longer by every attempt: five of them in a row cut at once, whatever
+// the time, and each five more again.
+func TestGuardCutsWithinFiveBlocks(t *testing.T) {
+	var g limits.Guard
+	for range 100 {
+		g.Observe(0, taxonomy.OK, taxonomy.ScopeNone)
+	}
+	for n := 1; n <= 15; n++ {
+		g.Observe(0, taxonomy.Block, taxonomy.ScopeSource)
+		want := math.Pow(0.25, float64(n/5))
+		if got := g.Factor(0); math.Abs(got-want) > 1e-9 {
+			t.Fatalf("after %d blocks in a row the factor is %v, want %v", n, got, want)
+		}
+	}
+	var calm limits.Guard
+	for n := range 40 {
+		dimension := taxonomy.Block
+		if n%5 == 4 {
+			dimension = taxonomy.OK
+		}
+		calm.Observe(0, dimension, taxonomy.ScopeNone)
+	}
+	if got := calm.Factor(0); got != 1 {
+		t.Errorf("blocks that mail gets through between cut to %v before the guard's step, want 1", got)
 	}
 }
 

@@ -22,11 +22,7 @@ import (
 func BenchmarkInsert(b *testing.B) {
 	for _, rows := range []int{1_000, 10_000, 50_000} {
 		b.Run(strconv.Itoa(rows), func(b *testing.B) {
-			server := chtest.Start(b)
-			url := server.URL() + "/carom"
-			if _, err := warehouse.Apply(b.Context(), url, warehouse.Options{}, "bench"); err != nil {
-				b.Fatal(err)
-			}
+			server, url := chtest.StartWithSchema(b)
 			conn, err := warehouse.Open(b.Context(), url, warehouse.Options{})
 			if err != nil {
 				b.Fatal(err)

@@ -130,10 +130,7 @@ func TestLayoutMistakes(t *testing.T) {
 	if err := (warehouse.Layout{Cluster: "a`b"}).Print(new(bytes.Buffer), "carom"); service.ExitStatus(err) != 2 {
 		t.Errorf("a strange name of a cluster: %v, want exit status 2", err)
 	}
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	_, err := warehouse.Layout{Cluster: "main"}.Apply(t.Context(), url, warehouse.Options{}, "test")
 	if service.ExitStatus(err) != 2 || !strings.Contains(err.Error(), "a cluster needs a new database") {
 		t.Errorf("a cluster for a schema on one server: %v, want exit status 2", err)

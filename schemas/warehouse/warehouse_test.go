@@ -25,10 +25,7 @@ import (
 // migrated returns a connection to a new database with the schema in it.
 func migrated(t *testing.T) driver.Conn {
 	t.Helper()
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -100,10 +97,7 @@ func TestApplyRefusesWhatItDoesNotKnow(t *testing.T) {
 		{"changed", "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES (1, 'events', 1, now64(6) + 1)", warehouse.ErrSchemaChanged},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			url := chtest.Start(t).URL() + "/carom"
-			if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-				t.Fatal(err)
-			}
+			_, url := chtest.StartWithSchema(t)
 			conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 			if err != nil {
 				t.Fatal(err)
@@ -206,7 +200,7 @@ WHERE database = currentDatabase() AND comment = ''
 		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
 		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "imports", "schema_migrations", "completeness",
 		"reports", "attributions", "attributed", "report_cohorts",
-		"rollup_1m", "rollup_1h", "rollup_1d", "latency_1m", "latency_1h", "latency_1d", "jobs_1h", "jobs_1d",
+		"rollup_1m", "rollup_1h", "rollup_1d", "latency_1h", "latency_1d", "jobs_1h", "jobs_1d",
 		"domains_1h", "domains_1d", "senders_1h", "senders_1d", "reply_templates",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {

@@ -54,6 +54,7 @@ type User struct {
 	// Certificate is what proves the user by Method certificate.
 	Certificate PeerCertificate
 	Source      string // the named source that applies after login, or empty
+	HoldExempt  HoldExempt
 }
 
 var userScope = newScope("smtp-user",
@@ -61,6 +62,7 @@ var userScope = newScope("smtp-user",
 	one("password", secret, func(u *User) *Secret { return &u.Password }),
 	one("tls-certificate", peerCertificate, func(u *User) *PeerCertificate { return &u.Certificate }),
 	one("source", identifier, func(u *User) *string { return &u.Source }),
+	one("adaptive-hold", adaptiveHold, func(u *User) *HoldExempt { return &u.HoldExempt }),
 ).withDefaults(func() User { return User{Method: ByPassword} })
 
 // User returns the account of that name.

@@ -24,14 +24,14 @@ func limitsOfQueue(c *config.Config, domain, vmta string, s *config.Settings) (n
 		Connections: count(s.MaxSMTPOut), MessagesPerConnection: count(s.MaxMsgPerConnection),
 		AdaptiveRate: throttleRate(s.AdaptiveMaxMsgRate.Rate), AdaptiveConnections: count(s.AdaptiveMaxSMTPOut),
 		AdaptiveMessagesPerConnection: count(s.AdaptiveMaxMsgPerConnection),
-		RampUp:                        s.SMTPOutRampupInterval, SourceIP: sources, Origin: origin,
+		RampUp:                        s.SMTPOutRampupInterval, SourceIP: sources, Origin: origin, BackoffByConfig: s.BackoffAuthority == config.AuthorityConfig,
 	}
 	backoff = &throttle.QueueLimits{
 		Rate:        throttleRate(s.BackoffMaxMsgRate.Or(s.MaxMsgRate)),
 		ConnectRate: throttleRate(s.BackoffMaxConnectRate.Or(s.MaxConnectRate)),
 		DataRate:    throttleDataRate(s.BackoffMaxDataVolumeRate.Or(s.MaxDataVolumeRate)),
 		Connections: count(s.BackoffMaxSMTPOut), MessagesPerConnection: count(s.MaxMsgPerConnection),
-		RampUp: s.SMTPOutRampupInterval, SourceIP: sources, Backoff: true, Origin: origin,
+		RampUp: s.SMTPOutRampupInterval, SourceIP: sources, Backoff: true, Origin: origin, BackoffByConfig: s.BackoffAuthority == config.AuthorityConfig,
 	}
 	return normal, backoff
 }

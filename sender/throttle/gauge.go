@@ -56,8 +56,13 @@ func (t *Throttle) gauge(now time.Duration, key limits.Key, k *keyState, backlog
 	}
 	if glide, ok := t.leases[key]; ok {
 		g.LeaseRate = glide.Lease.RatePerSecond
+		if len(k.queues) == 0 { // since the start nothing was sent here: what is configured is not known yet, and is not unlimited
+			static := glide.Lease.Limit()
+			g.StaticRate, g.StaticConnections, g.StaticMessages = finite(static.RatePerSecond), count(static.Connections), count(static.MessagesPerConnection)
+		}
 	}
-	for queue := range k.queues {
+	for queue, configured := range k.queues {
+		g.BackoffByConfig = g.BackoffByConfig || configured.BackoffByConfig
 		g.Backlog += uint64(max(0, backlog(queue))) //nolint:gosec // not negative
 	}
 	k.bound, k.gauged = 0, now

@@ -28,6 +28,8 @@ type QueueLimits struct {
 	SourceIP []SourceIPLimits
 
 	Backoff bool // these are the limits of backoff mode; for the names of directives
+	// BackoffByConfig says that the configuration's backoff mode sets limits whatever the loop says.
+	BackoffByConfig bool
 	// Origin says where a directive was written; nil where nobody knows. It is not called under
 	// a lock.
 	Origin func(directive string) string
@@ -132,6 +134,7 @@ type Permit struct {
 	ReasonID      string
 	LimitingScope string // which limit held the message back longest; "" if none did
 	Canary        bool
+	Loop          bool // the loop has the say over the limits of the queue in backoff mode
 }
 
 // Denial says which limit says no.

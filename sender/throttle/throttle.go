@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 )
@@ -39,9 +40,12 @@ type Throttle struct {
 	recent      queueList
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
-	hosts       map[hostSource]int // connections to hosts with a limit
-	addrs       map[netip.Addr]int // connections to addresses with a limit
-	changed     chan struct{}      // closed when leases change
+	canaries    map[limits.Key]string // tenants
+	document    *limits.Document      // in force; nil before the first
+	seen        time.Duration         // when it came
+	hosts       map[hostSource]int    // connections to hosts with a limit
+	addrs       map[netip.Addr]int    // connections to addresses with a limit
+	changed     chan struct{}         // closed when leases change
 }
 
 // meter is a rate with those who wait for it.
@@ -106,34 +110,76 @@ type refusal struct {
 // (total-max-smtp-out), 0 for unlimited.
 func New(maxConnections int) *Throttle {
 	return &Throttle{
-		maxConnections: maxConnections, start: time.Now(),
+		maxConnections: maxConnections, start: clock.Now(),
 		vmtas: map[string]*groupState{}, pools: map[string]*groupState{}, queues: map[string]*queueState{},
 		keys: map[limits.Key]*keyState{}, leases: map[limits.Key]limits.Glide{},
 		hosts: map[hostSource]int{}, addrs: map[netip.Addr]int{}, changed: make(chan struct{}),
 	}
 }
 
-func (t *Throttle) now() time.Duration { return time.Since(t.start) }
+func (t *Throttle) now() time.Duration { return clock.Since(t.start) }
 
 // Apply puts a limits document in force. Documents come in order of their generation: the feed
-// sees to that. The age of a lease counts from the call.
+// sees to that. The age of a lease counts from the call, and its NotAfter ends it before its time.
+// Where the document switches the loop off there is no lease from now on, and no glide. A lease of a
+// smaller epoch than the one in force is no news: that one stays, and gets no older grace by it.
 func (t *Throttle) Apply(d *limits.Document) {
+	wall := clock.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
+	t.document, t.seen = d, now
 	before := t.leases
 	t.leases = make(map[limits.Key]limits.Glide, len(d.Leases))
 	for _, lease := range d.Leases {
+		if d.IsOff(lease.Provider) {
+			continue
+		}
 		key := lease.Key()
-		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: d.TTL()}
+		held, had := before[key]
+		if had && held.Lease.Epoch > lease.Epoch {
+			t.leases[key] = held
+			continue
+		}
+		ttl := d.TTL()
+		if !lease.NotAfter.IsZero() {
+			ttl = min(ttl, lease.NotAfter.Sub(wall))
+		}
+		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: ttl}
 		k := t.key(key)
-		if _, had := before[key]; !had {
+		if !had {
 			k.bucket = bucket{updated: max(now, 1)} // a new lease starts empty, or each one would send a message for free
 		}
 		k.guard.Lease(now, lease)
 	}
+	t.canaries = make(map[limits.Key]string, len(d.Canaries))
+	for _, c := range d.Canaries {
+		t.canaries[limits.Key{Provider: c.Provider, Source: c.Source}] = c.Tenant
+	}
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// loopRules reports whether the loop has the say at a key: its lease is fresh, or there is none yet and
+// the document, which is fresh, says that the loop is active there. Else one reply that matches a
+// pattern would put the queue into backoff mode before the loop has seen any, and it never would see
+// more.
+func (t *Throttle) loopRules(now time.Duration, key limits.Key) bool {
+	if glide, ok := t.leases[key]; ok {
+		return !glide.Expired(now)
+	}
+	return t.document != nil && now-t.seen <= t.document.TTL() && t.document.ModeAt(key.Provider) == limits.Active
+}
+
+// CanaryTenant returns whose mail a suspended key is tried with first: "" for anybody's, also where
+// the key is not suspended.
+func (t *Throttle) CanaryTenant(key limits.Key) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if glide, ok := t.leases[key]; ok && glide.Lease.Canary {
+		return t.canaries[key]
+	}
+	return ""
 }
 
 // key returns the state of a key, new if need be. The caller holds t.mu.
@@ -204,6 +250,7 @@ type route struct {
 	key       *keyState
 	effective limits.Effective
 	leased    bool
+	loop      bool // the loop has the say, not the configuration's backoff
 }
 
 // route finds the state and puts the limits of the path in force. The caller holds t.mu.
@@ -213,6 +260,7 @@ func (t *Throttle) route(now time.Duration, p *Path) route {
 	r.key.addQueue(p.Queue, p.Queued)
 	r.effective = t.effective(now, p.Key, r.key)
 	r.leased = r.effective.Epoch != 0
+	r.loop = t.loopRules(now, p.Key)
 
 	q := r.queue
 	setMeter(&q.messages, now, p.Queued.rate(r.leased))

@@ -37,6 +37,11 @@ import (
 // childEnv makes a process that links this package an engine.
 const childEnv = "CAROM_CHTEST_ENGINE"
 
+const (
+	anyPort    = "127.0.0.1:0"
+	dataFolder = "data" // in Server.folder
+)
+
 // startTimeout is generous: a busy machine may have to read the whole library from disk.
 const startTimeout = 2 * time.Minute
 
@@ -77,6 +82,12 @@ type Server struct {
 // Start runs an engine until the test ends. Further arguments are flags of "carom clickhouse".
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
+	return start(tb, &Server{library: needLibrary(tb), folder: tb.TempDir(), args: args, log: new(logBuffer), addr: anyPort})
+}
+
+// needLibrary returns the engine's library, and skips or fails the test without one.
+func needLibrary(tb testing.TB) string {
+	tb.Helper()
 	library, err := findLibrary()
 	if err != nil {
 		if os.Getenv("CAROM_REQUIRE_ENGINE") != "" {
@@ -84,7 +95,12 @@ func Start(tb testing.TB, args ...string) *Server {
 		}
 		tb.Skipf("needs the embedded ClickHouse engine: %v", err)
 	}
-	s := &Server{library: library, folder: tb.TempDir(), args: args, log: new(logBuffer), addr: "127.0.0.1:0"}
+	return library
+}
+
+// start runs s until the test ends.
+func start(tb testing.TB, s *Server) *Server {
+	tb.Helper()
 	tb.Cleanup(func() {
 		s.Kill()
 		if tb.Failed() {
@@ -108,7 +124,7 @@ func (s *Server) run() error {
 		return err
 	}
 	args := append([]string{
-		"--path", filepath.Join(s.folder, "data"), "--listen", s.addr, "--port-file", portFile, "--engine-lib", s.library,
+		"--path", filepath.Join(s.folder, dataFolder), "--listen", s.addr, "--port-file", portFile, "--engine-lib", s.library,
 	}, s.args...)
 	s.process = exec.Command(executable, args...) //nolint:noctx // it ends with Kill, Stop or the pipe
 	s.process.Env = append(os.Environ(), childEnv+"=1")
@@ -154,7 +170,7 @@ func (s *Server) URL() string { return "http://" + s.addr }
 func (s *Server) DSN() string { return s.URL() + "/default" }
 
 // Folder returns the data folder.
-func (s *Server) Folder() string { return filepath.Join(s.folder, "data") }
+func (s *Server) Folder() string { return filepath.Join(s.folder, dataFolder) }
 
 // Conn returns a clickhouse-go connection to the database default, closed when the test ends.
 // Each change may alter the options before it opens.

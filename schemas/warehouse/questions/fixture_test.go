@@ -328,10 +328,7 @@ func (b *builder) limits() {
 // migrated returns a connection to a new database with the schema in it.
 func migrated(t *testing.T) driver.Conn {
 	t.Helper()
-	url := chtest.Start(t).URL() + "/carom"
-	if _, err := warehouse.Apply(t.Context(), url, warehouse.Options{}, "test"); err != nil {
-		t.Fatal(err)
-	}
+	_, url := chtest.StartWithSchema(t)
 	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)
