@@ -76,6 +76,7 @@ type CooldownPolicy struct {
 	Share      float64       `yaml:"refused-share"`
 	CapLost    float64       `yaml:"capacity-lost"` // accepted rate under this share of the first in the row
 	ChainSure  int           `yaml:"chain-sure"`    // decreases in a row that prove it
+	FewSure    float64       `yaml:"few-sure"`      // with few replies, the refused share must surely be above it
 	Below      float64       `yaml:"below-accepted"`
 	Deepest    float64       `yaml:"deepest"`
 	Wait       time.Duration `yaml:"wait"`
@@ -209,7 +210,7 @@ func Default() Policy {
 			Floor: 0.02, FloorRate: 1.0 / 60, FloorUnclear: 0.15, FloorUnclearConf: 0.1, FloorUnclearUpTo: 0.9,
 		},
 		Cooldown: CooldownPolicy{
-			Chain: 2, Share: 0.1, CapLost: 0.6, ChainSure: 4, Below: 0.35, Deepest: 0.05,
+			Chain: 2, Share: 0.1, CapLost: 0.6, ChainSure: 4, FewSure: 0.02, Below: 0.35, Deepest: 0.05,
 			Wait: 5 * time.Minute, WaitGrowth: 1.5, WaitMax: 20 * time.Minute,
 		},
 		Increase: IncreasePolicy{

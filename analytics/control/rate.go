@@ -39,7 +39,7 @@ func (d *decision) decrease() bool {
 		next.Before = d.acceptedUntil(e.FirstRefusal - d.p.Step)
 	}
 	c := &d.p.Cooldown
-	few := e.Replies < d.p.Decrease.FewReplies
+	few := e.Replies < d.p.Decrease.FewReplies && e.WilsonLow > c.FewSure
 	if next.Chain >= c.Chain && e.RefusedShare > c.Share && (few || a < c.CapLost*next.ChainCap || next.Chain >= c.ChainSure) {
 		next.Mode = Cooldown
 		next.RatePerSecond = max(c.Below*a, c.Deepest*limited)

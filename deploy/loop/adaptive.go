@@ -18,6 +18,9 @@ type change struct {
 	Reason control.Reason
 }
 
+// pickup is how long a lease takes to a node at most: it asks every five seconds.
+const pickup = 5 * time.Second
+
 // loopSender is carom: the loop's job every period, leases, and on every node the guard and the
 // glide. It sees answers Delay-Period late, as it would through the event log.
 type loopSender struct {
@@ -46,6 +49,13 @@ func (l *loopSender) start(w *world) {
 }
 
 func (l *loopSender) tick(w *world) {
+	for _, n := range w.nodes {
+		if n.coming != nil && n.comes <= w.now {
+			n.glide = &limits.Glide{Lease: *n.coming, Seen: w.now, TTL: limits.DefaultTTL}
+			n.guard.Lease(w.now, *n.coming)
+			n.grey, n.coming = n.comingGrey, nil
+		}
+	}
 	if w.now%w.setup.Period != l.phase || w.fault("analytics_stop", "clickhouse_stop", "controller_stop") {
 		return
 	}
@@ -84,7 +94,7 @@ func (l *loopSender) windows(w *world, k *key) control.Windows {
 	count := float64(len(k.nodes))
 	windows := control.Windows{
 		Static: times(k.nodes[0].static, count), Adaptive: times(k.nodes[0].ceiling, count),
-		To: max(0, w.now-w.setup.Delay+w.setup.Period).Truncate(bucketStep), Delay: w.setup.Delay, Nodes: len(k.nodes),
+		To: max(0, w.now-w.setup.Delay+w.setup.Period+pickup).Truncate(bucketStep), Delay: w.setup.Delay, Nodes: len(k.nodes),
 		Pin: w.setup.pin(w.now), Warmup: w.warmup(k),
 	}
 	to, _ := slices.BinarySearchFunc(k.buckets, windows.To, func(b control.Bucket, t time.Duration) int { return int(b.Start - t) })
@@ -134,9 +144,9 @@ func (l *loopSender) handOut(w *world, k *key, own *loopKey, want control.Limits
 		if want.MessagesPerConnection != limits.Unlimited {
 			lease.MessagesPerConnection = want.MessagesPerConnection
 		}
-		n.glide = &limits.Glide{Lease: lease, Seen: w.now, TTL: limits.DefaultTTL}
-		n.guard.Lease(w.now, lease)
-		n.grey = want.Greylisting
+		n.coming = &lease
+		n.comes = w.now + time.Duration(w.rng.Int64N(int64(pickup/tick)))*tick
+		n.comingGrey = want.Greylisting
 		own.shares[n.name] = leases.Node{HeldRate: min(share.RatePerSecond, limits.UnlimitedRate), HeldConnections: share.Connections}
 		sum += share.RatePerSecond
 	}

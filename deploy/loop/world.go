@@ -100,18 +100,21 @@ type node struct {
 	static  limits.Limit
 	ceiling limits.Limit
 
-	fresh    []int32 // messages that were never tried, oldest first
-	retries  retryHeap
-	conns    []conn
-	reopen   time.Duration
-	tokens   float64
-	refilled time.Duration
-	limit    limits.Effective
-	guard    limits.Guard
-	glide    *limits.Glide
-	grey     bool
-	backlog  uint64 // of the last gauge
-	own      any    // what the sender remembers
+	fresh      []int32 // messages that were never tried, oldest first
+	retries    retryHeap
+	conns      []conn
+	reopen     time.Duration
+	tokens     float64
+	refilled   time.Duration
+	limit      limits.Effective
+	guard      limits.Guard
+	glide      *limits.Glide
+	grey       bool
+	coming     *limits.Lease // on its way to the node
+	comes      time.Duration
+	comingGrey bool
+	backlog    uint64 // of the last gauge
+	own        any    // what the sender remembers
 }
 
 // conn is an open connection.
