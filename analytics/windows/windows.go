@@ -1,8 +1,8 @@
 // Package windows reads what the control loop decides from: the ten-second roll-up of answers, the
 // hour before, and the gauges of the nodes.
 //
-// It reads roll-ups and gauges only, three queries a run, so its cost follows keys and buckets and
-// not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
+// It reads roll-ups and gauges only, three queries a run and one each for keys that are new, warming
+// up or suspended, so its cost follows keys and buckets and not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
 // with which recent buckets were seen to fill. Errors are those of the connection. A Reader is safe
 // for concurrent use.
 package windows
@@ -56,6 +56,16 @@ type Key struct {
 	Nodes []Node
 	// Exempt says that a node's configuration forbids the loop to touch the key.
 	Exempt bool
+
+	warmupStart time.Time
+}
+
+// Wanted lists the keys of which more is read than of others.
+type Wanted struct {
+	Slow      []limits.Key                 // evidence reaches further back than the smallest window
+	Suspended []limits.Key                 // whether the receiver said that it will not relent
+	IsKnown   func(limits.Key) bool        // the loop has a state of the key: its history is not read; nil for none
+	Policy    func(string) *control.Policy // of a provider; nil for Reader.Policy everywhere
 }
 
 // Snapshot is what is known at one moment.
@@ -80,17 +90,25 @@ type Reader struct {
 	Period time.Duration
 }
 
-// Read returns what is known at now, by ClickHouse's clock. slow lists the keys whose evidence
-// reaches further back than the smallest window.
-func (r *Reader) Read(ctx context.Context, now time.Time, slow []limits.Key) (*Snapshot, error) {
+// Read returns what is known at now, by ClickHouse's clock.
+func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snapshot, error) {
 	s := &Snapshot{Keys: map[limits.Key]*Key{}}
 	if err := r.gauges(ctx, now, s); err != nil {
 		return nil, err
 	}
-	if err := r.buckets(ctx, now, slow, s); err != nil {
+	if err := r.buckets(ctx, now, wanted.Slow, s); err != nil {
 		return nil, err
 	}
 	if err := r.lastHour(ctx, now, s); err != nil {
+		return nil, err
+	}
+	if err := r.history(ctx, now, wanted, s); err != nil {
+		return nil, err
+	}
+	if err := r.warmups(ctx, now, wanted, s); err != nil {
+		return nil, err
+	}
+	if err := r.permanent(ctx, now, wanted.Suspended, s); err != nil {
 		return nil, err
 	}
 	settle := min(max(s.Lateness, shortestSettle), max(longestSettle, clock.Scaled(shortestSettle)))
@@ -99,6 +117,7 @@ func (r *Reader) Read(ctx context.Context, now time.Time, slow []limits.Key) (*S
 	for _, k := range s.Keys {
 		k.To, k.Delay = Since(s.To), s.Delay
 	}
+	s.freeze(now)
 	return s, nil
 }
 
@@ -116,7 +135,7 @@ func (s *Snapshot) key(k limits.Key) *Key {
 func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
 	live := max(liveGauge, clock.Scaled(slowestGauge))
 	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-live)), "until": micros(now.Add(live))}, `
-SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt,
+SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt, warmup_start, established,
     static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
 FROM gauges
 WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') AND provider != '' AND source != ''
@@ -133,11 +152,12 @@ LIMIT 1 BY provider, source, node`)
 			n                  Node
 			factor             float32
 			exempt             bool
+			warmup, since      time.Time
 			static, adaptive   float64
 			staticC, adaptiveC uint32
 			staticM, adaptiveM uint32
 		)
-		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &exempt,
+		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &exempt, &warmup, &since,
 			&static, &staticC, &staticM, &adaptive, &adaptiveC, &adaptiveM); err != nil {
 			return fmt.Errorf("read gauges: %w", err)
 		}
@@ -145,6 +165,10 @@ LIMIT 1 BY provider, source, node`)
 		k := s.key(id)
 		k.Nodes = append(k.Nodes, n)
 		k.Exempt = k.Exempt || exempt
+		k.Established = k.Established || since.Unix() > 0
+		if warmup.Unix() > 0 && (k.warmupStart.IsZero() || warmup.Before(k.warmupStart)) {
+			k.warmupStart = warmup
+		}
 		if sums[k] == nil {
 			sums[k] = &configured{}
 		}
@@ -201,14 +225,18 @@ func (r *Reader) buckets(ctx context.Context, now time.Time, slow []limits.Key, 
 	rows, err := r.query(ctx, clickhouse.Parameters{
 		"now":  micros(now),
 		"near": micros(now.Add(-r.Policy.WindowMin - r.Policy.Step)),
-		"far":  micros(now.Add(-r.Policy.WindowMax - r.Policy.Step)),
+		"grey": micros(now.Add(-r.Policy.Greylisting.Window - r.Policy.Step)), "unclear": strconv.FormatUint(max(1, r.Policy.Greylisting.First/4), 10),
+		"far":  micros(now.Add(-max(r.Policy.WindowMax, r.Policy.Greylisting.Window) - r.Policy.Step)),
 		"slow": "[" + strings.Join(far, ",") + "]",
 	}, `
 SELECT provider, source, epoch, ts, sum(ok), sum(usr), sum(rate), sum(conn), sum(msgc), sum(block), sum(grey), sum(unav),
-    sum(content), sum(auth), sum(other), max(max_open), min(min_msgc_idx), max(sample_reply), max(last_arrived)
+    sum(content), sum(auth), sum(other), max(max_open), min(min_msgc_idx), max(sample_reply), max(last_arrived), sum(n1), sum(f1), sum(n2), sum(f2)
 FROM k10s
 WHERE ts <= fromUnixTimestamp64Micro({now:Int64}, 'UTC') AND ts >= fromUnixTimestamp64Micro({far:Int64}, 'UTC')
-    AND (ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') OR has({slow:Array(String)}, concat(provider, '/', source)))
+    AND (ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') OR has({slow:Array(String)}, concat(provider, '/', source))
+        OR ts >= fromUnixTimestamp64Micro({grey:Int64}, 'UTC') AND (provider, source) IN (
+            SELECT provider, source FROM k10s WHERE ts >= fromUnixTimestamp64Micro({grey:Int64}, 'UTC')
+            GROUP BY provider, source HAVING sum(f1) >= {unclear:UInt64} AND sum(n2) > 0))
 GROUP BY provider, source, epoch, ts
 ORDER BY provider, source, ts, epoch`)
 	if err != nil {
@@ -223,7 +251,8 @@ ORDER BY provider, source, ts, epoch`)
 		)
 		c := &b.Counts
 		if err := rows.Scan(&id.Provider, &id.Source, &b.Epoch, &ts, &c.OK, &c.User, &c.Rate, &c.Connections, &c.Messages, &c.Block, &c.Greylist,
-			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived); err != nil {
+			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived,
+			&b.First, &b.FirstOther, &b.Retry, &b.RetryOther); err != nil {
 			return fmt.Errorf("read k10s: %w", err)
 		}
 		b.Start = Since(ts)

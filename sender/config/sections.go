@@ -87,7 +87,7 @@ type EventLog struct {
 	Dir         string
 	SegmentSize Size // of one file
 	QueueGauges int  // rows about the largest backlogs, every ten seconds
-	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means no limit but the disk
+	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means half of its file system
 	Privacy     Privacy
 }
 
