@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak loop demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -66,6 +66,11 @@ crash: ## kill -9 the node at random moments under load and count (CRASH_ROUNDS=
 SOAK_MINUTES ?= 10
 soak: ## steady load with faults, and an eye on memory, files and goroutines (SOAK_MINUTES=10)
 	SOAK_MINUTES=$(SOAK_MINUTES) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./deploy/crash
+
+LOOP_FLAGS ?= --out build/loop
+loop: ## measure the control loop in virtual time against usual rules (LOOP_FLAGS="--random 200": see deploy/docs/loop.md)
+	go build -trimpath -o build/carom-loop ./deploy/loop/cmd
+	./build/carom-loop $(LOOP_FLAGS)
 
 demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)

@@ -53,7 +53,7 @@ var Columns = []Column[Event]{
 	{"dkim_domains", "Array(LowCardinality(String))", ByDelivery, "each d= that carom signed with", func(e *Event) any { return &e.DKIMDomains }},
 	{"recipient", "String", ByIntake, "forward-path", func(e *Event) any { return &e.Recipient }},
 	{"recipient_domain", "LowCardinality(String)", ByIntake, "domain of the recipient, lower case", func(e *Event) any { return &e.RecipientDomain }},
-	{"recipient_key", "String", ByIntake, "keyed hash of the normalised recipient, the key of suppressions", func(e *Event) any { return &e.RecipientKey }},
+	{"recipient_key", "String", ByIntake, "keyed hash of the normalised recipient, the key of suppressions; empty in received events that show the recipient", func(e *Event) any { return &e.RecipientKey }},
 
 	{"provider", "LowCardinality(String)", ByDelivery, "who decides about the mail; empty before resolution", func(e *Event) any { return &e.Provider }},
 	{"source", "LowCardinality(String)", ByDelivery, "what the receiver sees: the bound IPv4 address or IPv6 /64", func(e *Event) any { return &e.Source }},

@@ -32,7 +32,7 @@ var leastRetention = map[string]int{
 	"gauges":    1,
 	"limit_log": 2, // the control loop completes what a run left half done
 	// The coarser roll-ups follow the finer ones, and days that were late.
-	"rollup_1m": 3, "latency_1m": 3, "rollup_1h": 35, "latency_1h": 35, "jobs_1h": 3, "domains_1h": 3, "senders_1h": 3,
+	"rollup_1m": 1, "rollup_1h": 35, "latency_1h": 35, "jobs_1h": 3, "domains_1h": 3, "senders_1h": 3,
 }
 
 // readByJobs are the tables that jobs read as far back as the schema keeps them.

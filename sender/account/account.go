@@ -219,14 +219,19 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 	return t
 }
 
-// shown returns e as the log may show it.
+// shown returns e as the log may show it. Of mail that comes in and whose address is shown, the key is
+// left out: suppression asks for it when there is an answer, and it would be a sixth of the event.
 func (r *Recorder) shown(e *event.Event) *event.Event {
-	if r.privacy == nil {
+	if r.privacy == nil && (e.Kind != event.Received || e.RecipientKey == "") {
 		return e
 	}
-	hidden := *e
-	r.privacy.Hide(&hidden)
-	return &hidden
+	shown := *e
+	if r.privacy != nil {
+		r.privacy.Hide(&shown)
+	} else {
+		shown.RecipientKey = ""
+	}
+	return &shown
 }
 
 // add puts an event and its record into the last ticket, or a new one.

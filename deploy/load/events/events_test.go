@@ -66,7 +66,8 @@ SELECT count() FROM events WHERE kind = 'received' AND (substring(toString(messa
 SELECT count() FROM (SELECT * FROM events WHERE kind IN ('complaint', 'remote-bounce', 'remote-status')) AS r
 LEFT JOIN (SELECT message_id, time FROM events WHERE kind = 'delivered') AS d ON d.message_id = r.original_message_id WHERE d.time >= r.time OR d.time = toDateTime64(0, 6)`},
 	{"recipients with two keys, or keys with two recipients", `
-SELECT toUInt64(uniqExact(recipient, recipient_key) - uniqExact(recipient) + uniqExact(recipient, recipient_key) - uniqExact(recipient_key)) FROM events WHERE recipient != ''`},
+SELECT toUInt64(uniqExact(recipient, recipient_key) - uniqExact(recipient) + uniqExact(recipient, recipient_key) - uniqExact(recipient_key)) FROM events WHERE recipient != '' AND kind != 'received'`},
+	{"mail that came in with a key", "SELECT count() FROM events WHERE kind = 'received' AND recipient_key != ''"},
 	{"domains with two providers", "SELECT count() FROM (SELECT recipient_domain FROM events WHERE provider != '' GROUP BY recipient_domain HAVING uniqExact(provider) > 1)"},
 	{"replies that their template does not fit", "SELECT count() FROM events WHERE (reply = '') != (reply_template = '') OR substring(reply, 1, 3) != substring(reply_template, 1, 3)"},
 	{"attempts without provider, source, category or tenant", `

@@ -26,7 +26,7 @@ var expressions = map[string]string{
 	"dkim_domains":     "if(transferred, [sender_names[tenant_place], toLowCardinality('sender.example')], [])",
 	"recipient":        "if(of_queue OR kind = {{.ReportConsumed}}, '', address)",
 	"recipient_domain": "if(kind = {{.ReportConsumed}}, '', domain_name)",
-	"recipient_key":    "if(of_queue OR kind = {{.ReportConsumed}}, '', lower(hex(sipHash128(recipient))))",
+	"recipient_key":    "if(of_queue OR kind IN ({{.Received}}, {{.ReportConsumed}}), '', lower(hex(sipHash128(recipient))))",
 
 	"provider":   "provider_names[provider_place]",
 	"source":     "source_name",

@@ -87,7 +87,7 @@ func (c *client) explain(err error) error {
 	case c.settings.Protocol == protocolHTTP && (strings.Contains(text, "malformed HTTP") || strings.Contains(text, "clickhouse-client") || strings.Contains(text, "EOF")):
 		return say("%s does not speak HTTP: if it is the port for the native protocol, choose the protocol native (and TLS as it is)", at)
 	case strings.Contains(text, "AggregateFunction"):
-		return say("the query returns states of aggregate functions, which cannot be shown: finish them, as quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver) does")
+		return say("the query returns states of aggregate functions, which cannot be shown: finish them, as quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) does")
 	}
 	return say("ClickHouse at %s: %s", at, clean(text))
 }

@@ -184,24 +184,24 @@ func (f *family) fieldList() []string {
 	return names
 }
 
-// level chooses the table: the coarsest whose steps make the step (of a series) or are a small part
-// of the range (of a table), coarser if the rows of that one are not kept so long.
+// level chooses the table: the coarsest whose steps make the step of a series, or are a small part of
+// the range of a table, of those that have the fields and still have the rows.
 func (f *family) level(w Window, step time.Duration, fields []string) int {
-	best := 0
+	length := w.To.Sub(w.From)
+	if step == 0 {
+		step = length / 40
+	}
+	best := -1
 	for i, l := range f.levels {
-		if !l.fits(fields) {
-			if best == i {
-				best = i + 1
-			}
+		if !l.fits(fields) || l.within > 0 && length > l.within || now().Sub(w.From) > l.keep {
 			continue
 		}
-		if step > 0 && l.unit <= step || step == 0 && l.unit <= w.To.Sub(w.From)/40 {
-			best = max(best, i)
+		if best < 0 || l.unit <= step || l.unit == f.levels[best].unit {
+			best = i
 		}
 	}
-	best = min(best, len(f.levels)-1)
-	for best < len(f.levels)-1 && now().Sub(w.From) > f.levels[best].keep {
-		best++
+	if best < 0 {
+		best = len(f.levels) - 1
 	}
 	return best
 }
@@ -280,7 +280,7 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		}
 	}
 	weight := cmp.Or(metrics[0].weight, metrics[0].expr)
-	columns = union(columns, f.columnsIn(weight))
+	columns = union(columns, f.columnsIn(weight), f.columnsIn(f.where))
 	weight = f.qualified(weight)
 	limit := cmp.Or(b.query.Limit, b.view.Defaults.Limit, defaultSeries)
 	rows := func(conditions []string) string {

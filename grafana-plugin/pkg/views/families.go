@@ -196,7 +196,7 @@ func queueMetrics() []Metric {
 // last day of the range say which.
 var (
 	inWarmup = &family{
-		name: "traffic in warm-up", fields: plain("provider", "source", "vmta", "pool", "tenant"), values: slices.Concat(counted, volumes, []string{"dimension"}), levels: traffic.levels,
+		name: "traffic in warm-up", fields: plain("provider", "source", "vmta", "pool", "tenant"), values: slices.Concat(counted, volumes, []string{"dimension"}), levels: traffic.levels, ofEvent: countOf,
 	}
 	warmupGauges = gaugesOf(" AND warmup_start > toDateTime64(0, 6, 'UTC')")
 )
