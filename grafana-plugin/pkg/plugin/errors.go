@@ -34,6 +34,9 @@ const (
 	codeAuthentication   = 516
 )
 
+// errTableMissing is what an error about a table that does not exist wraps.
+var errTableMissing = errors.New("a table is missing")
+
 // maxMessage is how long a message of ClickHouse may be; it repeats the query.
 const maxMessage = 1200
 
@@ -48,7 +51,7 @@ func (c *client) explain(err error) error {
 		message := clean(e.Message)
 		switch e.Code {
 		case codeUnknownTable:
-			return say("a table is missing in the database %s (%s). If it is one of carom's, run carom schema apply", c.settings.Database, message)
+			return say("%w in the database %s (%s). If it is one of carom's, run carom schema apply", errTableMissing, c.settings.Database, message)
 		case codeUnknownDatabase:
 			return say("ClickHouse at %s has no database %s: set another one in the data source, or create it with carom schema apply", at, c.settings.Database)
 		case codeUnknownUser, codeWrongPassword, codeRequiredPassword, codeAuthentication:
@@ -104,11 +107,16 @@ func isCertificate(err error) bool {
 	return unknown || host || invalid
 }
 
-var noise = regexp.MustCompile(`\s*\(version [^)]*\)|DB::Exception: |^Code: \d+\. |\s*\([A-Z_]+\)\s*$`)
+var (
+	noise = regexp.MustCompile(`\s*\(version [^)]*\)|DB::Exception: |^Code: \d+\. `)
+	name  = regexp.MustCompile(`[.\s]*\([A-Z_]+\)\s*$`) // of the code
+	scope = regexp.MustCompile(`(?s) in scope .*`)      // the query again
+)
 
 // clean returns ClickHouse's message without what only its developers need.
 func clean(message string) string {
-	message = strings.TrimSpace(noise.ReplaceAllString(strings.TrimSpace(message), ""))
+	message = noise.ReplaceAllString(strings.TrimSpace(message), "")
+	message = strings.TrimSpace(scope.ReplaceAllString(name.ReplaceAllString(message, ""), ""))
 	if len(message) > maxMessage {
 		message = strings.ToValidUTF8(message[:maxMessage], "") + " …"
 	}
