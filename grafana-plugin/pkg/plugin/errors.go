@@ -29,6 +29,7 @@ const (
 	codeTooManyQueries   = 202
 	codeMemory           = 241
 	codeTooManyResults   = 396
+	codeRegexp           = 427
 	codeConstraint       = 452
 	codeAccessDenied     = 497
 	codeAuthentication   = 516
@@ -46,6 +47,9 @@ func (c *client) explain(err error) error {
 	at := c.settings.Address
 	say := func(format string, args ...any) error {
 		return backend.DownstreamError(redacted(fmt.Errorf(format, args...), c.settings.password))
+	}
+	if strings.Contains(err.Error(), "AggregateFunction(") && strings.Contains(err.Error(), "unsupported column type") {
+		return say("the query returns states of aggregate functions, which cannot be shown: finish them, as quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) does")
 	}
 	if e, ok := errors.AsType[*clickhouse.Exception](err); ok {
 		message := clean(e.Message)
@@ -66,6 +70,9 @@ func (c *client) explain(err error) error {
 			return say("ClickHouse at %s has too many queries at once: try again, or let the dashboard refresh less often", at)
 		case codeReadonly, codeAccessDenied:
 			return say("the user %q may not do that: %s", c.settings.User, message)
+		case codeRegexp:
+			message, _, _ = strings.Cut(message, " Look at ")
+			return say("a filter has no regular expression that ClickHouse knows: %s", message)
 		case codeSyntax:
 			return say("%s", message)
 		}
@@ -89,8 +96,6 @@ func (c *client) explain(err error) error {
 		return say("%s does not speak ClickHouse's native protocol: if it is the port for HTTP, choose the protocol HTTP (and TLS as it is)", at)
 	case c.settings.Protocol == protocolHTTP && (strings.Contains(text, "malformed HTTP") || strings.Contains(text, "clickhouse-client") || strings.Contains(text, "EOF")):
 		return say("%s does not speak HTTP: if it is the port for the native protocol, choose the protocol native (and TLS as it is)", at)
-	case strings.Contains(text, "AggregateFunction"):
-		return say("the query returns states of aggregate functions, which cannot be shown: finish them, as quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) does")
 	}
 	return say("ClickHouse at %s: %s", at, clean(text))
 }

@@ -219,7 +219,7 @@ func mistakes(t *testing.T, s source) {
 		{"no time", map[string]any{"mode": "sql", "format": "timeseries", "sql": "SELECT 1"}, "needs a column of times"},
 		{"unknown view", map[string]any{"view": "weather"}, `there is no view "weather"`},
 		{"unknown metric", map[string]any{"view": "latency", "metrics": []string{"beauty"}}, `has no metric "beauty"`},
-		{"expression", map[string]any{"view": "deliverability", "filters": []views.Filter{{Field: "provider", Op: "=~", Values: []string{"("}}}}, "ClickHouse: "},
+		{"expression", map[string]any{"view": "deliverability", "filters": []views.Filter{{Field: "provider", Op: "=~", Values: []string{"("}}}}, "a filter has no regular expression that ClickHouse knows: "},
 		{"variable", map[string]any{"view": "deliverability", "filters": []views.Filter{{Field: "provider", Op: "=", Values: []string{"$provider"}}}}, "alert rules have no dashboard variables"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -79,10 +79,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 	if len(plan.Breakdown) > 0 {
 		s.SQL += "\nGROUP BY " + strings.Join(plan.Breakdown, ", ")
 	}
-	limit := b.query.Limit
-	if limit == 0 {
-		limit = b.view.Defaults.Limit
-	}
+	limit := plan.Limit
 	s.SQL += fmt.Sprintf("\nHAVING now > 0 OR before > 0\nORDER BY %s\nLIMIT %d", strings.Join(slices.Concat([]string{"abs(change) DESC"}, plan.Breakdown), ", "), limit)
 	plan.Statements, plan.From, plan.To = []Statement{s}, from, end
 	plan.Notices = append(plan.Notices, "Before is the same time "+ago(shift)+" earlier.")

@@ -247,10 +247,10 @@ var reputations = []*family{
 
 func scores() []Metric {
 	return []Metric{
-		metric("score", unitScore, "0 to 100: complaints, unknown users, blocks and refusals, the worst of which counts most.", "argMax(score, (ts, -score))", FillNull, reputations...),
-		metric("score_high", unitScore, "The same with the worst component at the good end of its interval.", "argMax(score_high, (ts, -score))", FillNull, reputations...).titled("Score at best"),
-		metric("confidence", unitShare, "Weight of the own numbers against what is expected of others.", "argMax(confidence, (ts, -score))", FillNull, reputations...),
-		metric("n_eff", unitCount, "Answers that the score stands on, older ones counted less.", "argMax(n_eff, (ts, -score))", FillNull, reputations...).titled("Answers behind it"),
-		metric("attempts_per_day", unitCount, "Attempts a day over fourteen days.", "argMax(attempts_per_day, (ts, -score))", FillNull, reputations...),
+		metric("score", unitScore, "0 to 100: complaints, unknown users, blocks and refusals, the worst of which counts most.", "argMax(score, (ts, -score))", FillPrevious, reputations...),
+		metric("score_high", unitScore, "The same with the worst component at the good end of its interval.", "argMax(score_high, (ts, -score))", FillPrevious, reputations...).titled("Score at best"),
+		metric("confidence", unitShare, "Weight of the own numbers against what is expected of others.", "argMax(confidence, (ts, -score))", FillPrevious, reputations...),
+		metric("n_eff", unitCount, "Answers that the score stands on, older ones counted less.", "argMax(n_eff, (ts, -score))", FillPrevious, reputations...).titled("Answers behind it"),
+		metric("attempts_per_day", unitCount, "Attempts a day over fourteen days.", "argMax(attempts_per_day, (ts, -score))", FillPrevious, reputations...),
 	}
 }
