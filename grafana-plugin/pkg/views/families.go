@@ -229,9 +229,12 @@ func reputationOf(kind string, names map[string]string) *family {
 		levels: []level{{table: "reputation", unit: time.Second, keep: 35 * days, toNow: true}},
 		where:  "kind = '" + kind + "'",
 		extra: []extra{
-			{Column{Name: "band", Title: "Band"}, "argMax(band, (ts, -score))"}, {Column{Name: "band_since", Title: "Since", Unit: unitTime}, "argMax(band_since, (ts, -score))"},
-			{Column{Name: "toward", Title: "Points at"}, "argMax(toward, (ts, -score))"}, {Column{Name: "worst", Title: "Costs most"}, "argMax(worst, (ts, -score))"},
-			{Column{Name: "capped", Title: "Capped because"}, "argMax(capped, (ts, -score))"}, {Column{Name: "feedback", Title: "Complaint feedback"}, "argMax(feedback, (ts, -score))"},
+			{Column{Name: "band", Title: "Band"}, "argMax(band, (ts, -score))"},
+			{Column{Name: "band_since", Title: "Since", Unit: unitTime}, "argMax(band_since, (ts, -score))"},
+			{Column{Name: "toward", Title: "Points at"}, "argMax(toward, (ts, -score))"},
+			{Column{Name: "worst", Title: "Costs most"}, "argMax(worst, (ts, -score))"},
+			{Column{Name: "capped", Title: "Capped because"}, "argMax(capped, (ts, -score))"},
+			{Column{Name: "feedback", Title: "Complaint feedback"}, "argMax(feedback, (ts, -score))"},
 		},
 	}
 }

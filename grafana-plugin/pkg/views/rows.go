@@ -129,7 +129,7 @@ func (b *builder) rows() (Plan, error) {
 		s.Columns = []Column{{Name: "timestamp"}, {Name: "body"}, {Name: "severity"}, {Name: "id"}, {Name: "labels"}}
 		for _, l := range src.labels { // those that lead somewhere are fields of their own
 			if link := linkOf(l); link != NoLink {
-				selects = append(selects, "toString("+l+") AS "+l)
+				selects = append(selects, l)
 				s.Columns = append(s.Columns, Column{Name: l, Title: titleOf(l), Link: link})
 			}
 		}
@@ -285,9 +285,12 @@ var completeness = rowView(View{
     FROM
     (
         SELECT node, incarnation, stream, first_seq, high_seq, row_count, missing_from, missing_to, duplicates, last_arrived
-        FROM completeness_ledger FINAL WHERE node != ''
+        FROM completeness_ledger WHERE node != '' ORDER BY updated_at DESC LIMIT 1 BY node, incarnation, stream
     ) AS l
-    LEFT JOIN (SELECT node, incarnation, seen_at, version, quarantined, limits_generation FROM nodes FINAL) AS n ON n.node = l.node AND n.incarnation = l.incarnation
+    LEFT JOIN
+    (
+        SELECT node, incarnation, seen_at, version, quarantined, limits_generation FROM nodes ORDER BY seen_at DESC LIMIT 1 BY node, incarnation
+    ) AS n ON n.node = l.node AND n.incarnation = l.incarnation
 )`, tables: []string{"completeness_ledger", "nodes"}, order: "node, stream",
 	columns: []rowColumn{
 		col("node"), col("stream"), col("missing"), col("duplicates"), col("high_seq").called("Last number"), col("row_count").called("Rows"), col("last_arrived").called("Last arrived"),

@@ -1,6 +1,7 @@
 package views
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"os"
@@ -56,6 +57,16 @@ func TestSQL(t *testing.T) {
 		b.WriteString("-- " + v.Name + "\n" + plan.SQL() + ";\n\n")
 	}
 	golden(t, "testdata/views.sql", b.String())
+}
+
+// TestCatalogueForTheFrontend writes down what the resource views answers: the tests of editors and
+// dashboards read it.
+func TestCatalogueForTheFrontend(t *testing.T) {
+	text, err := json.MarshalIndent(Catalogue(), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/views.json", string(text)+"\n")
 }
 
 func TestCatalogueIsSound(t *testing.T) {

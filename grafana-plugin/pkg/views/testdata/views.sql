@@ -266,8 +266,8 @@ SELECT
     multiIf(kind IN ('bounced', 'expired', 'rejected', 'remote-bounce'), 'error', kind IN ('deferred', 'queue-deferred', 'complaint', 'suppressed'), 'warning', 'info') AS severity,
     concat(node, '/', toString(incarnation), '/', toString(seq)) AS id,
     mapFilter((k, v) -> v NOT IN ('', '0'), map('kind', toString(kind), 'provider', toString(provider), 'source', toString(source), 'vmta', toString(vmta), 'pool', toString(pool), 'tenant', toString(tenant), 'job', toString(job), 'queue', toString(queue), 'mx_host', toString(mx_host), 'phase', toString(phase), 'category', toString(category), 'dimension', toString(dimension), 'node', toString(node), 'message_id', toString(message_id), 'recipient', toString(recipient), 'connection_id', toString(connection_id), 'limiting_scope', toString(limiting_scope), 'limit_reason', toString(limit_reason), 'limit_epoch', toString(limit_epoch))) AS labels,
-    toString(message_id) AS message_id,
-    toString(limit_reason) AS limit_reason
+    message_id,
+    limit_reason
 FROM events
 WHERE time >= toDateTime64('2026-11-29 06:00:00.000000', 6, 'UTC')
     AND time < toDateTime64('2026-11-29 12:00:00.000000', 6, 'UTC')
@@ -330,9 +330,12 @@ FROM (
     FROM
     (
         SELECT node, incarnation, stream, first_seq, high_seq, row_count, missing_from, missing_to, duplicates, last_arrived
-        FROM completeness_ledger FINAL WHERE node != ''
+        FROM completeness_ledger WHERE node != '' ORDER BY updated_at DESC LIMIT 1 BY node, incarnation, stream
     ) AS l
-    LEFT JOIN (SELECT node, incarnation, seen_at, version, quarantined, limits_generation FROM nodes FINAL) AS n ON n.node = l.node AND n.incarnation = l.incarnation
+    LEFT JOIN
+    (
+        SELECT node, incarnation, seen_at, version, quarantined, limits_generation FROM nodes ORDER BY seen_at DESC LIMIT 1 BY node, incarnation
+    ) AS n ON n.node = l.node AND n.incarnation = l.incarnation
 )
 ORDER BY node, stream
 LIMIT 200;
