@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak loop demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e loop loop-e2e crash soak demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ loop: ## measure the control loop in virtual time against usual rules (LOOP_FLAG
 
 demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)
+
+loop-e2e: build engine ## scenarios of the control loop with everything real, 20 times as fast (LOOP_E2E_FLAGS="--only A3,A8 --json out.json")
+	./build/carom loop e2e $(LOOP_E2E_FLAGS)
 
 tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin
 
