@@ -1,6 +1,8 @@
 // Is mail flowing: the overview, one receiver, one of our addresses.
 import { bars, dashboard, picker, row, series, stat, table } from './lib';
 
+/** Of the view sources. */
+const health = ['delivery_rate', 'attempt_deferral_rate', 'hard_bounce_rate', 'blocked_rate', 'throttled_rate'];
 const rates = ['delivery_rate', 'recipient_deferral_rate', 'hard_bounce_rate', 'blocked_rate', 'throttled_rate'];
 
 export const overview = dashboard({
@@ -314,7 +316,7 @@ export const provider = dashboard({
       'By address and by tenant',
       table('Source addresses', {
         view: 'sources',
-        metrics: ['attempts', 'delivered', ...rates],
+        metrics: ['attempts', 'delivered', ...health],
         by: ['source'],
         where: { provider: '$provider', source: '$source' },
         limit: 50,
@@ -399,7 +401,7 @@ export const source = dashboard({
         'Receivers',
         {
           view: 'sources',
-          metrics: ['attempts', 'delivered', ...rates],
+          metrics: ['attempts', 'delivered', ...health],
           by: ['provider'],
           where: { source: '$source', provider: '$provider' },
           limit: 50,

@@ -89,9 +89,10 @@ export class CaromDataSource
     return this.schemaOnce;
   }
 
-  /** Values of a field that contain search, a page of them. */
-  values(field: string, search = ''): Promise<string[]> {
-    return this.getResource<string[]>('values', { field, search, limit: pickerSize });
+  /** Values of a field that contain search, the most frequent ones of the time range; without one of the last week. */
+  values(field: string, search = '', range?: TimeRange): Promise<string[]> {
+    const span = range ? { from: range.from.valueOf(), to: range.to.valueOf() } : {};
+    return this.getResource<string[]>('values', { field, search, limit: pickerSize, ...span });
   }
 
   /** The SQL that a query would run, formatted. */
@@ -114,7 +115,7 @@ export class CaromDataSource
   }
 
   async getTagValues(options: DataSourceGetTagValuesOptions<CaromQuery>): Promise<MetricFindValue[]> {
-    return (await this.values(options.key)).map((text) => ({ text }));
+    return (await this.values(options.key, '', options.timeRange)).map((text) => ({ text }));
   }
 
   /** What happened on the same node shortly before or after a row of the log. */

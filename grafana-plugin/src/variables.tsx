@@ -41,7 +41,8 @@ export class CaromVariableSupport extends CustomVariableSupport<CaromDataSource,
     }
     // Grafana calls the text that was typed into the picker __searchFilter.
     const typed: unknown = request.scopedVars.__searchFilter?.value;
-    const values = asked?.field ? this.datasource.values(asked.field, typeof typed === 'string' ? typed : '') : [];
+    const search = typeof typed === 'string' ? typed : '';
+    const values = asked?.field ? this.datasource.values(asked.field, search, request.range) : [];
     return from(Promise.resolve(values)).pipe(
       map((list) => ({ data: [optionsFrame(list.map((text) => ({ text })))] }))
     );

@@ -71,7 +71,7 @@ export function ConfigEditor({ options, onOptionsChange }: Props) {
         <InlineField
           label="User"
           labelWidth={labelWidth}
-          tooltip="Give it the role carom_reader: it reads and nothing else"
+          tooltip="One that only reads: carom schema roles makes the role carom_grafana, carom clickhouse has --readonly-user"
         >
           <Input
             id="carom-user"
