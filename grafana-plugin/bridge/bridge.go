@@ -70,7 +70,8 @@ func Start(binary string, s Settings) (*Bridge, error) {
 	}
 	b.mux.HandleFunc("POST /api/ds/query", b.query)
 	b.mux.HandleFunc("GET /api/datasources/uid/carom/health", b.check)
-	b.mux.HandleFunc("/api/datasources/uid/carom/resources/{path...}", b.call)
+	b.mux.HandleFunc("GET /api/datasources/uid/carom/resources/{path...}", b.call)
+	b.mux.HandleFunc("POST /api/datasources/uid/carom/resources/{path...}", b.call)
 	return b, nil
 }
 
