@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak demo plugin plugin-test plugin-browser tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e loop loop-e2e crash soak demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -67,9 +67,18 @@ SOAK_MINUTES ?= 10
 soak: ## steady load with faults, and an eye on memory, files and goroutines (SOAK_MINUTES=10)
 	SOAK_MINUTES=$(SOAK_MINUTES) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./deploy/crash
 
+LOOP_FLAGS ?= --out build/loop
+loop: ## measure the control loop in virtual time against usual rules (LOOP_FLAGS="--random 200": see deploy/docs/loop.md)
+	go build -trimpath -o build/carom-loop ./deploy/loop/cmd
+	./build/carom-loop $(LOOP_FLAGS)
+
 demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: leave it running)
 	./build/carom demo $(DEMO_FLAGS)
 
+loop-e2e: build engine ## scenarios of the control loop with everything real, 20 times as fast (LOOP_E2E_FLAGS="--only A3,A8 --json out.json")
+	./build/carom loop e2e $(LOOP_E2E_FLAGS)
+
+.PHONY: plugin plugin-test plugin-browser
 PLUGIN_ARCHS ?= amd64 arm64
 PLUGIN_BINARY := grafana-plugin/dist/gpx_carom_deliverability_linux_
 PLUGIN_MODULES := grafana-plugin/node_modules/.package-lock.json

@@ -74,7 +74,7 @@ func (d *decision) greylist() bool {
 		old := d.rate()
 		d.Mode, d.Cap, d.Goal = Startup, 0, 0
 		d.Chain, d.RecoveryFailed, d.CoolUntil = 0, 0, 0
-		d.Outage, d.CanaryFast, d.CanaryAccepted, d.PreCap = false, false, 0, 0
+		d.forgetSuspension()
 		d.RatePerSecond = min(max(d.RatePerSecond, d.coldRate()), d.ceiling.RatePerSecond)
 		text += fmt.Sprintf(" What was concluded from them is forgotten: %s -> %s.", perSecond(old), perSecond(d.RatePerSecond))
 	}

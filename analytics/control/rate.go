@@ -36,9 +36,10 @@ func (d *decision) decrease() bool {
 	next.Chain++
 	if next.Chain == 1 {
 		next.ChainCap, next.CoolTime = a, max(d.p.Cooldown.Wait, 2*d.w.Delay)
+		next.Before = d.acceptedUntil(e.FirstRefusal - d.p.Step)
 	}
 	c := &d.p.Cooldown
-	few := e.Replies < d.p.Decrease.FewReplies
+	few := e.Replies < d.p.Decrease.FewReplies && e.WilsonLow > c.FewSure
 	if next.Chain >= c.Chain && e.RefusedShare > c.Share && (few || a < c.CapLost*next.ChainCap || next.Chain >= c.ChainSure) {
 		next.Mode = Cooldown
 		next.RatePerSecond = max(c.Below*a, c.Deepest*limited)
@@ -151,6 +152,34 @@ func (d *decision) peak() float64 {
 	return max(d.p.Decrease.FloorRate, float64(most)/d.p.Step.Seconds())
 }
 
+// acceptedUntil returns the rate accepted under the limit in force before t, 0 where less than
+// Increase.MinTime of it was seen.
+func (d *decision) acceptedUntil(t time.Duration) float64 {
+	from := max(t-d.p.WindowMin, d.before.Since.Truncate(d.p.Step), d.before.EvidenceFrom.Truncate(d.p.Step))
+	e := d.p.evidence(d.w.Buckets, d.before.Epoch, from, t)
+	if e.duration() < d.p.Increase.MinTime {
+		return 0
+	}
+	return e.AcceptedRate
+}
+
+// acceptedBefore returns what the receiver accepted before it began to refuse: before the first
+// decrease where the refusals led to some already.
+func (d *decision) acceptedBefore() float64 {
+	if d.Chain > 0 {
+		return d.Before
+	}
+	to := d.w.end()
+	for i := range d.w.Buckets {
+		b := &d.w.Buckets[i]
+		if b.Epoch == d.before.Epoch && b.Start+d.p.Step <= to && canaryRefusals(&b.Counts) > 0 && b.Start >= to-d.p.Suspend.WindowMax {
+			to = b.Start
+			break
+		}
+	}
+	return d.acceptedUntil(to)
+}
+
 func (d *decision) backoffRate(e *Evidence, a, old float64) float64 {
 	p := &d.p.Decrease
 	rate := max(p.Below*a, p.Deepest*old)
@@ -184,7 +213,7 @@ func (d *decision) loseGoal(next *State, a float64) {
 func (d *decision) floor(e *Evidence) float64 {
 	p := &d.p.Decrease
 	floor := max(p.FloorRate, p.Floor*d.LongTerm)
-	unclear := e.Unclassified && float64(e.Counts.Other) > 0.8*float64(e.Refusals) && e.RefusedShare < 0.7
+	unclear := e.Unclassified && float64(e.Counts.Other) > 0.8*float64(e.Refusals) && e.WilsonLow < p.FloorUnclearUpTo
 	if unclear {
 		floor = max(floor, p.FloorUnclear*d.LongTerm)
 		if d.w.Static.HasRate() {
@@ -210,12 +239,12 @@ func (d *decision) increase() {
 		enough = max(3, min(enough, 60*old))
 	}
 	switch {
-	case math.IsInf(old, 1) || d.w.stale(d.now) || d.now < d.CoolUntil || d.badList():
+	case math.IsInf(old, 1) || d.stale() || d.now < d.CoolUntil || d.badList():
 		return
 	case e.duration() < p.MinTime || float64(e.Replies) < enough || !d.clean(&e) || e.AttemptRate < p.Binding*old:
 		return
 	}
-	d.Chain = 0
+	d.Chain, d.Before = 0, 0
 	d.LongTerm = max(d.LongTerm, e.AcceptedRate)
 
 	var rule Rule

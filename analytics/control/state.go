@@ -60,12 +60,16 @@ type State struct {
 	Chain          int           `json:"chain,omitempty"`     // decreases since the last increase
 	ChainCap       float64       `json:"chain_cap,omitempty"` // capacity at the first of them
 	RecoveryFailed int           `json:"recovery_failed,omitempty"`
+	// Before is what was accepted just before the first of them.
+	Before float64 `json:"before,omitempty"`
 
 	// While Suspended:
-	Outage         bool    `json:"outage,omitempty"` // the receiver is down, not angry
-	CanaryFast     bool    `json:"canary_fast,omitempty"`
-	CanaryAccepted uint64  `json:"canary_accepted,omitempty"` // in the slow epoch before
-	PreCap         float64 `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+	Outage         bool          `json:"outage,omitempty"` // the receiver is down, not angry
+	CanaryFast     bool          `json:"canary_fast,omitempty"`
+	CanaryAccepted uint64        `json:"canary_accepted,omitempty"` // in the slow epoch before
+	PreCap         float64       `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+	SuspendedAt    time.Duration `json:"suspended_at,omitempty"`
+	CanaryEvery    time.Duration `json:"canary_every,omitempty"` // once they went out more rarely
 
 	ConnectionsGood  uint32        `json:"connections_good,omitempty"` // before the last raise; 0 if the last change was none
 	ConnectionsStep  uint32        `json:"connections_step,omitempty"`
@@ -103,6 +107,7 @@ const (
 	RuleConnectionsUp   Rule = "CONNECTIONS-UP"
 	RuleMessagesDown    Rule = "MESSAGES-DOWN"
 	RuleMessagesUp      Rule = "MESSAGES-UP"
+	RuleBalance         Rule = "BALANCE" // the configured limit is handed out by backlog
 	RuleCeiling         Rule = "CEILING" // the configuration's ceiling came down
 	RuleWarmup          Rule = "WARM-UP" // the cap of a new source
 	RuleHistory         Rule = "HISTORY" // a key is taken over with what its history supports

@@ -51,6 +51,14 @@ type result struct {
 	more   bool // there were more rows than the limit
 }
 
+// rows returns how many rows there are. Over HTTP an answer without rows has no columns either.
+func (r result) rows() int {
+	if len(r.fields) == 0 {
+		return 0
+	}
+	return r.fields[0].Len()
+}
+
 // run runs a statement and reads at most limit rows of its answer. The end of ctx cancels it on the
 // server. Errors are explained.
 func (c *client) run(ctx context.Context, sql string, params map[string]string, limit int, comment string) (result, error) {

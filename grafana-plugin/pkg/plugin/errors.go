@@ -29,10 +29,14 @@ const (
 	codeTooManyQueries   = 202
 	codeMemory           = 241
 	codeTooManyResults   = 396
+	codeRegexp           = 427
 	codeConstraint       = 452
 	codeAccessDenied     = 497
 	codeAuthentication   = 516
 )
+
+// errTableMissing is what an error about a table that does not exist wraps.
+var errTableMissing = errors.New("a table is missing")
 
 // maxMessage is how long a message of ClickHouse may be; it repeats the query.
 const maxMessage = 1200
@@ -44,11 +48,14 @@ func (c *client) explain(err error) error {
 	say := func(format string, args ...any) error {
 		return backend.DownstreamError(redacted(fmt.Errorf(format, args...), c.settings.password))
 	}
+	if strings.Contains(err.Error(), "AggregateFunction(") && strings.Contains(err.Error(), "unsupported column type") {
+		return say("the query returns states of aggregate functions, which cannot be shown: finish them, as quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) does")
+	}
 	if e, ok := errors.AsType[*clickhouse.Exception](err); ok {
 		message := clean(e.Message)
 		switch e.Code {
 		case codeUnknownTable:
-			return say("a table is missing in the database %s (%s). If it is one of carom's, run carom schema apply", c.settings.Database, message)
+			return say("%w in the database %s (%s). If it is one of carom's, run carom schema apply", errTableMissing, c.settings.Database, message)
 		case codeUnknownDatabase:
 			return say("ClickHouse at %s has no database %s: set another one in the data source, or create it with carom schema apply", at, c.settings.Database)
 		case codeUnknownUser, codeWrongPassword, codeRequiredPassword, codeAuthentication:
@@ -63,6 +70,9 @@ func (c *client) explain(err error) error {
 			return say("ClickHouse at %s has too many queries at once: try again, or let the dashboard refresh less often", at)
 		case codeReadonly, codeAccessDenied:
 			return say("the user %q may not do that: %s", c.settings.User, message)
+		case codeRegexp:
+			message, _, _ = strings.Cut(message, " Look at ")
+			return say("a filter has no regular expression that ClickHouse knows: %s", message)
 		case codeSyntax:
 			return say("%s", message)
 		}
@@ -86,8 +96,6 @@ func (c *client) explain(err error) error {
 		return say("%s does not speak ClickHouse's native protocol: if it is the port for HTTP, choose the protocol HTTP (and TLS as it is)", at)
 	case c.settings.Protocol == protocolHTTP && (strings.Contains(text, "malformed HTTP") || strings.Contains(text, "clickhouse-client") || strings.Contains(text, "EOF")):
 		return say("%s does not speak HTTP: if it is the port for the native protocol, choose the protocol native (and TLS as it is)", at)
-	case strings.Contains(text, "AggregateFunction"):
-		return say("the query returns states of aggregate functions, which cannot be shown: finish them, as quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver) does")
 	}
 	return say("ClickHouse at %s: %s", at, clean(text))
 }
@@ -104,11 +112,16 @@ func isCertificate(err error) bool {
 	return unknown || host || invalid
 }
 
-var noise = regexp.MustCompile(`\s*\(version [^)]*\)|DB::Exception: |^Code: \d+\. |\s*\([A-Z_]+\)\s*$`)
+var (
+	noise = regexp.MustCompile(`\s*\(version [^)]*\)|DB::Exception: |^Code: \d+\. `)
+	name  = regexp.MustCompile(`[.\s]*\([A-Z_]+\)\s*$`) // of the code
+	scope = regexp.MustCompile(`(?s) in scope .*`)      // the query again
+)
 
 // clean returns ClickHouse's message without what only its developers need.
 func clean(message string) string {
-	message = strings.TrimSpace(noise.ReplaceAllString(strings.TrimSpace(message), ""))
+	message = noise.ReplaceAllString(strings.TrimSpace(message), "")
+	message = strings.TrimSpace(scope.ReplaceAllString(name.ReplaceAllString(message, ""), ""))
 	if len(message) > maxMessage {
 		message = strings.ToValidUTF8(message[:maxMessage], "") + " …"
 	}

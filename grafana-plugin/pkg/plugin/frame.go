@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ func seriesFrame(plan views.Plan, results []result) *data.Frame {
 		settled++
 	}
 	var all []frames.Series
-	several, dropped := 0, 0
+	several, dropped, limited := 0, 0, false
 	byMetric := map[string]views.Metric{}
 	for i, s := range plan.Statements {
 		several += len(s.Metrics)
@@ -51,8 +52,12 @@ func seriesFrame(plan views.Plan, results []result) *data.Frame {
 				}
 			}
 		}
-		if len(s.Dims) != len(plan.Breakdown) {
-			w.Series = frames.Merged(w.Series, plan.Breakdown, s.Metrics[0].Merge() == views.MergeMax)
+		if len(s.Dims) > len(plan.Breakdown) {
+			w.Series = merged(w.Series, s, plan)
+		}
+		if len(plan.Breakdown) > 0 && len(w.Series) > plan.Limit*len(s.Metrics) {
+			w.Series = frames.Largest(w.Series, plan.Limit)
+			limited = true
 		}
 		all = append(all, w.Series...)
 	}
@@ -85,10 +90,28 @@ func seriesFrame(plan views.Plan, results []result) *data.Frame {
 		}))
 	}
 	frame.Meta = &data.FrameMeta{Type: data.FrameTypeTimeSeriesWide, TypeVersion: data.FrameTypeVersion{0, 1}}
+	if limited {
+		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityInfo, Text: fmt.Sprintf("The %d largest series are shown.", plan.Limit)})
+	}
 	if dropped > 0 {
 		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityWarning, Text: "There are more series than can be shown: filter, or break down by less."})
 	}
 	return frame
+}
+
+// merged puts the series of a statement together that kept apart what the plan does not break down.
+func merged(all []frames.Series, s views.Statement, plan views.Plan) []frames.Series {
+	var out []frames.Series
+	for _, m := range s.Metrics {
+		var of []frames.Series
+		for _, one := range all {
+			if one.Name == m.Name {
+				of = append(of, one)
+			}
+		}
+		out = append(out, frames.Merged(of, plan.Breakdown, m.Merge() == views.MergeMax)...)
+	}
+	return out
 }
 
 // empty reports whether no series has a point.

@@ -96,6 +96,11 @@ func (d *Datasource) querySQL(ctx context.Context, m Model, w views.Window, comm
 	if err != nil {
 		return failed(err, shown)
 	}
+	if len(r.fields) == 0 { // over HTTP an answer without rows has no columns either
+		frame := data.NewFrame("")
+		meta(frame).ExecutedQueryString = shown
+		return backend.DataResponse{Frames: data.Frames{frame}}
+	}
 	frame, err := userFrame(r.fields, m.Format)
 	if err != nil {
 		return failed(backend.DownstreamError(err), shown)
@@ -134,8 +139,16 @@ func (d *Datasource) runPlan(ctx context.Context, plan views.Plan, comment strin
 			limit = mostSeriesRows
 		}
 		r, err := d.client.run(ctx, s.SQL, s.Params, limit, comment)
+		if errors.Is(err, errTableMissing) {
+			// A bundled dashboard is no mistake where a part of carom is not in use, or the schema is older.
+			plan.Notices = append(plan.Notices, sentence(err.Error()))
+			r, err = nothing(plan, s), nil
+		}
 		if err != nil {
 			return nil, err
+		}
+		if len(r.fields) == 0 { // over HTTP an answer without rows has no columns either
+			r = nothing(plan, s)
 		}
 		results[i], more = r, more || r.more
 	}
@@ -156,6 +169,36 @@ func (d *Datasource) runPlan(ctx context.Context, plan views.Plan, comment strin
 		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityInfo, Text: text})
 	}
 	return frame, nil
+}
+
+// nothing returns the answer without rows to a statement of a plan.
+func nothing(plan views.Plan, s views.Statement) result {
+	var fields data.Fields
+	if plan.Step > 0 {
+		fields = append(fields, data.NewField("t", nil, []time.Time{}))
+		for _, d := range s.Dims {
+			fields = append(fields, data.NewField(d, nil, []string{}))
+		}
+		for _, m := range s.Metrics {
+			fields = append(fields, data.NewField(m.Name, nil, []*float64{}))
+		}
+		return result{fields: fields}
+	}
+	numbers := map[string]bool{}
+	for _, m := range s.Metrics {
+		numbers[m.Name] = true
+	}
+	for _, c := range s.Columns {
+		switch {
+		case numbers[c.Name]:
+			fields = append(fields, data.NewField(c.Name, nil, []*float64{}))
+		case c.Name == "timestamp" || c.Name == "time" || c.Name == "ts":
+			fields = append(fields, data.NewField(c.Name, nil, []time.Time{}))
+		default:
+			fields = append(fields, data.NewField(c.Name, nil, []string{}))
+		}
+	}
+	return result{fields: fields}
 }
 
 func meta(f *data.Frame) *data.FrameMeta {

@@ -107,7 +107,7 @@ func (d *Datasource) values(ctx context.Context, rawURL, comment string) ([]stri
 	if err != nil {
 		return nil, err
 	}
-	out := make([]string, r.fields[0].Len())
+	out := make([]string, r.rows())
 	for i := range out {
 		out[i] = frames.Text(r.fields[0], i)
 	}
@@ -142,7 +142,7 @@ func (d *Datasource) schema(ctx context.Context, comment string) ([]table, error
 		return nil, err
 	}
 	out := []table{}
-	for i := range r.fields[0].Len() {
+	for i := range r.rows() {
 		at := func(column int) string { return frames.Text(r.fields[column], i) }
 		if len(out) == 0 || out[len(out)-1].Name != at(0) {
 			out = append(out, table{Name: at(0), Comment: at(1)})

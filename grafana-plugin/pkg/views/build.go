@@ -87,7 +87,7 @@ func (b *builder) aggregate() (Plan, error) {
 			return Plan{}, errorf("the view %s cannot be broken down by %s; its breakdowns are %s", b.view.Name, d, strings.Join(fieldNames(b.view.Breakdowns), ", "))
 		}
 	}
-	plan := Plan{View: b.view, Format: q.Format, Breakdown: q.Breakdown}
+	plan := Plan{View: b.view, Format: q.Format, Breakdown: q.Breakdown, Limit: cmp.Or(q.Limit, b.view.Defaults.Limit, defaultSeries)}
 	type part struct {
 		family  *family
 		metrics []Metric
@@ -184,24 +184,24 @@ func (f *family) fieldList() []string {
 	return names
 }
 
-// level chooses the table: the coarsest whose steps make the step (of a series) or are a small part
-// of the range (of a table), coarser if the rows of that one are not kept so long.
+// level chooses the table: the coarsest whose steps make the step of a series, or are a small part of
+// the range of a table, of those that have the fields and still have the rows.
 func (f *family) level(w Window, step time.Duration, fields []string) int {
-	best := 0
+	length := w.To.Sub(w.From)
+	if step == 0 {
+		step = length / 40
+	}
+	best := -1
 	for i, l := range f.levels {
-		if !l.fits(fields) {
-			if best == i {
-				best = i + 1
-			}
+		if !l.fits(fields) || l.within > 0 && length > l.within || now().Sub(w.From) > l.keep {
 			continue
 		}
-		if step > 0 && l.unit <= step || step == 0 && l.unit <= w.To.Sub(w.From)/40 {
-			best = max(best, i)
+		if best < 0 || l.unit <= step || l.unit == f.levels[best].unit {
+			best = i
 		}
 	}
-	best = min(best, len(f.levels)-1)
-	for best < len(f.levels)-1 && now().Sub(w.From) > f.levels[best].keep {
-		best++
+	if best < 0 {
+		best = len(f.levels) - 1
 	}
 	return best
 }
@@ -280,9 +280,9 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		}
 	}
 	weight := cmp.Or(metrics[0].weight, metrics[0].expr)
-	columns = union(columns, f.columnsIn(weight))
+	columns = union(columns, f.columnsIn(weight), f.columnsIn(f.where))
 	weight = f.qualified(weight)
-	limit := cmp.Or(b.query.Limit, b.view.Defaults.Limit, defaultSeries)
+	limit := plan.Limit
 	rows := func(conditions []string) string {
 		sc := scope{
 			level: at, bucket: bucket, wanted: columns, where: strings.Join(conditions, " AND "), table: table,
@@ -302,14 +302,21 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + rows(conditions)
 		if len(dims) > 0 {
 			s.SQL += "\nGROUP BY " + strings.Join(dims, ", ")
+			if len(metrics) == 1 && metrics[0].fill == FillZero {
+				s.SQL += "\nHAVING " + metrics[0].Name + " > 0"
+			}
 		}
 		s.SQL += fmt.Sprintf("\nORDER BY %s\nLIMIT %d", strings.Join(append([]string{metrics[0].Name + " DESC"}, dims...), ", "), limit)
 		return s, from, nil
 	}
 	if len(dims) > 0 && len(f.apart) == 0 {
 		// Only the largest series, over the whole range.
-		conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n    ORDER BY %s\n    LIMIT %d\n)",
-			strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "),
+		having := ""
+		if metrics[0].fill == FillZero || metrics[0].weight != "" {
+			having = "    HAVING " + weight + " > 0\n"
+		}
+		conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n%s    ORDER BY %s\n    LIMIT %d\n)",
+			strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "), having,
 			strings.Join(append([]string{weight + " DESC"}, keys...), ", "), limit))
 	}
 	selects = append([]string{fmt.Sprintf(bucket, "r.ts") + " AS t"}, selects...)

@@ -2,8 +2,10 @@ package views
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"carom/schemas/warehouse"
 )
@@ -20,36 +22,63 @@ const (
 )
 
 // The families of roll-ups. Their tables are described in deploy/docs/schema.md, and how long they
-// are kept.
+// are kept. Tenants are not in the table by the minute.
 var (
 	counted = []string{"kind", "class", "events", "first_attempts", "recipients"}
-	volumes = []string{"octets", "within_1m", "within_10m", "within_1h", "deliver_us"}
+	volumes = []string{"octets", "within_1m", "within_10m", "within_1h"}
 
+	// countOf is what the counts of a roll-up are of one event.
+	countOf = map[string]string{
+		"events": "1", "first_attempts": "attempt = 1", "octets": "size",
+		"within_1m": "kind = 'delivered' AND queued_us <= 60000000", "within_10m": "kind = 'delivered' AND queued_us <= 600000000",
+		"within_1h": "kind = 'delivered' AND queued_us <= 3600000000", "signature": "0",
+	}
+
+	minutes = level{table: "rollup_1m", unit: time.Minute, keep: 8 * days, toNow: true, lacks: []string{"tenant"}, start: "toStartOfMinute", plusOf: "1 MINUTE"}
 	traffic = &family{
 		name:   "traffic",
 		fields: enums(plain("provider", "source", "vmta", "pool", "tenant", "category"), "dimension"),
-		values: slices.Concat(counted, volumes), levels: steps("rollup", 15, 400, 1500),
+		values: slices.Concat(counted, volumes), levels: steps("rollup", 400, 1500, minutes), ofEvent: countOf,
 	}
 	byJob = &family{
-		name: "jobs", fields: enums(plain("job", "tenant", "provider"), "dimension"), values: slices.Concat(counted, volumes), levels: steps("jobs", 0, 35, 400),
+		name: "jobs", fields: enums(plain("job", "tenant", "provider"), "dimension"), values: slices.Concat(counted, volumes), levels: steps("jobs", 35, 400), ofEvent: countOf,
 	}
 	byDomain = &family{
-		name: "domains", fields: enums(plain("recipient_domain", "provider"), "dimension"), values: counted, levels: steps("domains", 0, 35, 400),
+		name: "domains", fields: enums(plain("recipient_domain", "provider"), "dimension"), values: counted, levels: steps("domains", 35, 400),
+		ofEvent: countOf, eventsWhere: "recipient_domain != ''",
 	}
 	bySender = &family{
-		name: "senders", fields: enums(plain("from_domain", "provider"), "dimension"), values: append([]string{"signature"}, counted...), levels: steps("senders", 0, 35, 400),
-		where: "signature = 0", // each message once
+		name: "senders", fields: enums(plain("from_domain", "provider"), "dimension"), values: append([]string{"signature"}, counted...), levels: steps("senders", 35, 400),
+		where:   "signature = 0", // each message once
+		ofEvent: countOf, eventsWhere: "from_domain != ''",
 	}
 	bySignature = &family{
-		name: "signatures", fields: enums(plain("dkim_domain", "from_domain", "provider"), "dimension"), values: counted, levels: steps("senders", 0, 35, 400),
+		name: "signatures", fields: enums(plain("dkim_domain", "from_domain", "provider"), "dimension"), values: counted, levels: steps("senders", 35, 400),
+		ofEvent: signed(countOf), eventsWhere: "from_domain != ''",
 	}
 	latency = &family{
 		name: "latency", fields: plain("provider", "source"), values: []string{"attempts", "to_deliver", "dns", "connect", "tls", "transfer"},
-		levels: steps("latency", 15, 400, 1500),
+		levels: steps("latency", 400, 1500), eventsWhere: "kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0", states: true,
+		ofEvent: map[string]string{
+			"attempts": "count()", "to_deliver": timeOf("queued_us", "kind = 'delivered'"), "dns": timeOf("dns_us", "dns_us > 0"), "connect": timeOf("connect_us", "connect_us > 0"),
+			"tls": timeOf("tls_us", "tls_us > 0"), "transfer": timeOf("transfer_us", "transfer_us > 0"),
+		},
 	}
 	anyTraffic = []*family{traffic, byJob, byDomain, bySender, bySignature}
 	withVolume = []*family{traffic, byJob}
 )
+
+// signed adds the domains that a message was signed with: a row for each.
+func signed(m map[string]string) map[string]string {
+	m = maps.Clone(m)
+	m["dkim_domain"] = "arrayJoin(if(empty(dkim_domains), [''], dkim_domains))"
+	return m
+}
+
+// timeOf returns the state of quantiles of a time as the roll-ups of latency have it.
+func timeOf(column, condition string) string {
+	return "quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(" + column + ") * 8) / 8), " + condition + ")"
+}
 
 // metric returns a metric of the families.
 func metric(name, unit, description, expr string, fill Fill, families ...*family) Metric {
@@ -105,8 +134,6 @@ var mail = func() map[string]Metric {
 		m := metric("within_"+within+"_rate", unitShare, "Of the delivered, those that took so long at most since they were accepted here.", share("delivered_"+within, "delivered"), FillNull, withVolume...)
 		add(m.titled(titleOf("delivered_" + within)).weighed(sum("delivered")))
 	}
-	add(metric("mean_seconds", unitSeconds, "Mean time from acceptance here to acceptance there.", "sum(deliver_us) / nullIf("+sum("delivered")+", 0) / 1e6", FillNull, withVolume...).
-		titled("Mean time to deliver").weighed(sum("delivered")))
 	for _, name := range []string{"accepted", "delivered", "attempts", "deferred_attempts"} {
 		m := metric(name+"_per_second", unitPerSec, all[name].Description+", a second", perSecond(sum(name)), FillZero, anyTraffic...)
 		add(m.titled(all[name].Title + " per second").weighed(sum(name)))
@@ -149,11 +176,11 @@ func latencies() []Metric {
 	var out []Metric
 	for _, p := range phases {
 		for i, q := range []string{"50", "90", "99"} {
-			m := metric(p.column+"_p"+q, unitSeconds, p.title+": "+q+" of a hundred were at most so long.", fmt.Sprintf("quantilesTDigestMerge(0.5, 0.9, 0.99)(%s)[%d] / 1e6", p.column, i+1), FillNull, latency)
+			m := metric(p.column+"_p"+q, unitSeconds, p.title+": "+q+" of a hundred were at most so long.", fmt.Sprintf("quantilesBFloat16Merge(0.5, 0.9, 0.99)(%s)[%d] / 1e6", p.column, i+1), FillNull, latency)
 			out = append(out, m.titled(p.title+", p"+q).weighed("sum(attempts)"))
 		}
 	}
-	return append(out, pick("mean_seconds", "within_1m_rate", "within_10m_rate", "within_1h_rate")...)
+	return append(out, pick("within_1m_rate", "within_10m_rate", "within_1h_rate")...)
 }
 
 // aggregated fills in what follows from the metrics.
@@ -242,7 +269,7 @@ var catalogue = []View{
 	aggregated(View{
 		Name: "jobs", Title: "Jobs", Description: "What became of each job: accepted, done, left to do.",
 		Metrics: pick("accepted", "delivered", "left", "delivery_rate", "hard_bounce_rate", "soft_bounce_rate", "recipient_deferral_rate", "finished", "hard_bounced", "soft_bounced", "expired",
-			"suppressed", "removed", "attempts", "deferred_attempts", "octets_delivered", "mean_seconds", "within_1m_rate", "within_10m_rate", "within_1h_rate"),
+			"suppressed", "removed", "attempts", "deferred_attempts", "octets_delivered", "within_1m_rate", "within_10m_rate", "within_1h_rate"),
 		Formats: []string{Table}, Defaults: Defaults{Metrics: []string{"accepted", "delivered", "left", "delivery_rate", "hard_bounce_rate", "recipient_deferral_rate"}, Breakdown: []string{"job", "tenant"}, Limit: 100},
 	}),
 	completeness,

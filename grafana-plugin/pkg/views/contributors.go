@@ -60,7 +60,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 		}
 		conditions = append(conditions, c)
 	}
-	columns := f.columnsIn(m.expr)
+	columns := union(f.columnsIn(m.expr), f.columnsIn(f.where))
 	var selects []string
 	s := Statement{Params: b.params, Tables: f.tables(at), Dims: plan.Breakdown, Metrics: []Metric{m}}
 	for _, d := range plan.Breakdown {
@@ -70,7 +70,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 	}
 	s.Columns = append(s.Columns, Column{Name: "now", Title: m.Title, Unit: m.Unit}, Column{Name: "before", Title: "Before", Unit: m.Unit},
 		Column{Name: "change", Title: "Change", Unit: m.Unit}, Column{Name: "share", Title: "Share of all changes", Unit: unitShare})
-	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: stamp(then), to: stamp(end)})
+	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: stamp(then), to: stamp(end), fields: wanted})
 	inner := append(selects, "r.ts >= "+stamp(from)+" AS is_now", f.qualified(m.expr)+" AS value")
 	outer := append(slices.Clone(plan.Breakdown), "sumIf(value, is_now) AS now", "sumIf(value, NOT is_now) AS before",
 		"toInt64(now) - toInt64(before) AS change", "change / nullIf(sum(abs(change)) OVER (), 0) AS share")
@@ -79,10 +79,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 	if len(plan.Breakdown) > 0 {
 		s.SQL += "\nGROUP BY " + strings.Join(plan.Breakdown, ", ")
 	}
-	limit := b.query.Limit
-	if limit == 0 {
-		limit = b.view.Defaults.Limit
-	}
+	limit := plan.Limit
 	s.SQL += fmt.Sprintf("\nHAVING now > 0 OR before > 0\nORDER BY %s\nLIMIT %d", strings.Join(slices.Concat([]string{"abs(change) DESC"}, plan.Breakdown), ", "), limit)
 	plan.Statements, plan.From, plan.To = []Statement{s}, from, end
 	plan.Notices = append(plan.Notices, "Before is the same time "+ago(shift)+" earlier.")

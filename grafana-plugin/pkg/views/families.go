@@ -109,7 +109,7 @@ func gaugesOf(condition string) *family {
 			if s.table {
 				ts = s.to
 			}
-			return fmt.Sprintf("(\n    SELECT %s AS ts, %s FROM gauges WHERE %s%s GROUP BY ts, %s\n) AS r", ts, strings.Join(append(keys, means...), ", "), s.state("gauges"), condition, strings.Join(keys, ", "))
+			return fmt.Sprintf("(\n    SELECT %s AS ts, %s FROM gauges AS g WHERE %s%s GROUP BY ts, %s\n) AS r", ts, strings.Join(append(keys, means...), ", "), s.state("gauges"), condition, strings.Join(keys, ", "))
 		},
 	}
 }
@@ -196,9 +196,9 @@ func queueMetrics() []Metric {
 // last day of the range say which.
 var (
 	inWarmup = &family{
-		name: "traffic in warm-up", fields: plain("provider", "source", "vmta", "pool", "tenant"), values: slices.Concat(counted, volumes, []string{"dimension"}), levels: traffic.levels,
+		name: "traffic in warm-up", fields: plain("provider", "source", "vmta", "pool", "tenant"), values: slices.Concat(counted, volumes, []string{"dimension"}), levels: traffic.levels, ofEvent: countOf,
 	}
-	warmupGauges = gaugesOf(" AND warmup_start > toDateTime64(0, 6, 'UTC')")
+	warmupGauges = gaugesOf(" AND g.warmup_start > toDateTime64(0, 6, 'UTC')")
 )
 
 func init() {
@@ -220,7 +220,8 @@ func warmupMetrics() []Metric {
 	return out
 }
 
-// The families of reputation: one for each sort of score.
+// The families of reputation: one for each sort of score. Where several are put together, such as those of
+// a tenant at all providers, the worst of the last run is shown.
 func reputationOf(kind string, names map[string]string) *family {
 	return &family{
 		name: "reputation of " + kind, fields: names,
@@ -228,17 +229,20 @@ func reputationOf(kind string, names map[string]string) *family {
 		levels: []level{{table: "reputation", unit: time.Second, keep: 35 * days, toNow: true}},
 		where:  "kind = '" + kind + "'",
 		extra: []extra{
-			{Column{Name: "band", Title: "Band"}, "argMax(band, ts)"}, {Column{Name: "band_since", Title: "Since", Unit: unitTime}, "argMax(band_since, ts)"},
-			{Column{Name: "toward", Title: "Points at"}, "argMax(toward, ts)"}, {Column{Name: "worst", Title: "Costs most"}, "argMax(worst, ts)"},
-			{Column{Name: "capped", Title: "Capped because"}, "argMax(capped, ts)"}, {Column{Name: "feedback", Title: "Complaint feedback"}, "argMax(feedback, ts)"},
+			{Column{Name: "band", Title: "Band"}, "argMax(band, (ts, -score))"},
+			{Column{Name: "band_since", Title: "Since", Unit: unitTime}, "argMax(band_since, (ts, -score))"},
+			{Column{Name: "toward", Title: "Points at"}, "argMax(toward, (ts, -score))"},
+			{Column{Name: "worst", Title: "Costs most"}, "argMax(worst, (ts, -score))"},
+			{Column{Name: "capped", Title: "Capped because"}, "argMax(capped, (ts, -score))"},
+			{Column{Name: "feedback", Title: "Complaint feedback"}, "argMax(feedback, (ts, -score))"},
 		},
 	}
 }
 
 var reputations = []*family{
 	reputationOf("provider", plain("provider")),
-	reputationOf("key", map[string]string{"provider": "", "source": "name"}),
 	reputationOf("source", map[string]string{"source": "name"}),
+	reputationOf("key", map[string]string{"provider": "", "source": "name"}),
 	reputationOf("tenant", map[string]string{"provider": "", "tenant": "name"}),
 	reputationOf("sender", map[string]string{"provider": "", "from_domain": "name"}),
 	reputationOf("recipient", map[string]string{"provider": "", "recipient_domain": "name"}),
@@ -246,10 +250,10 @@ var reputations = []*family{
 
 func scores() []Metric {
 	return []Metric{
-		metric("score", unitScore, "0 to 100: complaints, unknown users, blocks and refusals, the worst of which counts most.", "argMax(score, ts)", FillNull, reputations...),
-		metric("score_high", unitScore, "The same with the worst component at the good end of its interval.", "argMax(score_high, ts)", FillNull, reputations...).titled("Score at best"),
-		metric("confidence", unitShare, "Weight of the own numbers against what is expected of others.", "argMax(confidence, ts)", FillNull, reputations...),
-		metric("n_eff", unitCount, "Answers that the score stands on, older ones counted less.", "argMax(n_eff, ts)", FillNull, reputations...).titled("Answers behind it"),
-		metric("attempts_per_day", unitCount, "Attempts a day over fourteen days.", "argMax(attempts_per_day, ts)", FillNull, reputations...),
+		metric("score", unitScore, "0 to 100: complaints, unknown users, blocks and refusals, the worst of which counts most.", "argMax(score, (ts, -score))", FillPrevious, reputations...),
+		metric("score_high", unitScore, "The same with the worst component at the good end of its interval.", "argMax(score_high, (ts, -score))", FillPrevious, reputations...).titled("Score at best"),
+		metric("confidence", unitShare, "Weight of the own numbers against what is expected of others.", "argMax(confidence, (ts, -score))", FillPrevious, reputations...),
+		metric("n_eff", unitCount, "Answers that the score stands on, older ones counted less.", "argMax(n_eff, (ts, -score))", FillPrevious, reputations...).titled("Answers behind it"),
+		metric("attempts_per_day", unitCount, "Attempts a day over fourteen days.", "argMax(attempts_per_day, (ts, -score))", FillPrevious, reputations...),
 	}
 }

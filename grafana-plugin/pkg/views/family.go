@@ -17,7 +17,11 @@ type family struct {
 	where  string            // which rows count, always
 	apart  []string          // fields that the statement must keep apart, for FillPrevious
 	extra  []extra           // columns that a table has besides
-	latest bool              // a table shows the state at the end of the time range, not sums over it
+	// What a row's columns are of an event, where it is not the column of that name; which events count;
+	// and whether the rows hold states of aggregate functions.
+	ofEvent     map[string]string
+	eventsWhere string
+	states      bool
 	// source returns what follows FROM: rows with the columns ts and those of wanted, called r. nil: see
 	// rollUp.
 	source func(s scope) string
@@ -28,8 +32,9 @@ type level struct {
 	table  string
 	unit   time.Duration
 	keep   time.Duration // rows live so long
-	toNow  bool          // filled as events come in; else by a job, and the finer level has what is missing
+	toNow  bool          // filled as events come in; else by a job, and what it lacks is taken from finer tables
 	lacks  []string      // fields of the family that it has not
+	within time.Duration // for ranges up to this only; 0 for all
 	start  string        // function of ClickHouse that rounds a time down to the unit
 	plusOf string        // the unit in ClickHouse's words
 }
@@ -57,49 +62,83 @@ const (
 	days   = oneDay
 )
 
-// steps returns the levels of a family of roll-ups: its tables by minute, hour and day, as far as
-// there are some, and how many days each is kept.
-func steps(base string, minutes, hours, daily int) []level {
-	var all []level
-	if minutes > 0 {
-		all = append(all, level{table: base + "_1m", unit: time.Minute, keep: time.Duration(minutes) * days, toNow: true, start: "toStartOfMinute", plusOf: "1 MINUTE"})
-	}
-	all = append(all, level{table: base + "_1h", unit: time.Hour, keep: time.Duration(hours) * days, toNow: minutes == 0, start: "toStartOfHour", plusOf: "1 HOUR"})
-	return append(all, level{table: base + "_1d", unit: oneDay, keep: time.Duration(daily) * days, start: "toStartOfDay", plusOf: "1 DAY"})
+// eventsWithin is how long a range may be for which events themselves are read, where no roll-up is fine
+// enough.
+const eventsWithin = 6 * time.Hour
+
+// steps returns the levels of a family of roll-ups: the events for short ranges, the minutes if there are
+// some for the fields, hours and days, with how many days the hours and days are kept.
+func steps(base string, hours, daily int, minutes ...level) []level {
+	all := append([]level{{table: "events", unit: time.Minute, keep: 180 * days, toNow: true, within: eventsWithin, start: "toStartOfMinute"}}, minutes...)
+	return append(all,
+		level{table: base + "_1h", unit: time.Hour, keep: time.Duration(hours) * days, start: "toStartOfHour", plusOf: "1 HOUR"},
+		level{table: base + "_1d", unit: oneDay, keep: time.Duration(daily) * days, start: "toStartOfDay", plusOf: "1 DAY"})
 }
 
-// rollUp returns the rows of a family of roll-ups. What a coarse table does not reach yet is taken
-// from the finer ones: coarse steps are filled from the oldest on, so that the newest one tells how
-// far they reach.
+// rollUp returns the rows of a family of roll-ups. A job fills the tables by the hour and by the day from
+// the oldest step on, so that the newest one tells how far they reach; what they lack is taken from the
+// finer ones, in the end from the minutes, if they have the fields, or the events.
 func (f *family) rollUp(s scope) string {
 	l := f.levels[s.level]
 	columns := strings.Join(s.wanted, ", ")
-	if l.toNow {
+	if l.toNow && l.table != "events" {
 		return l.table + " AS r\nWHERE " + s.where
+	}
+	if l.toNow {
+		return "(\n    " + f.events(s, l.start, "") + "\n) AS r"
 	}
 	parts := []string{fmt.Sprintf("    SELECT ts, %s FROM %s WHERE %s", columns, l.table, s.where)}
 	var reached []string
-	for i := s.level - 1; i >= 0; i-- {
-		coarser, finer := f.levels[i+1], f.levels[i]
-		reached = append(reached, fmt.Sprintf("(SELECT max(ts) + INTERVAL %s FROM %s)", coarser.plusOf, coarser.table))
+	for i := s.level; i > 0 && !f.levels[i].toNow; i-- {
+		reached = append(reached, fmt.Sprintf("(SELECT max(ts) + INTERVAL %s FROM %s)", f.levels[i].plusOf, f.levels[i].table))
 		since := reached[0]
 		if len(reached) > 1 {
 			since = "greatest(" + strings.Join(reached, ", ") + ")"
 		}
-		part := fmt.Sprintf("    SELECT %s(f.ts) AS ts, %s FROM %s AS f WHERE f.ts >= %s AND %s", l.start, columns, finer.table, since, s.where)
-		parts = append(parts, part)
-		if finer.toNow {
-			break
+		finer := f.levels[i-1]
+		if finer.toNow && !finer.fits(s.fields) {
+			finer = f.levels[0]
 		}
+		part := fmt.Sprintf("SELECT %s(f.ts) AS ts, %s FROM %s AS f WHERE f.ts >= %s AND %s", l.start, columns, finer.table, since, s.where)
+		if finer.table == "events" {
+			part = f.events(s, l.start, since)
+		}
+		parts = append(parts, "    "+part)
 	}
 	return "(\n" + strings.Join(parts, "\n    UNION ALL\n") + "\n) AS r"
 }
 
+// events returns rows of the family made of the events themselves, from since on if that is not empty.
+func (f *family) events(s scope, start, since string) string {
+	times := fmt.Sprintf("time >= %s AND time < %s", s.from, s.to)
+	if since != "" {
+		times += " AND time >= " + since
+	}
+	columns := make([]string, len(s.wanted))
+	for i, c := range s.wanted {
+		columns[i] = c
+		if e := f.ofEvent[c]; e != "" {
+			columns[i] = e + " AS " + c
+		}
+	}
+	sql := fmt.Sprintf("SELECT %s(toDateTime(time, 'UTC')) AS ts, %s FROM events WHERE %s AND %s", start, strings.Join(columns, ", "), times, s.where)
+	if f.eventsWhere != "" {
+		sql += " AND " + f.eventsWhere
+	}
+	if f.states {
+		sql += " GROUP BY " + strings.Join(append([]string{"ts"}, s.fields...), ", ")
+	}
+	return sql
+}
+
 // tables returns the tables that a level reads.
 func (f *family) tables(at int) []string {
-	names := []string{f.levels[at].table}
-	for i := at; i > 0 && !f.levels[i].toNow; i-- {
-		names = append(names, f.levels[i-1].table)
+	var names []string
+	for i := at; i >= 0; i-- {
+		names = append(names, f.levels[i].table)
+		if f.levels[i].toNow {
+			break
+		}
 	}
 	return names
 }

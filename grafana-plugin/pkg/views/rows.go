@@ -129,7 +129,7 @@ func (b *builder) rows() (Plan, error) {
 		s.Columns = []Column{{Name: "timestamp"}, {Name: "body"}, {Name: "severity"}, {Name: "id"}, {Name: "labels"}}
 		for _, l := range src.labels { // those that lead somewhere are fields of their own
 			if link := linkOf(l); link != NoLink {
-				selects = append(selects, "toString("+l+") AS "+l)
+				selects = append(selects, l)
 				s.Columns = append(s.Columns, Column{Name: l, Title: titleOf(l), Link: link})
 			}
 		}
@@ -282,8 +282,15 @@ var completeness = rowView(View{
     SELECT l.node AS node, l.incarnation AS incarnation, l.stream AS stream, l.first_seq AS first_seq, l.high_seq AS high_seq, l.row_count AS row_count,
         toUInt64(arraySum(arrayMap((a, b) -> b - a + 1, l.missing_from, l.missing_to))) AS missing, l.duplicates AS duplicates, l.last_arrived AS last_arrived,
         n.seen_at AS seen_at, n.version AS version, n.quarantined AS quarantined, n.limits_generation AS limits_generation
-    FROM completeness_ledger AS l FINAL LEFT JOIN (SELECT * FROM nodes FINAL) AS n ON n.node = l.node AND n.incarnation = l.incarnation
-    WHERE l.node != ''
+    FROM
+    (
+        SELECT node, incarnation, stream, first_seq, high_seq, row_count, missing_from, missing_to, duplicates, last_arrived
+        FROM completeness_ledger WHERE node != '' ORDER BY updated_at DESC LIMIT 1 BY node, incarnation, stream
+    ) AS l
+    LEFT JOIN
+    (
+        SELECT node, incarnation, seen_at, version, quarantined, limits_generation FROM nodes ORDER BY seen_at DESC LIMIT 1 BY node, incarnation
+    ) AS n ON n.node = l.node AND n.incarnation = l.incarnation
 )`, tables: []string{"completeness_ledger", "nodes"}, order: "node, stream",
 	columns: []rowColumn{
 		col("node"), col("stream"), col("missing"), col("duplicates"), col("high_seq").called("Last number"), col("row_count").called("Rows"), col("last_arrived").called("Last arrived"),

@@ -38,7 +38,8 @@ var choiceSources = map[string]struct{ expr, from, time, weight string }{
 }
 
 // Values returns the query for the values of a field that hold search, the most frequent ones first.
-// The roll-ups by the hour lag behind by an hour at most; the minute table has what they lack.
+// A job fills the roll-ups by the hour
+// when it is over; the table by the minute has what they lack of what it has.
 func Values(field, search string, limit int, w Window) (Statement, error) {
 	src, ok := choiceSources[field]
 	if !ok {
@@ -66,7 +67,7 @@ func Values(field, search string, limit int, w Window) (Statement, error) {
 			from = from.Truncate(oneDay)
 		}
 		span := fmt.Sprintf("%s >= %s AND %s < %s", src.time, stamp(from), src.time, stamp(w.To))
-		if table == "rollup_1h" {
+		if table == "rollup_1h" && field != "tenant" { // which the minutes have not
 			tables = append(tables, "rollup_1m")
 			column := bare(expr)
 			table = fmt.Sprintf("(\n    SELECT %[1]s, events FROM rollup_1h WHERE %[2]s\n    UNION ALL\n    SELECT %[1]s, events FROM rollup_1m WHERE %[2]s AND ts >= (SELECT max(ts) + INTERVAL 1 HOUR FROM rollup_1h)\n)", column, span)

@@ -117,6 +117,7 @@ type Plan struct {
 	Breakdown  []string      // labels of the result
 	From, To   time.Time     // From is the start of the first step
 	Step       time.Duration // of a time series
+	Limit      int           // series or rows at most
 	Notices    []string
 }
 

@@ -12,9 +12,9 @@
 CREATE TABLE IF NOT EXISTS events
 (
 {{columns "events"}},
-    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
+    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock' CODEC(Delta, ZSTD(1)),
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
-    INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX message_id_bloom message_id TYPE bloom_filter(0.03) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
