@@ -42,7 +42,7 @@ func analytics(t *testing.T, args ...string) (string, error) {
 
 func showLimits(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	return invoke(t, func(ctx context.Context, stdio service.IO) error { return app.LimitsCommand(ctx, args, stdio) })
+	return invoke(t, func(ctx context.Context, stdio service.IO) error { return app.LimitsCommand(ctx, args, stdio, "test") })
 }
 
 // warehouseWith returns the URL of a warehouse in which google began to refuse 40 s ago.

@@ -16,17 +16,19 @@ import (
 
 	"carom/analytics/jobs"
 	"carom/analytics/policy"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
 
 const aboutAnalytics = `carom analytics runs the jobs over ClickHouse: throttle decides the limits of each
-(provider, source) from what receivers answered, suppression collects the
+(provider, source) from what receivers answered, reputation scores everybody,
+holds keeps mail back that is complained about, suppression collects the
 addresses that must not be mailed again, attribution finds the delivery that
 each bounce and complaint was about, rollups fills the tables by the hour and
 the day, completeness proves that no event is missing or there twice and that
 the roll-ups say what the events say, webhook tells your own systems of
-complaints, where the policy names one.
+complaints and change-webhook of what the loop does, where the policy names one.
 
   carom analytics run JOB...   run each job once
   carom analytics serve        run them on schedule until stopped
@@ -88,6 +90,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	o.listen = flags.String("listen", "", "`address` for /healthz, /metrics and /v1/jobs, with serve")
 	o.tokenFile = flags.String("token-file", "", "`file` with the token that /v1/jobs wants; without one it is not served")
 	o.onDemand = flags.Bool("on-demand", false, "run jobs only when /v1/jobs asks for them, with serve")
+	clock.Flag(flags.FlagSet)
 	names, err := parseMixed(flags, args)
 	if err != nil {
 		return err
@@ -125,10 +128,10 @@ func (o *options) share(given bool, period time.Duration, names ...string) {
 }
 
 // prepare reads what needs no connection.
-func (o *options) prepare(stdio service.IO) (*policy.Policy, *slog.Logger, error) {
-	p, err := policy.Load(*o.policyFile)
+func (o *options) prepare(stdio service.IO) (*policy.File, *slog.Logger, error) {
+	p, err := policy.OpenFile(*o.policyFile)
 	if err != nil {
-		return nil, nil, service.Configf("%w", err)
+		return nil, nil, service.Configf("%w (see carom policy --help)", err)
 	}
 	log, err := service.Logger(stdio.Err, *o.level, *o.asJSON)
 	return p, log, err
@@ -139,9 +142,13 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 	if len(names) == 0 {
 		return service.Configf("%s: name a job: %s", command, wantJobs())
 	}
-	p, log, err := o.prepare(stdio)
+	file, log, err := o.prepare(stdio)
 	if err != nil {
 		return err
+	}
+	p, err := file.Current()
+	if err != nil {
+		return service.Configf("%w", err)
 	}
 	for _, want := range names {
 		if err := checkName(command, want, p); err != nil {
@@ -160,7 +167,7 @@ func runOnce(ctx context.Context, names []string, stdio service.IO, o options, v
 	if err := warehouse.Check(ctx, conn); err != nil {
 		return err
 	}
-	all, err := o.jobs(conn, p, log, version)
+	all, err := o.jobs(conn, func() *policy.Policy { return p }, log, version)
 	if err != nil {
 		return err
 	}

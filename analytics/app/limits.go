@@ -19,63 +19,109 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/analytics/control"
+	"carom/analytics/jobs"
 	"carom/schemas/limits"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
 
-const aboutLimits = `carom limits shows what the control loop decided for each (provider, source), and why.
+const aboutLimits = `carom limits shows what the control loop decided for each (provider, source), and why,
+and takes orders.
 
-  carom limits list           the limit in force for each key
-  carom limits explain KEY    the last changes of a key with their evidence
+  carom limits list           the limit in force for each key, orders and held mail
+  carom limits explain KEY    the last changes of a key, their evidence counted again,
+                              who caused them and what came of them
+  carom limits history KEY    one line for each change
+  carom limits pin KEY        fix the limit (--rate, --connections, --messages), or bound
+                              the rate (--ceiling, --floor), until --until or for --for
+  carom limits unpin KEY      let the loop decide again
+  carom limits cancel KEY     take the loop's last change back; the loop waits an hour
+                              (or --for, --until)
+  carom limits release WHOM   let held mail go: of a tenant, or one hold as list names it
+  carom limits off            stop the loop everywhere, for --for or until --until: the
+                              nodes obey their configuration within 10 s
+  carom limits on             let it act again
 
-A KEY is provider/source, as list writes it.
+A KEY is provider/source, as list writes it. Every order needs a --reason and is
+written to limit_log (once it takes effect) and beside the curves (annotations),
+with who gave it. A pin is never above max-msg-rate and the like, or their
+adaptive ceilings; under it the loop says once an hour what it would do.
 
 Example:
-  carom limits explain google/192.0.2.1 --last 3`
+  carom limits explain google/192.0.2.1 --last 3
+  carom limits pin google/192.0.2.1 --rate 5/s --for 2h --reason "ticket 4711"
+  carom limits off --for 1h --reason "providers complain"`
 
-// LimitsCommand runs carom limits list or explain.
-func LimitsCommand(ctx context.Context, args []string, stdio service.IO) error {
+// LimitsCommand runs carom limits. version is that of the binary.
+func LimitsCommand(ctx context.Context, args []string, stdio service.IO, version string) error {
 	verb, args := cutVerb(args)
 	flags := service.NewFlags(name("limits", verb), aboutLimits, stdio)
 	rawURL, login := warehouse.Flags(flags)
-	asJSON := flags.Bool("json", false, "write the result as JSON")
-	last := flags.Uint("last", 5, "`number` of changes to explain, newest first")
+	var f limitsFlags
+	flags.BoolVar(&f.asJSON, "json", false, "write the result as JSON")
+	flags.UintVar(&f.last, "last", 5, "`number` of changes to explain, newest first")
+	flags.StringVar(&f.since, "since", "7d", "`time` since when history tells: 2026-11-29T08:00 (UTC), 30d or 12h")
+	flags.StringVar(&f.rate, "rate", "", "`rate` to pin: 5/s, 300/min, 1000/h")
+	flags.StringVar(&f.ceiling, "ceiling", "", "`rate` that the loop may not go above")
+	flags.StringVar(&f.floor, "floor", "", "`rate` that the loop may not go below, unless the key is suspended")
+	flags.UintVar(&f.connections, "connections", 0, "`number` of connections to pin, over all nodes")
+	flags.UintVar(&f.messages, "messages", 0, "`number` of messages per connection to pin")
+	flags.StringVar(&f.length, "for", "", "`time` that the order holds: 2h, 3d")
+	flags.StringVar(&f.until, "until", "", "`time` until which the order holds: 2026-11-29T18:00 (UTC)")
+	flags.StringVar(&f.reason, "reason", "", "`text` that says why, for those who come after")
+	flags.StringVar(&f.actor, "actor", "", "`name` of who does it; without it the user of this machine")
 	plain, err := parseMixed(flags, args)
 	if err != nil {
 		return err
 	}
-	if *last == 0 || *last > math.MaxUint32 {
-		return service.Configf("carom limits: --last is %d, want 1 or more", *last)
+	if f.last == 0 || f.last > math.MaxUint32 {
+		return service.Configf("carom limits: --last is %d, want 1 or more", f.last)
 	}
 	var key limits.Key
+	wanted, isOrder := orderVerbs[verb]
 	switch {
+	case isOrder && len(plain) == wanted:
+	case isOrder && wanted == 0:
+		return service.Configf("carom limits %s: unexpected argument %q", verb, plain[0])
+	case isOrder && verb == "release":
+		return service.Configf("carom limits release: want one tenant, or one hold as carom limits list names it")
 	case verb == "list" && len(plain) == 0:
-	case verb == "explain" && len(plain) == 1:
+	case (verb == "explain" || verb == "history") && len(plain) == 1:
 		if key, err = limits.ParseKey(plain[0]); err != nil {
-			return service.Configf("carom limits explain: %w", err)
+			return service.Configf("carom limits %s: %w", verb, err)
 		}
-	case verb == "explain":
-		return service.Configf("carom limits explain: want one key, provider/source (see carom limits list)")
+	case isOrder, verb == "explain", verb == "history":
+		return service.Configf("carom limits %s: want one key, provider/source (see carom limits list)", verb)
 	default:
-		return service.Configf("carom limits %s: want list or explain KEY (see carom limits --help)", strings.Join(append([]string{verb}, plain...), " "))
+		return service.Configf("carom limits %s: want list, explain, history, pin, unpin, cancel, release, off or on (see carom limits --help)", strings.Join(append([]string{verb}, plain...), " "))
 	}
 	conn, err := warehouse.Open(ctx, *rawURL, *login)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // only read
+	defer func() { _ = conn.Close() }() // every insert was answered
 	if err := warehouse.Check(ctx, conn); err != nil {
 		return err
 	}
-	if verb == "list" {
-		all, err := readLimits(ctx, conn)
+	switch {
+	case isOrder:
+		return f.give(ctx, conn, verb, plain, stdio, version)
+	case verb == "list":
+		return f.list(ctx, conn, stdio)
+	}
+	var since time.Time
+	last := f.last
+	if verb == "history" {
+		now, err := warehouseTime(ctx, conn)
 		if err != nil {
 			return err
 		}
-		return show(stdio.Out, all, *asJSON, func(w io.Writer) error { return listText(w, all) })
+		if since, err = moment(f.since, now, -1); err != nil {
+			return err
+		}
+		last = maxChanges
 	}
-	changes, err := readChanges(ctx, conn, key, *last)
+	changes, err := readChanges(ctx, conn, key, last, since)
 	if err != nil {
 		return err
 	}
@@ -85,10 +131,59 @@ func LimitsCommand(ctx context.Context, args []string, stdio service.IO) error {
 			return err
 		}
 		if !slices.ContainsFunc(all, func(l limitInForce) bool { return l.Key == key.String() }) {
-			return service.Configf("carom limits explain: nothing is known of %s (see carom limits list)", key)
+			return service.Configf("carom limits %s: nothing is known of %s (see carom limits list)", verb, key)
 		}
 	}
-	return show(stdio.Out, changes, *asJSON, func(w io.Writer) error { return explainText(w, key, changes) })
+	if verb == "history" {
+		return show(stdio.Out, changes, f.asJSON, func(w io.Writer) error { return historyText(w, changes) })
+	}
+	for i := range changes {
+		if err := changes[i].recount(ctx, conn, key); err != nil {
+			return err
+		}
+	}
+	if err := addOutcomes(ctx, conn, changes); err != nil {
+		return err
+	}
+	return show(stdio.Out, changes, f.asJSON, func(w io.Writer) error { return explainText(w, key, changes) })
+}
+
+// maxChanges bounds what history tells.
+const maxChanges = 10_000
+
+// list shows the limits, orders and holds. As JSON the limits are a list, orders and holds stand at their
+// keys.
+func (f *limitsFlags) list(ctx context.Context, conn driver.Conn, stdio service.IO) error {
+	all, err := readLimits(ctx, conn)
+	if err != nil {
+		return err
+	}
+	orders, err := jobs.Orders(ctx, conn)
+	if err != nil {
+		return err
+	}
+	held, err := jobs.HeldMail(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		for j := range orders {
+			if o := &orders[j]; o.Key == all[i].Key || o.Key == "" || strings.HasPrefix(all[i].Key, o.Key+"/") {
+				all[i].Orders = append(all[i].Orders, o)
+			}
+		}
+		for j := range held {
+			if h := &held[j]; strings.HasPrefix(all[i].Key, h.Provider+"/") {
+				all[i].Holds = append(all[i].Holds, h)
+			}
+		}
+	}
+	return show(stdio.Out, all, f.asJSON, func(w io.Writer) error {
+		if err := listText(w, all); err != nil {
+			return err
+		}
+		return ordersText(w, orders, held)
+	})
 }
 
 func show(w io.Writer, value any, asJSON bool, text func(io.Writer) error) error {
@@ -112,6 +207,9 @@ type limitInForce struct {
 	UpdatedAt             time.Time `json:"updated_at"`
 	LastRule              string    `json:"last_rule"`
 	LastKind              string    `json:"last_kind"`
+	// Orders that hold for the key, and the mail that is held at its provider.
+	Orders []*jobs.InForce `json:"orders,omitempty"`
+	Holds  []*jobs.Held    `json:"holds,omitempty"`
 }
 
 func readLimits(ctx context.Context, conn driver.Conn) ([]limitInForce, error) {
@@ -229,22 +327,38 @@ type change struct {
 	Goal           float64           `json:"goal"`
 	Samples        []string          `json:"sample_replies"`
 	ExpiresAt      time.Time         `json:"expires_at"`
-	Suggestion     string            `json:"suggestion"`
+	Score          float64           `json:"score,omitempty"`
+	Band           string            `json:"band,omitempty"`
+	PinnedBy       string            `json:"pinned_by,omitempty"`
+	// Again is what ClickHouse says of the same window now.
+	Again *recounted `json:"recounted,omitempty"`
+	// Contributors are who had most of the refusals, unknown users and complaints.
+	Contributors []contributor `json:"contributors,omitempty"`
+	Outcomes     []outcome     `json:"outcomes,omitempty"`
+	Suggestion   string        `json:"suggestion"`
+
+	evidence string
 }
 
 // parameter escapes a text for a query parameter, which ClickHouse reads as a field of TSV.
 var parameter = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`, "\r", `\r`, "\x00", `\0`)
 
-func readChanges(ctx context.Context, conn driver.Conn, key limits.Key, last uint) ([]change, error) {
+func keyParameters(ctx context.Context, key limits.Key) context.Context {
+	return clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{
+		"provider": parameter.Replace(key.Provider), "source": parameter.Replace(key.Source),
+	}))
+}
+
+func readChanges(ctx context.Context, conn driver.Conn, key limits.Key, last uint, since time.Time) ([]change, error) {
 	ctx = clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{
-		"provider": parameter.Replace(key.Provider), "source": parameter.Replace(key.Source), "last": fmt.Sprint(last),
+		"provider": parameter.Replace(key.Provider), "source": parameter.Replace(key.Source), "last": fmt.Sprint(last), "since": fmt.Sprint(max(0, since.UnixMicro())),
 	}))
 	rows, err := conn.Query(ctx, `
 SELECT id, ts, toString(kind), actor, rule_id, reason_text, epoch_from, epoch, mode_from, mode_to, rate_old, rate_new,
     connections_old, connections_new, messages_old, messages_new, window_from, window_to, n_by_class, p, wilson_lo,
-    accepted_rate, cap, goal, sample_replies, expires_at
+    accepted_rate, cap, goal, sample_replies, expires_at, score, band, pinned_by, evidence
 FROM limit_log
-WHERE provider = {provider:String} AND source = {source:String}
+WHERE provider = {provider:String} AND source = {source:String} AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
 ORDER BY ts DESC, epoch DESC, rule_id
 LIMIT {last:UInt32}`)
 	if err != nil {
@@ -255,10 +369,10 @@ LIMIT {last:UInt32}`)
 		var c change
 		if err := rows.Scan(&c.ID, &c.Time, &c.Kind, &c.Actor, &c.Rule, &c.Reason, &c.EpochFrom, &c.Epoch, &c.ModeFrom, &c.ModeTo, &c.RateOld, &c.RateNew,
 			&c.ConnectionsOld, &c.ConnectionsNew, &c.MessagesOld, &c.MessagesNew, &c.From, &c.To, &c.Counts, &c.RefusedShare, &c.WilsonLow,
-			&c.AcceptedRate, &c.Capacity, &c.Goal, &c.Samples, &c.ExpiresAt); err != nil {
+			&c.AcceptedRate, &c.Capacity, &c.Goal, &c.Samples, &c.ExpiresAt, &c.Score, &c.Band, &c.PinnedBy, &c.evidence); err != nil {
 			return err
 		}
-		c.Suggestion = suggestions[control.Rule(c.Rule)]
+		c.Suggestion = cmp.Or(suggestions[control.Rule(c.Rule)], "Nothing.")
 		changes = append(changes, c)
 		return nil
 	})
@@ -284,7 +398,19 @@ var suggestions = map[control.Rule]string{
 	control.RuleMessagesDown:    "Set max-msg-per-connection to the new number: the receiver named it.",
 	control.RuleMessagesUp:      "Nothing: a refusal brings the old number back.",
 	control.RuleCeiling:         "Nothing if the configuration was lowered on purpose; else check max-msg-rate, max-smtp-out and max-msg-per-connection.",
-	control.RuleRelease:         "Set the mode of the provider to active if the loop should act again.",
+	control.RuleRelease:         "Set the mode of the provider to active if the loop should act again; after the kill switch, carom limits on.",
+	control.RulePin:             "carom limits unpin ends it; until then would_change rows say what the loop would do.",
+	control.RuleUnpin:           "Watch the next changes of this key; the loop decides again.",
+	control.RuleWarmup:          "Send as much as the cap allows on clean days: it grows each day that uses it without refusals and complaints.",
+	control.RuleHistory:         "Nothing: the rate grows from here if the receiver takes it.",
+	control.RuleGreylisting:     "Nothing: retries pass. Better, name the reply: carom classify shows how it is read, and ingest unclassified what to add.",
+	control.RuleGreylistingOver: "Nothing: unclassified refusals count as refusals again.",
+	jobs.RuleCancel:             "When the wait is over the loop decides again; pin the key if it should not.",
+	jobs.RuleHold:               "Ask the tenant where the list comes from and remove it; then carom limits release. Nothing else of the tenant is held.",
+	jobs.RuleHoldTrickle:        "See whether the share that goes out is complained about; release it (carom limits release) or take the mail out of the queues (carom queue delete).",
+	jobs.RuleHoldAsk:            "Decide: pause the mail in its queues (carom queue pause --tenant or --job), or raise max-volume or max-holds-per-hour in the policy.",
+	jobs.RuleHoldAlert:          "The mail is exempt from holds: look at it yourself.",
+	jobs.RuleHoldRelease:        "Watch the complaints of the tenant: carom reputation explain tenant:PROVIDER/TENANT.",
 }
 
 func explainText(w io.Writer, key limits.Key, changes []change) error {
@@ -301,7 +427,7 @@ func explainText(w io.Writer, key limits.Key, changes []change) error {
 			verb = "advised, not done, by"
 		}
 		fmt.Fprintf(&b, "%s  %s  %s  (%s %s)\n", c.Time.Format(time.DateTime), key, c.Rule, verb, c.Actor)
-		fmt.Fprintf(&b, "  %s\n", c.Reason)
+		fmt.Fprintf(&b, "  %s\n", printable(c.Reason))
 		fmt.Fprintf(&b, "  rate %s -> %s/s, connections %s -> %s, messages per connection %s -> %s, state %s -> %s\n",
 			orWord(c.RateOld, "unlimited"), orWord(c.RateNew, "unlimited"),
 			orWord(float64(c.ConnectionsOld), "unlimited"), orWord(float64(c.ConnectionsNew), "unlimited"),
@@ -313,6 +439,7 @@ func explainText(w io.Writer, key limits.Key, changes []change) error {
 		for _, sample := range c.Samples {
 			fmt.Fprintf(&b, "  reply: %s\n", printable(sample))
 		}
+		c.moreText(&b)
 		fmt.Fprintf(&b, "  epoch %d, id %s", c.Epoch, c.ID)
 		if c.ExpiresAt.Unix() > 0 {
 			fmt.Fprintf(&b, "; unless it is renewed, the nodes let it go from %s on", c.ExpiresAt.Format(time.DateTime))

@@ -27,7 +27,7 @@ type job struct {
 }
 
 // jobNames are the names of all jobs, in the order in which people are told of them.
-var jobNames = []string{"throttle", "suppression", "attribution", "webhook", "rollups", "completeness"}
+var jobNames = []string{"throttle", "suppression", "attribution", "reputation", "holds", "webhook", "change-webhook", "rollups", "completeness"}
 
 // wantJobs names all jobs for a message.
 func wantJobs() string {
@@ -41,21 +41,38 @@ func checkName(command, name string, p *policy.Policy) error {
 		return service.Configf("%s: no job %q: want %s", command, name, wantJobs())
 	case name == "webhook" && p.Webhook == nil:
 		return service.Configf("%s: the policy has no complaint-webhook", command)
+	case name == "change-webhook" && p.ChangeWebhook == nil:
+		return service.Configf("%s: the policy has no change-webhook", command)
 	}
 	return nil
 }
 
-// jobs returns every job.
-func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, version string) ([]job, error) {
+// jobs returns every job. current gives the policy of a run; webhooks are those of the first.
+func (o *options) jobs(conn driver.Conn, current func() *policy.Policy, log *slog.Logger, version string) ([]job, error) {
+	p := current()
 	period := func(name string) time.Duration { return o.periods[name] }
-	throttle := &jobs.Throttle{Conn: conn, Policy: p, Log: log.With("component", "throttle"), Period: period("throttle"), Version: version}
-	suppression := &jobs.Suppression{Conn: conn, Policy: p.Suppression, Log: log.With("component", "suppression"), Version: version}
+	throttle := &jobs.Throttle{Conn: conn, Current: current, Log: log.With("component", "throttle"), Period: period("throttle"), Version: version}
+	suppression := func() *jobs.Suppression {
+		return &jobs.Suppression{Conn: conn, Policy: current().Suppression, Log: log.With("component", "suppression"), Version: version}
+	}
 	attribution := &jobs.Attribution{Conn: conn, Version: version}
 	completeness := &jobs.Completeness{Conn: conn, Log: log.With("component", "completeness"), Version: version}
 	all := []job{
 		{name: "throttle", offset: min(afterBucket, period("throttle")/4), run: throttle.Run},
-		{name: "suppression", run: suppression.Run, runRange: suppression.RunRange},
+		{
+			name: "suppression",
+			run:  func(ctx context.Context) (jobs.Result, error) { return suppression().Run(ctx) },
+			runRange: func(ctx context.Context, from, to time.Time) (jobs.Result, error) {
+				return suppression().RunRange(ctx, from, to)
+			},
+		},
 		{name: "attribution", offset: period("attribution") / 2, run: attribution.Run, runRange: attribution.RunRange}, // away from throttle
+		{name: "reputation", offset: min(30*time.Second, period("reputation")/4), run: func(ctx context.Context) (jobs.Result, error) {
+			return (&jobs.Reputation{Conn: conn, Policy: current().Reputation, Log: log.With("component", "reputation"), Version: version}).Run(ctx)
+		}},
+		{name: "holds", offset: period("holds") / 2, run: func(ctx context.Context) (jobs.Result, error) {
+			return (&jobs.Holds{Conn: conn, Policy: current(), Log: log.With("component", "holds"), Version: version}).Run(ctx)
+		}},
 		{name: "completeness", offset: period("completeness") / 3, run: completeness.Run, runRange: completeness.RunRange},
 	}
 	rollUps := &jobs.RollUps{Conn: conn, Version: version}
@@ -68,6 +85,14 @@ func (o *options) jobs(conn driver.Conn, p *policy.Policy, log *slog.Logger, ver
 		}
 		told := &jobs.Webhook{Conn: conn, Client: client, Endpoint: webhook.Endpoint(w.URL), Log: log.With("component", "webhook"), Version: version}
 		all = append(all, job{name: "webhook", run: told.Run})
+	}
+	if w := p.ChangeWebhook; w != nil {
+		client, err := webhook.New(w.URL, w.SecretFile, w.CAFile, version)
+		if err != nil {
+			return nil, service.Configf("change-webhook: %w", err)
+		}
+		told := &jobs.ChangeWebhook{Conn: conn, Client: client, Endpoint: webhook.Endpoint(w.URL), Log: log.With("component", "change-webhook"), Version: version}
+		all = append(all, job{name: "change-webhook", run: told.Run})
 	}
 	for i := range all {
 		all[i].period = period(all[i].name)
@@ -89,7 +114,7 @@ type periods map[string]time.Duration
 
 func defaultPeriods() periods {
 	return periods{
-		"throttle": 10 * time.Second, "suppression": 2 * time.Second, "attribution": 10 * time.Second, "webhook": 2 * time.Second, "rollups": 5 * time.Minute,
+		"throttle": 10 * time.Second, "suppression": 2 * time.Second, "attribution": 10 * time.Second, "webhook": 2 * time.Second, "change-webhook": 5 * time.Second, "reputation": 5 * time.Minute, "holds": time.Minute, "rollups": 5 * time.Minute,
 		"completeness": 5 * time.Minute,
 	}
 }

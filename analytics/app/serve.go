@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"carom/analytics/jobs"
+	"carom/analytics/policy"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
@@ -33,8 +35,10 @@ type server struct {
 	seconds *prometheus.HistogramVec
 	runs    *prometheus.CounterVec
 	changes *prometheus.CounterVec
+	decided *prometheus.CounterVec
 	pending prometheus.Counter
 	waves   prometheus.Counter
+	wrong   prometheus.Gauge
 
 	mu     sync.Mutex
 	health map[string]*health // by job; the keys do not change once the jobs run
@@ -67,18 +71,25 @@ func newServer(log *slog.Logger, registry prometheus.Registerer) *server {
 			Name: "carom_analytics_changes_total", Help: "Changes that runs made, by job.",
 		}, []string{"job"}),
 	}
+	s.decided = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "carom_analytics_limit_changes_total",
+		Help: "What the loop did (kind change) or would have done (would_change), by rule as in limit_log: BACKOFF, SUSPEND, PROBE, PIN, HOLD and so on.",
+	}, []string{"kind", "rule"})
+	s.wrong = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "carom_analytics_policy_wrong", Help: "1 while the policy file has a mistake and the policy of before is in force, else 0. Alert on it.",
+	})
 	s.pending = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "carom_analytics_pending_suppressions_total", Help: "Addresses that wait for a second bounce because their provider had an accident.",
 	})
 	s.waves = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "carom_analytics_provider_accidents_total", Help: "Provider accidents, each of their minutes counted: far more recipients refused as unknown than usual. Alert when it grows.",
 	})
-	registry.MustRegister(s.seconds, s.runs, s.changes, s.pending, s.waves)
+	registry.MustRegister(s.seconds, s.runs, s.changes, s.pending, s.waves, s.decided, s.wrong)
 	return s
 }
 
 func serve(ctx context.Context, stdio service.IO, o options, version string) error {
-	p, log, err := o.prepare(stdio)
+	file, log, err := o.prepare(stdio)
 	if err != nil {
 		return err
 	}
@@ -99,7 +110,7 @@ func serve(ctx context.Context, stdio service.IO, o options, version string) err
 	defer func() { _ = conn.Close() }() // nothing is buffered
 	registry := prometheus.NewRegistry()
 	s := newServer(log.With("component", "analytics"), registry)
-	all, err := o.jobs(conn, p, log, version)
+	all, err := o.jobs(conn, s.policy(file), log, version)
 	if err != nil {
 		return err
 	}
@@ -147,6 +158,15 @@ const (
 	jitterShare = 20
 )
 
+// quickest returns how soon a job runs again where time passes faster than the machine works: the loop
+// goes first.
+func (j *job) quickest() time.Duration {
+	if j.name == "throttle" {
+		return 400 * time.Millisecond
+	}
+	return 4 * time.Second
+}
+
 // next returns when a job runs after now: at the next multiple of its period plus offset, a little later
 // by random (0 to 1), and after failures in a row not before twice, four, eight times the period.
 func (j *job) next(now time.Time, failures int, random float64) time.Time {
@@ -163,8 +183,12 @@ func (j *job) next(now time.Time, failures int, random float64) time.Time {
 func (s *server) repeat(ctx context.Context, j *job) {
 	failures := 0
 	for {
-		now := time.Now()
-		timer := time.NewTimer(j.next(now, failures, rand.Float64()).Sub(now)) //nolint:gosec // no secret
+		now := clock.Now()
+		wait := clock.Real(j.next(now, failures, rand.Float64()).Sub(now)) //nolint:gosec // no secret
+		if clock.Scale() > 1 {
+			wait = max(wait, j.quickest())
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -200,6 +224,9 @@ func (s *server) once(ctx context.Context, name string, run func(context.Context
 	s.changes.WithLabelValues(name).Add(float64(result.Changes))
 	s.pending.Add(float64(result.Pending))
 	s.waves.Add(float64(result.WaveMinutes))
+	for d, n := range result.ByRule {
+		s.decided.WithLabelValues(d.Kind, d.Rule).Add(float64(n))
+	}
 
 	s.mu.Lock()
 	h := s.health[name]
@@ -218,6 +245,29 @@ func (s *server) once(ctx context.Context, name string, run func(context.Context
 	s.log.DebugContext(ctx, "run", "job", name, "result", label, "generation", result.Generation, "keys", result.Keys,
 		"changes", result.Changes, "delay", result.Delay, "took", result.Took)
 	return result, err
+}
+
+// policy returns what gives the policy of a run. A mistake in the file is told once, and the policy of before
+// stays.
+func (s *server) policy(file *policy.File) func() *policy.Policy {
+	var mu sync.Mutex
+	told := ""
+	return func() *policy.Policy {
+		p, err := file.Current()
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err != nil && err.Error() != told:
+			told = err.Error()
+			s.wrong.Set(1)
+			s.log.Error("the policy file has a mistake: the policy of before stays in force (see carom policy check)", "error", err)
+		case err == nil && told != "":
+			told = ""
+			s.wrong.Set(0)
+			s.log.Info("the policy file is right again, and in force")
+		}
+		return p
+	}
 }
 
 // pages returns what answers at /healthz and /metrics.

@@ -21,13 +21,13 @@ const announcer = "analytics"
 // announce writes down, for people who look at curves, what operators told the loop since the last run
 // (modes and the kill switch), and that the policy is another one than the last that ran. Written again
 // it is the same rows.
-func (t *Throttle) announce(ctx context.Context, r *run) error {
+func (t *Throttle) announce(ctx context.Context, r *run, p *policy.Policy) error {
 	notes, err := t.orders(ctx, r)
 	if err != nil {
 		return err
 	}
-	if !t.announced.Load() {
-		note, err := t.newPolicy(ctx, r)
+	if t.announced.Load() != p.Hash+1 {
+		note, err := t.newPolicy(ctx, r, p)
 		if err != nil {
 			return err
 		}
@@ -41,12 +41,11 @@ func (t *Throttle) announce(ctx context.Context, r *run) error {
 			return err
 		}
 	}
-	t.announced.Store(true)
+	t.announced.Store(p.Hash + 1)
 	return nil
 }
 
-// orders returns a note for each override of the loop's mode that was written since a little before the
-// last run.
+// orders returns a note for each override that was written since a little before the last run.
 func (t *Throttle) orders(ctx context.Context, r *run) ([]event.Annotation, error) {
 	w, err := loadWatermark(ctx, t.Conn, throttleJob)
 	if err != nil {
@@ -57,54 +56,94 @@ func (t *Throttle) orders(ctx context.Context, r *run) ([]event.Annotation, erro
 		since = w.started.Add(-overlap)
 	}
 	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{"since": micros(since)}), `
-SELECT version, toString(kind), provider, source, mode, actor, reason, expires_at, cancelled
+SELECT version, toString(kind), provider, source, mode, rate, ceiling, floor, connections, messages_per_connection, cancels, actor, reason, expires_at, cancelled
 FROM overrides
-WHERE kind IN ('mode', 'kill') AND version > toUInt64({since:Int64})
+WHERE version > toUInt64({since:Int64})
 ORDER BY version, id`)
 	if err != nil {
 		return nil, fmt.Errorf("read overrides: %w", err)
 	}
 	var notes []event.Annotation
 	err = each(rows, "read overrides", func() error {
-		var version uint64
-		var kind, provider, source, mode, actor, reason string
-		var expires time.Time
-		var cancelled bool
-		if err := rows.Scan(&version, &kind, &provider, &source, &mode, &actor, &reason, &expires, &cancelled); err != nil {
+		var o order
+		if err := rows.Scan(&o.version, &o.kind, &o.provider, &o.source, &o.mode, &o.rate, &o.ceiling, &o.floor, &o.connections, &o.messages, &o.cancels,
+			&o.actor, &o.reason, &o.expires, &o.cancelled); err != nil {
 			return err
 		}
-		note := event.Annotation{Name: "limit-mode", Time: time.UnixMicro(int64(version)).UTC()} //nolint:gosec // microseconds since 1970
-		what := "the loop is in mode " + mode
-		if kind == "kill" {
-			note.Name, what, mode = "kill-switch", "the kill switch stops the loop", "kill"
-		}
-		for _, key := range []string{provider, source} {
-			if key != "" {
-				note.Tags = append(note.Tags, key)
-				what += " for " + key
-			}
-		}
-		note.Tags = append(note.Tags, mode)
-		if cancelled {
-			what = "taken back: " + what
-		}
-		what += ", by " + actor
-		if expires = zeroEpoch(expires); !expires.IsZero() {
-			what += ", until " + expires.UTC().Format(time.RFC3339)
-		}
-		if reason != "" {
-			what += ": " + reason
-		}
-		note.Text = what
-		notes = append(notes, note)
+		notes = append(notes, o.note())
 		return nil
 	})
 	return notes, err
 }
 
+// order is a row of overrides as people are told of it.
+type order struct {
+	version                      uint64
+	kind, provider, source, mode string
+	rate, ceiling, floor         float64
+	connections, messages        uint32
+	cancels, actor, reason       string
+	expires                      time.Time
+	cancelled                    bool
+}
+
+func (o *order) note() event.Annotation {
+	note := event.Annotation{Time: time.UnixMicro(int64(o.version)).UTC()} //nolint:gosec // microseconds since 1970
+	what, tag := "", o.mode
+	switch o.kind {
+	case "kill":
+		note.Name, what, tag = "kill-switch", "the kill switch stops the loop", "kill"
+	case "pin":
+		note.Name, what, tag = "limit-pin", "pinned: "+o.pinned(), "pin"
+	case "cancel":
+		note.Name, what, tag = "limit-cancel", o.cancels+" is taken back, the loop waits", "cancel"
+	default:
+		note.Name, what = "limit-mode", "the loop is in mode "+o.mode
+	}
+	for _, key := range []string{o.provider, o.source} {
+		if key != "" {
+			note.Tags = append(note.Tags, key)
+			what += " for " + key
+		}
+	}
+	note.Tags = append(note.Tags, tag)
+	if o.cancelled {
+		what = "taken back: " + what
+	}
+	what += ", by " + o.actor
+	if expires := zeroEpoch(o.expires); !expires.IsZero() {
+		what += ", until " + expires.UTC().Format(time.RFC3339)
+	}
+	if o.reason != "" {
+		what += ": " + o.reason
+	}
+	note.Text = what
+	return note
+}
+
+// pinned says what is pinned.
+func (o *order) pinned() string {
+	var parts []string
+	for _, v := range []struct {
+		value float64
+		words string
+	}{
+		{o.rate, "rate %v/s"},
+		{o.ceiling, "at most %v/s"},
+		{o.floor, "at least %v/s"},
+		{float64(o.connections), "%v connections"},
+		{float64(o.messages), "%v messages per connection"},
+	} {
+		if v.value > 0 {
+			parts = append(parts, fmt.Sprintf(v.words, v.value))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 // newPolicy returns a note of the policy, nil if it is the one of the last note.
-func (t *Throttle) newPolicy(ctx context.Context, r *run) (*event.Annotation, error) {
-	text := describe(t.Policy)
+func (t *Throttle) newPolicy(ctx context.Context, r *run, p *policy.Policy) (*event.Annotation, error) {
+	text := describe(p)
 	var last string
 	if err := t.Conn.QueryRow(with(ctx, clickhouse.Parameters{"node": announcer}),
 		"SELECT argMax(text, time) FROM annotations WHERE node = {node:String} AND name = 'policy'").Scan(&last); err != nil {
@@ -113,7 +152,7 @@ func (t *Throttle) newPolicy(ctx context.Context, r *run) (*event.Annotation, er
 	if last == text {
 		return nil, nil //nolint:nilnil // nothing to say
 	}
-	return &event.Annotation{Name: "policy", Time: r.started, Text: text, Tags: []string{string(t.Policy.Mode)}}, nil
+	return &event.Annotation{Name: "policy", Time: r.started, Text: text, Tags: []string{string(p.Mode)}}, nil
 }
 
 // describe says what a policy makes of the loop.

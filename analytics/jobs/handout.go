@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -25,13 +26,15 @@ const renewAfter = limits.DefaultTTL / 5
 type issued struct {
 	generation uint64
 	at         time.Time
+	document   string
 	leases     map[limits.Key]limits.Lease // of the last generation
 	held       map[limits.Key]leases.Node  // largest share since the generation that it confirmed
 }
 
-// handOut splits the limits over the nodes and issues the leases of each node for which something
-// changed, or whose leases grow old.
-func (r *run) handOut(ctx context.Context, conn driver.Conn, states map[limits.Key]remembered, snapshot *windows.Snapshot) error {
+// handOut splits the limits over the nodes and issues the leases and the document of each node for which
+// something changed, or whose leases grow old. The leases of keys that nobody can read are left out of a
+// new document: their nodes return to the configuration.
+func (r *run) handOut(ctx context.Context, conn driver.Conn, p *pass, snapshot *windows.Snapshot, unreadable map[limits.Key]bool, document string) error {
 	nodes, err := r.lastIssued(ctx, conn)
 	if err != nil {
 		return err
@@ -44,27 +47,37 @@ func (r *run) handOut(ctx context.Context, conn driver.Conn, states map[limits.K
 			}
 		}
 	}
+	for node := range nodes { // one that sends nothing now has a document all the same
+		if next[node] == nil && document != "" {
+			next[node] = map[limits.Key]limits.Lease{}
+		}
+	}
 	for key, k := range snapshot.Keys {
-		state := states[key]
-		if state.Control.Epoch == 0 {
+		state := p.states[key]
+		if unreadable[key] {
+			continue
+		}
+		if state.Control.Epoch == 0 && state.GlideSince == 0 {
 			continue // the configuration holds
 		}
 		for _, l := range split(key, k, state, nodes) {
-			next[l.node][key] = l.Lease
+			if next[l.node] != nil {
+				next[l.node][key] = l.Lease
+			}
 		}
 	}
 	var rows [][]any
 	for _, node := range slices.Sorted(maps.Keys(next)) {
 		last := nodes[node]
-		if last == nil && len(next[node]) == 0 {
+		if last == nil && len(next[node]) == 0 && document == "" {
 			continue // it never had a lease
 		}
-		if last != nil && maps.Equal(last.leases, next[node]) && r.started.Sub(last.at) < renewAfter {
+		if last != nil && last.document == document && maps.Equal(last.leases, next[node]) && r.started.Sub(last.at) < renewAfter {
 			continue
 		}
-		rows = append(rows, r.leaseRow(node, limits.Lease{}))
+		rows = append(rows, r.leaseRow(node, limits.Lease{}, document))
 		for _, key := range slices.SortedFunc(maps.Keys(next[node]), limits.Key.Compare) {
-			rows = append(rows, r.leaseRow(node, next[node][key]))
+			rows = append(rows, r.leaseRow(node, next[node][key], ""))
 		}
 	}
 	return insert(ctx, conn, r.token("leases"), "leases", []string{
@@ -73,10 +86,10 @@ func (r *run) handOut(ctx context.Context, conn driver.Conn, states map[limits.K
 	}, rows)
 }
 
-func (r *run) leaseRow(node string, l limits.Lease) []any {
+func (r *run) leaseRow(node string, l limits.Lease, document string) []any {
 	return []any{
 		node, r.generation, l.Provider, l.Source, r.started, uint32(limits.DefaultTTL.Seconds()), l.Epoch, l.RatePerSecond, l.Connections,
-		l.MessagesPerConnection, l.Canary, orEpoch(l.NotAfter), l.ReasonID, "",
+		l.MessagesPerConnection, l.Canary, orEpoch(l.NotAfter), l.ReasonID, document,
 	}
 }
 
@@ -89,15 +102,21 @@ type nodeLease struct {
 // split divides the limit of one key over its live nodes.
 func split(key limits.Key, k *windows.Key, state remembered, nodes map[string]*issued) []nodeLease {
 	c := state.Control
+	var ended time.Time // the nodes glide from here
+	if c.Epoch == 0 {
+		c, ended = state.GlideOf, windows.Time(state.GlideSince)
+	}
+	ceiling := limits.Ceiling(k.Static, k.Adaptive)
 	limit := limits.None()
-	if c.RatePerSecond > 0 {
-		limit.RatePerSecond = c.RatePerSecond
+	if rate := cmp.Or(c.Pinned.Rate, c.RatePerSecond); rate > 0 {
+		limit.RatePerSecond = min(rate, ceiling.RatePerSecond)
 	} else if k.Static.HasRate() {
 		limit.RatePerSecond = k.Static.RatePerSecond
 	}
-	if c.Connections > 0 {
-		limit.Connections = c.Connections
+	if n := cmp.Or(c.Pinned.Connections, c.Connections); n > 0 {
+		limit.Connections = min(n, ceiling.Connections)
 	}
+	messages := min(cmp.Or(c.Pinned.MessagesPerConnection, c.MessagesPerConnection), ceiling.MessagesPerConnection)
 	share := make([]leases.Node, 0, len(k.Nodes))
 	for _, n := range k.Nodes {
 		one := leases.Node{Name: n.Name, Backlog: n.Backlog}
@@ -121,8 +140,8 @@ func split(key limits.Key, k *windows.Key, state remembered, nodes map[string]*i
 	for _, s := range leases.Split(limit, share) {
 		out = append(out, nodeLease{node: s.Node, Lease: limits.Lease{
 			Provider: key.Provider, Source: key.Source, Epoch: c.Epoch,
-			RatePerSecond: s.RatePerSecond, Connections: s.Connections, MessagesPerConnection: c.MessagesPerConnection,
-			Canary: c.Mode == control.Suspended, ReasonID: state.ReasonID,
+			RatePerSecond: s.RatePerSecond, Connections: s.Connections, MessagesPerConnection: messages,
+			Canary: c.Mode == control.Suspended && c.Pinned.Rate == 0, ReasonID: state.ReasonID, NotAfter: ended,
 		}})
 	}
 	return out
@@ -134,7 +153,7 @@ func (r *run) lastIssued(ctx context.Context, conn driver.Conn) (map[string]*iss
 	rows, err := conn.Query(with(ctx, clickhouse.Parameters{
 		"since": micros(r.started.Add(-limits.DefaultTTL)), "generation": strconv.FormatUint(r.generation, 10),
 	}), `
-SELECT l.node, l.generation, l.issued_at, l.provider, l.source, l.epoch, l.rate, l.connections, l.messages_per_connection, l.canary, l.reason_id
+SELECT l.node, l.generation, l.issued_at, l.provider, l.source, l.epoch, l.rate, l.connections, l.messages_per_connection, l.canary, l.reason_id, l.not_after, l.document
 FROM leases AS l
 LEFT JOIN (SELECT node, max(limits_generation) AS confirmed FROM nodes FINAL GROUP BY node) AS n ON l.node = n.node
 WHERE l.issued_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND l.generation >= n.confirmed AND l.generation < {generation:UInt64}
@@ -148,10 +167,12 @@ ORDER BY l.node, l.generation`)
 		var generation uint64
 		var at time.Time
 		var l limits.Lease
+		var document string
 		if err := rows.Scan(&node, &generation, &at, &l.Provider, &l.Source, &l.Epoch, &l.RatePerSecond, &l.Connections,
-			&l.MessagesPerConnection, &l.Canary, &l.ReasonID); err != nil {
+			&l.MessagesPerConnection, &l.Canary, &l.ReasonID, &l.NotAfter, &document); err != nil {
 			return err
 		}
+		l.NotAfter = zeroEpoch(l.NotAfter)
 		n := nodes[node]
 		if n == nil {
 			n = &issued{held: map[limits.Key]leases.Node{}}
@@ -161,7 +182,8 @@ ORDER BY l.node, l.generation`)
 			n.generation, n.at, n.leases = generation, at, map[limits.Key]limits.Lease{}
 		}
 		if l.Provider == "" {
-			return nil // the head of the document
+			n.document = document // of the head
+			return nil
 		}
 		n.leases[l.Key()] = l
 		held := n.held[l.Key()]

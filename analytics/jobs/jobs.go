@@ -1,6 +1,6 @@
 // Package jobs holds the jobs over the warehouse: throttle, which runs the control loop once,
-// suppression, which adds addresses that must not be mailed, and webhook, which tells the
-// operator's own systems of complaints.
+// suppression, which adds addresses that must not be mailed, reputation, which scores everybody, holds,
+// which keeps mail back that is complained about, and webhook, which tells the operator's own systems.
 //
 // A job holds no state between runs: any instance may be killed, doubled or started by an outside
 // scheduler. One run of a job has the turn at a time (turn.go), and what it writes carries its
@@ -31,6 +31,8 @@ type Result struct {
 	Keys       int           `json:"keys"`
 	Changes    int           `json:"changes"`
 	Advised    int           `json:"advised"`
+	// ByRule counts what became of limits and holds, by kind (change, would_change) and rule.
+	ByRule map[Decided]int `json:"-"`
 	// Of suppression: addresses that wait for a second bounce, and minutes that providers' accidents
 	// were found in.
 	Pending     int `json:"pending,omitempty"`
@@ -40,11 +42,26 @@ type Result struct {
 	Took         time.Duration       `json:"took_ns"`
 }
 
-// insert writes rows in one block under a token. Without rows it does nothing.
-func insert(ctx context.Context, conn driver.Conn, token, table string, columns []string, rows [][]any) (err error) {
+// Decided is a kind of row of limit_log (change or would_change) and its rule.
+type Decided struct{ Kind, Rule string }
+
+func (r *Result) count(kind, rule string) {
+	if r.ByRule == nil {
+		r.ByRule = map[Decided]int{}
+	}
+	r.ByRule[Decided{kind, rule}]++
+}
+
+// insert writes rows in one block under a token, and again where ClickHouse asks for that. Without rows
+// it does nothing.
+func insert(ctx context.Context, conn driver.Conn, token, table string, columns []string, rows [][]any) error {
 	if len(rows) == 0 {
 		return nil
 	}
+	return retrying(ctx, func() error { return insertOnce(ctx, conn, token, table, columns, rows) })
+}
+
+func insertOnce(ctx context.Context, conn driver.Conn, token, table string, columns []string, rows [][]any) (err error) {
 	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
 		"insert_deduplicate": 1, "insert_deduplication_token": token, "async_insert": 0, "max_insert_threads": 1,
 	}))

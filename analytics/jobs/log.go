@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,10 +23,18 @@ type entry struct {
 	key           limits.Key
 	id            string
 	kind          string // change or would_change
+	by            string // who decided, empty for the loop
+	pinnedBy      string
 	reason        control.Reason
 	before, after remembered
 	window        *control.Windows
+	contributors  []contributor
+	score         float64
+	band          string
+	z             float64 // of the Wilson bound
 }
+
+func (e *entry) actor() string { return cmp.Or(e.by, actorLoop) }
 
 // changeID names a change: the epoch that it begins, of which there is one.
 func changeID(key limits.Key, epoch uint64) string { return fmt.Sprintf("%s@%d", key, epoch) }
@@ -47,7 +56,7 @@ func (r *run) writeLog(ctx context.Context, conn driver.Conn, entries []entry, p
 		"id", "ts", "provider", "source", "epoch", "epoch_from", "generation", "kind", "mode_from", "mode_to",
 		"rate_old", "rate_new", "connections_old", "connections_new", "messages_old", "messages_new",
 		"rule_id", "reason_text", "window_from", "window_to", "n_by_class", "p", "wilson_lo", "accepted_rate",
-		"cap", "goal", "long_term", "sample_replies", "actor", "expires_at", "policy_hash", "state_before", "evidence",
+		"cap", "goal", "long_term", "sample_replies", "score", "band", "pinned_by", "actor", "expires_at", "policy_hash", "state_before", "evidence",
 	}, rows)
 }
 
@@ -62,6 +71,7 @@ func (r *run) logRow(e *entry, policyHash uint64) ([]any, error) {
 		AcceptedSince: ev.AcceptedSince, Idle: ev.Idle, FromRate: ev.FromRate, MaxOpen: ev.MaxOpen, ConfiguredRPS: finite(w.Static.RatePerSecond),
 		CeilingRPS: finite(limits.Ceiling(w.Static, w.Adaptive).RatePerSecond),
 		Nodes:      w.Nodes, Waiting: w.Waiting, Delay: w.Delay, DataTo: windows.Time(w.To), Hour: byClass(w.Hour),
+		Contributors: e.contributors, Frozen: w.Frozen, Greylisting: ev.Greylisting, Z: e.z,
 	}
 	if ev.FirstRefusal > 0 {
 		at := windows.Time(ev.FirstRefusal)
@@ -93,7 +103,7 @@ func (r *run) logRow(e *entry, policyHash uint64) ([]any, error) {
 		zeroCount(reason.Old.MessagesPerConnection), zeroCount(reason.New.MessagesPerConnection),
 		string(reason.Rule), reason.Text, windows.Time(ev.From), windows.Time(ev.To), byClass(ev.Counts),
 		ev.RefusedShare, ev.WilsonLow, ev.AcceptedRate, after.Cap, after.Goal, after.LongTerm, samples,
-		actorLoop, expires, policyHash, string(before), string(evidence),
+		e.score, e.band, e.pinnedBy, e.actor(), expires, policyHash, string(before), string(evidence),
 	}, nil
 }
 

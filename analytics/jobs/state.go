@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -20,6 +21,10 @@ type remembered struct {
 	// AdvisedRule and AdvisedAt are the last advice that was logged.
 	AdvisedRule control.Rule  `json:"advised_rule,omitempty"`
 	AdvisedAt   time.Duration `json:"advised_at,omitempty"`
+	// GlideOf is the state whose leases the nodes glide from since GlideSince, because the loop
+	// only advises since then.
+	GlideOf    control.State `json:"glide_of,omitzero"`
+	GlideSince time.Duration `json:"glide_since,omitempty"`
 }
 
 // logged is the JSON in limit_log.evidence: all that the columns do not hold.
@@ -44,15 +49,30 @@ type logged struct {
 	Delay         time.Duration     `json:"delay_ns"`
 	DataTo        time.Time         `json:"data_to"`
 	Hour          map[string]uint64 `json:"last_hour"`
+	// Contributors are who had most of the refusals, unknown users and complaints; of changes that
+	// lower a limit.
+	Contributors []contributor `json:"contributors,omitempty"`
+	Frozen       string        `json:"frozen,omitempty"`
+	Greylisting  bool          `json:"greylisting,omitempty"` // unclassified refusals of first attempts count as greylisting
+	Z            float64       `json:"z"`                     // of wilson_lo
 }
 
-// loadStates reads limit_state, and finishes from limit_log what a killed run began. The second
-// result holds the keys that were finished so: their state is to be stored.
-func loadStates(ctx context.Context, conn driver.Conn) (map[limits.Key]remembered, map[limits.Key]bool, error) {
-	states := map[limits.Key]remembered{}
+// knownStates are the states of all keys.
+type knownStates struct {
+	states map[limits.Key]remembered
+	// ahead are the keys that were finished from limit_log: their state is to be stored.
+	ahead map[limits.Key]bool
+	// unreadable are keys whose row nobody understands: they are left alone, and their leases run out.
+	unreadable map[limits.Key]bool
+}
+
+// loadStates reads limit_state, and finishes from limit_log what a killed run began. One row that cannot be
+// read stops the loop for its key and for no other.
+func loadStates(ctx context.Context, conn driver.Conn, log *slog.Logger) (*knownStates, error) {
+	known := &knownStates{states: map[limits.Key]remembered{}, ahead: map[limits.Key]bool{}, unreadable: map[limits.Key]bool{}}
 	rows, err := conn.Query(ctx, "SELECT provider, source, state FROM limit_state FINAL")
 	if err != nil {
-		return nil, nil, fmt.Errorf("read limit_state: %w", err)
+		return nil, fmt.Errorf("read limit_state: %w", err)
 	}
 	var key limits.Key
 	var text string
@@ -62,13 +82,16 @@ func loadStates(ctx context.Context, conn driver.Conn) (map[limits.Key]remembere
 		}
 		var r remembered
 		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			return fmt.Errorf("state of %s: %w", key, err)
+			known.unreadable[key] = true
+			log.ErrorContext(ctx, "the state of a key cannot be read: the loop leaves it alone, its nodes return to the configuration; delete its row of limit_state to begin anew",
+				"key", key.String(), "error", err)
+			return nil
 		}
-		states[key] = r
+		known.states[key] = r
 		return nil
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 
 	// A change is in limit_log before it is in limit_state, where a run writes all its keys at once:
@@ -76,30 +99,31 @@ func loadStates(ctx context.Context, conn driver.Conn) (map[limits.Key]remembere
 	rows, err = conn.Query(ctx, `
 SELECT provider, source, argMax(evidence, (epoch, generation))
 FROM limit_log
-WHERE kind = 'change' AND ts > now64(6, 'UTC') - INTERVAL 1 DAY AND generation > (SELECT max(generation) FROM limit_state)
+WHERE kind = 'change' AND epoch > 0 AND ts > now64(6, 'UTC') - INTERVAL 1 DAY AND generation > (SELECT max(generation) FROM limit_state)
 GROUP BY provider, source`)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read limit_log: %w", err)
+		return nil, fmt.Errorf("read limit_log: %w", err)
 	}
-	ahead := map[limits.Key]bool{}
 	err = each(rows, "read limit_log", func() error {
 		if err := rows.Scan(&key.Provider, &key.Source, &text); err != nil {
 			return err
 		}
 		var l logged
 		if err := json.Unmarshal([]byte(text), &l); err != nil {
-			return fmt.Errorf("evidence of %s: %w", key, err)
+			known.unreadable[key] = true
+			log.ErrorContext(ctx, "the last change of a key cannot be read: the loop leaves it alone", "key", key.String(), "error", err)
+			return nil
 		}
-		if l.After.Control.LastEpoch > states[key].Control.LastEpoch {
-			states[key] = l.After
-			ahead[key] = true
+		if !known.unreadable[key] && l.After.Control.LastEpoch > known.states[key].Control.LastEpoch {
+			known.states[key] = l.After
+			known.ahead[key] = true
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return states, ahead, nil
+	return known, nil
 }
 
 // storeStates writes the states of keys.

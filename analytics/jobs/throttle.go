@@ -32,13 +32,15 @@ const (
 
 // Throttle is the job that runs the control loop once.
 type Throttle struct {
-	Conn    driver.Conn
+	Conn driver.Conn
+	// Policy counts where Current is nil. Current returns the policy of this run.
 	Policy  *policy.Policy
+	Current func() *policy.Policy
 	Log     *slog.Logger
 	Period  time.Duration // how often it is run; part of the delay that is allowed for
 	Version string        // of carom
 
-	announced atomic.Bool // the policy was written down
+	announced atomic.Uint64 // hash of the policy that was written down, plus one
 }
 
 // Run looks at every key that a live node sends for, decides, and hands the limits out. What is
@@ -49,28 +51,52 @@ func (t *Throttle) Run(ctx context.Context) (Result, error) {
 }
 
 func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
-	states, ahead, err := loadStates(ctx, t.Conn)
+	policies := t.Policy
+	if t.Current != nil {
+		policies = t.Current()
+	}
+	known, err := loadStates(ctx, t.Conn, t.Log)
 	if err != nil {
 		return err
 	}
-	overrides, err := loadOverrides(ctx, t.Conn)
+	states := known.states
+	overrides, err := loadOverrides(ctx, t.Conn, r.started)
 	if err != nil {
 		return err
 	}
-	reader := windows.Reader{Conn: t.Conn, Policy: &t.Policy.Thresholds, Period: t.Period}
-	snapshot, err := reader.Read(ctx, r.started, slowKeys(states))
+	widest := policies.Widest()
+	reader := windows.Reader{Conn: t.Conn, Policy: &widest, Period: t.Period}
+	snapshot, err := reader.Read(ctx, r.started, windows.Wanted{
+		Slow: keysWhere(states, func(s *remembered) bool {
+			return s.Control.RatePerSecond > 0 && s.Control.RatePerSecond < slowRate
+		}),
+		Suspended: keysWhere(states, func(s *remembered) bool { return s.Control.Mode == control.Suspended }),
+		IsKnown: func(key limits.Key) bool {
+			s, ok := states[key]
+			return ok && s.Control != control.State{}
+		},
+		Policy: policies.ThresholdsOf,
+	})
 	if err != nil {
 		return err
 	}
 	result.DataTo, result.Delay, result.Keys = snapshot.To, snapshot.Delay, len(snapshot.Keys)
 
-	p := pass{t: t, run: r, states: states, changed: ahead}
+	p := pass{t: t, policy: policies, run: r, states: states, changed: known.ahead, overrides: &overrides}
+	if err := p.loadCancelled(ctx); err != nil {
+		return err
+	}
 	for _, key := range slices.SortedFunc(maps.Keys(snapshot.Keys), limits.Key.Compare) {
 		k := snapshot.Keys[key]
-		if len(k.Nodes) == 0 {
-			continue // no node says what is configured, nor would one obey
+		if len(k.Nodes) == 0 || known.unreadable[key] {
+			continue // no node says what is configured, nor would one obey; or nobody knows what was decided
 		}
-		p.decide(key, k, t.mode(key, k, overrides))
+		p.decide(key, k, p.mode(key, k))
+	}
+	p.dropUnseen(snapshot)
+	scoped, err := t.scopedLimits(ctx, &p, snapshot)
+	if err != nil {
+		return err
 	}
 	for _, e := range p.entries {
 		if e.kind == kindChange {
@@ -78,87 +104,128 @@ func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 		} else {
 			result.Advised++
 		}
+		result.count(e.kind, string(e.reason.Rule))
 	}
-	if err := r.writeLog(ctx, t.Conn, p.entries, t.Policy.Hash); err != nil {
+	t.explain(ctx, &p)
+	if err := r.writeLog(ctx, t.Conn, p.entries, policies.Hash); err != nil {
 		return err
 	}
 	if err := r.storeStates(ctx, t.Conn, states, slices.SortedFunc(maps.Keys(p.changed), limits.Key.Compare)); err != nil {
 		return err
 	}
-	if err := r.handOut(ctx, t.Conn, states, snapshot); err != nil {
+	document, err := t.document(ctx, &p, snapshot, scoped)
+	if err != nil {
 		return err
 	}
-	if err := t.announce(ctx, r); err != nil && ctx.Err() == nil {
+	if err := r.handOut(ctx, t.Conn, &p, snapshot, known.unreadable, document); err != nil {
+		return err
+	}
+	if err := t.announce(ctx, r, policies); err != nil && ctx.Err() == nil {
 		t.Log.WarnContext(ctx, "annotations not written", "error", err) // the limits are in force all the same
 	}
 	for _, e := range p.entries {
-		t.Log.InfoContext(ctx, "limit decided", "key", e.key.String(), "kind", e.kind, "rule", string(e.reason.Rule),
+		t.Log.InfoContext(ctx, "limit decided", "key", e.key.String(), "kind", e.kind, "rule", string(e.reason.Rule), "actor", e.actor(),
 			"epoch", e.reason.Epoch, "rate_old", e.reason.Old.RatePerSecond, "rate_new", e.reason.New.RatePerSecond, "reason", e.reason.Text)
 	}
 	return nil
 }
 
-// mode says how far the loop may go at a key now.
-func (t *Throttle) mode(key limits.Key, k *windows.Key, o overrides) limits.Mode {
-	switch {
-	case o.killed(key) || k.Exempt:
-		return limits.Off
-	default:
-		return o.modeOf(key, t.Policy.ModeOf(key.Provider))
-	}
-}
-
-// slowKeys returns the keys whose evidence reaches further back than the smallest window.
-func slowKeys(states map[limits.Key]remembered) []limits.Key {
-	var slow []limits.Key
+// keysWhere returns the keys of states that is holds for, in order.
+func keysWhere(states map[limits.Key]remembered, is func(*remembered) bool) []limits.Key {
+	var keys []limits.Key
 	for key, s := range states {
-		if s.Control.RatePerSecond > 0 && s.Control.RatePerSecond < slowRate {
-			slow = append(slow, key)
+		if is(&s) && !isScoped(key) {
+			keys = append(keys, key)
 		}
 	}
-	slices.SortFunc(slow, limits.Key.Compare)
-	return slow
+	slices.SortFunc(keys, limits.Key.Compare)
+	return keys
 }
 
 // pass collects the decisions of one run.
 type pass struct {
-	t       *Throttle
-	run     *run
-	states  map[limits.Key]remembered
-	changed map[limits.Key]bool
-	entries []entry
+	t         *Throttle
+	policy    *policy.Policy
+	run       *run
+	states    map[limits.Key]remembered
+	changed   map[limits.Key]bool
+	overrides *overrides
+	cancelled map[string]remembered // states before the changes that operators cancelled, by reason id
+	entries   []entry
+}
+
+// mode says how far the loop may go at a key now.
+func (p *pass) mode(key limits.Key, k *windows.Key) limits.Mode {
+	if p.overrides.killed(key) != nil || k.Exempt {
+		return limits.Off
+	}
+	return p.overrides.modeOf(key, p.policy.ModeOf(key.Provider))
 }
 
 func (p *pass) decide(key limits.Key, k *windows.Key, mode limits.Mode) {
 	before, known := p.states[key]
 	after := before
 	now := windows.Since(p.run.started)
+	actor := actorLoop
 	var reasons []control.Reason
-	kind := kindChange
+	if pin := p.overrides.pins[key]; pin != nil {
+		k.Pin = &pin.pin
+	}
+	if c := p.overrides.cancels[key]; c != nil && k.Frozen == "" {
+		k.Frozen = "the last change was cancelled"
+	}
 	switch mode {
 	case limits.Active:
-		after.Control, _, reasons = control.Decide(&p.t.Policy.Thresholds, before.Control, now, &k.Windows)
-	case limits.Off:
-		after.Control, reasons = control.Release(before.Control, now, &k.Windows, "The loop is off here")
-	default:
-		after.Control, reasons = control.Release(before.Control, now, &k.Windows, "The loop only advises here")
-		if len(reasons) > 0 {
+		after.GlideOf, after.GlideSince = control.State{}, 0
+		if reason, ok := p.cancel(key, &after, now, k); ok {
+			reasons, actor = []control.Reason{reason}, p.overrides.cancels[key].actor
 			break
 		}
-		after, reasons = p.advise(before, now, k)
-		kind = kindAdvice
-	}
-	id := ""
-	if len(reasons) > 0 {
-		if kind == kindChange {
-			id = changeID(key, after.Control.LastEpoch)
-			after.ReasonID = id
-		} else {
-			id = adviceID(key, p.run.generation)
+		after.Control, _, reasons = control.Decide(p.policy.ThresholdsOf(key.Provider), after.Control, now, &k.Windows)
+	case limits.Off:
+		why := "The loop is off here"
+		if kill := p.overrides.killed(key); kill != nil {
+			why, actor = fmt.Sprintf("%s stopped the loop (%s)", kill.actor, kill.reason), kill.actor
+		}
+		after.Control, reasons = control.Release(before.Control, now, &k.Windows, why)
+		after.GlideOf, after.GlideSince = control.State{}, 0
+	default:
+		after.Control, reasons = control.Release(before.Control, now, &k.Windows, "The loop only advises here, and the nodes glide")
+		if len(reasons) > 0 {
+			after.GlideOf, after.GlideSince = before.Control, now
+			break
+		}
+		if after.GlideSince > 0 && now-after.GlideSince > limits.GlideTime+2*limits.CanaryInterval {
+			after.GlideOf, after.GlideSince = control.State{}, 0
+		}
+		after, reasons = p.advise(key, after, now, k)
+		for i := range reasons {
+			reasons[i].WouldChange = true
 		}
 	}
+	p.enter(key, actor, before, after, known, reasons, &k.Windows)
+}
+
+// enter notes the reasons and the state of a key after a decision.
+func (p *pass) enter(key limits.Key, actor string, before, after remembered, known bool, reasons []control.Reason, w *control.Windows) {
+	if slices.ContainsFunc(reasons, func(r control.Reason) bool { return !r.WouldChange }) {
+		after.ReasonID = changeID(key, after.Control.LastEpoch)
+	}
 	for _, reason := range reasons {
-		p.entries = append(p.entries, entry{key: key, id: id, kind: kind, reason: reason, before: before, after: after, window: &k.Windows})
+		e := entry{key: key, id: after.ReasonID, kind: kindChange, by: actor, reason: reason, before: before, after: after, window: w, z: p.policy.ThresholdsOf(key.Provider).Decrease.Z}
+		if reason.WouldChange {
+			e.id, e.kind = adviceID(key, p.run.generation), kindAdvice
+		}
+		if pin := p.overrides.pins[key]; pin != nil {
+			e.pinnedBy = pin.actor
+			if reason.Rule == control.RulePin {
+				e.by = pin.actor
+			}
+		}
+		if reason.Rule == control.RuleUnpin {
+			e.by = p.overrides.unpinned[key]
+		}
+		p.entries = append(p.entries, e)
 	}
 	if after != before || !known {
 		p.states[key] = after
@@ -166,10 +233,33 @@ func (p *pass) decide(key limits.Key, k *windows.Key, mode limits.Mode) {
 	}
 }
 
+// dropUnseen releases, where the kill switch is on, the keys of which no node gives a sign: they must not
+// come back with their old limit when it is off again.
+func (p *pass) dropUnseen(snapshot *windows.Snapshot) {
+	now := windows.Since(p.run.started)
+	for _, key := range slices.SortedFunc(maps.Keys(p.states), limits.Key.Compare) {
+		kill := p.overrides.killed(key)
+		if kill == nil {
+			continue
+		}
+		if k := snapshot.Keys[key]; k != nil && len(k.Nodes) > 0 {
+			continue
+		}
+		before := p.states[key]
+		w := &control.Windows{Static: limits.None()}
+		after := before
+		var reasons []control.Reason
+		after.Control, reasons = control.Release(before.Control, now, w, fmt.Sprintf("%s stopped the loop (%s)", kill.actor, kill.reason))
+		after.GlideOf, after.GlideSince = control.State{}, 0
+		p.enter(key, kill.actor, before, after, true, reasons, w)
+	}
+}
+
 // advise decides without effect: the configured limit stays in force, and what the loop would do
 // is said once an hour, or when it would do something else.
-func (p *pass) advise(before remembered, now time.Duration, k *windows.Key) (remembered, []control.Reason) {
-	would, _, reasons := control.Decide(&p.t.Policy.Thresholds, before.Control, now, &k.Windows)
+func (p *pass) advise(key limits.Key, before remembered, now time.Duration, k *windows.Key) (remembered, []control.Reason) {
+	k.Pin = nil // nothing is pinned where nothing is limited
+	would, _, reasons := control.Decide(p.policy.ThresholdsOf(key.Provider), before.Control, now, &k.Windows)
 	after := before
 	if len(reasons) == 0 {
 		after.Control = would
@@ -181,62 +271,4 @@ func (p *pass) advise(before remembered, now time.Duration, k *windows.Key) (rem
 	}
 	after.AdvisedRule, after.AdvisedAt = rule, now
 	return after, reasons
-}
-
-// overrides are what operators told the loop; pins and holds are not among them.
-type overrides struct {
-	modes []override
-	kills []override
-}
-
-type override struct {
-	key  limits.Key // empty parts match everything
-	mode limits.Mode
-}
-
-func (o override) matches(key limits.Key) bool {
-	return (o.key.Provider == "" || o.key.Provider == key.Provider) && (o.key.Source == "" || o.key.Source == key.Source)
-}
-
-func (o overrides) killed(key limits.Key) bool {
-	return slices.ContainsFunc(o.kills, func(k override) bool { return k.matches(key) })
-}
-
-// modeOf returns the last mode that was set for key, or configured.
-func (o overrides) modeOf(key limits.Key, configured limits.Mode) limits.Mode {
-	for _, m := range o.modes {
-		if m.matches(key) {
-			configured = m.mode
-		}
-	}
-	return configured
-}
-
-func loadOverrides(ctx context.Context, conn driver.Conn) (overrides, error) {
-	var o overrides
-	rows, err := conn.Query(ctx, `
-SELECT toString(kind), provider, source, mode
-FROM overrides FINAL
-WHERE NOT cancelled AND kind IN ('mode', 'kill') AND (expires_at <= toDateTime64(0, 6, 'UTC') OR expires_at > now64(6, 'UTC'))
-ORDER BY created_at`)
-	if err != nil {
-		return o, fmt.Errorf("read overrides: %w", err)
-	}
-	err = each(rows, "read overrides", func() error {
-		var kind, mode string
-		var one override
-		if err := rows.Scan(&kind, &one.key.Provider, &one.key.Source, &mode); err != nil {
-			return err
-		}
-		if kind == "kill" {
-			o.kills = append(o.kills, one)
-			return nil
-		}
-		if one.mode = limits.Mode(mode); !one.mode.Known() {
-			return fmt.Errorf("mode %q of an override: want active, advise or off", mode)
-		}
-		o.modes = append(o.modes, one)
-		return nil
-	})
-	return o, err
 }

@@ -19,13 +19,18 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"carom/analytics/control"
+	"carom/analytics/reputation"
 	"carom/analytics/suppression"
 	"carom/schemas/limits"
 )
+
+// rollUpStep is the step of k10s.
+const rollUpStep = 10 * time.Second
 
 // maxFile bounds the size of a policy file in bytes.
 const maxFile = 1 << 20
@@ -35,20 +40,31 @@ type Policy struct {
 	Mode       limits.Mode
 	Providers  map[string]Provider
 	Thresholds control.Policy
+	// Reputation says how scores are computed.
+	Reputation reputation.Policy
 	// Suppression says when bounces suppress.
 	Suppression suppression.Policy
-	// Webhook is told of complaints; nil for nobody.
-	Webhook *Webhook
+	// Webhook is told of complaints, ChangeWebhook of what the loop does; nil for nobody.
+	Webhook       *Webhook
+	ChangeWebhook *Webhook
 	// Hash identifies the text; limit_log keeps it with each decision.
 	Hash uint64
 }
 
 // Provider is what differs at one provider.
 type Provider struct {
-	Mode limits.Mode `yaml:"mode"`
+	Mode limits.Mode // empty for that of everywhere
+	// Thresholds are whole: those of everywhere, with what the file says of this provider.
+	Thresholds control.Policy
 }
 
-// Webhook is an address of the operator's that is told of each complaint.
+// provider is a Provider as the file says it.
+type provider struct {
+	Mode       limits.Mode     `yaml:"mode"`
+	Thresholds *control.Policy `yaml:"thresholds"`
+}
+
+// Webhook is an address of the operator's that is told of each complaint, or of each change.
 type Webhook struct {
 	URL string `yaml:"url"`
 	// SecretFile holds the key that signs what is sent.
@@ -60,7 +76,7 @@ type Webhook struct {
 
 // Default returns the policy without a file: the loop advises and changes nothing.
 func Default() *Policy {
-	return &Policy{Mode: limits.Advise, Thresholds: control.Default(), Suppression: suppression.Default(), Hash: hash(nil)}
+	return &Policy{Mode: limits.Advise, Thresholds: control.Default(), Reputation: reputation.Default(), Suppression: suppression.Default(), Hash: hash(nil)}
 }
 
 // ModeOf returns how far the loop may go at a provider.
@@ -69,6 +85,25 @@ func (p *Policy) ModeOf(provider string) limits.Mode {
 		return own.Mode
 	}
 	return p.Mode
+}
+
+// ThresholdsOf returns the thresholds at a provider. They must not be changed.
+func (p *Policy) ThresholdsOf(provider string) *control.Policy {
+	if own, ok := p.Providers[provider]; ok {
+		return &own.Thresholds
+	}
+	return &p.Thresholds
+}
+
+// Widest returns thresholds that reach as far back as those of any provider.
+func (p *Policy) Widest() control.Policy {
+	w := p.Thresholds
+	for _, own := range p.Providers {
+		t := &own.Thresholds
+		w.WindowMin, w.WindowMax = max(w.WindowMin, t.WindowMin), max(w.WindowMax, t.WindowMax)
+		w.Greylisting.Window, w.Greylisting.First = max(w.Greylisting.Window, t.Greylisting.Window), min(w.Greylisting.First, t.Greylisting.First)
+	}
+	return w
 }
 
 // Load reads the policy file name; "" is the default policy. Its errors say name and line.
@@ -100,12 +135,14 @@ func Parse(data []byte) (*Policy, error) {
 	p := Default()
 	p.Hash = hash(data)
 	file := struct {
-		Mode        limits.Mode         `yaml:"mode"`
-		Providers   map[string]Provider `yaml:"providers"`
-		Thresholds  *control.Policy     `yaml:"thresholds"`
-		Suppression *suppression.Policy `yaml:"suppression"`
-		Webhook     *Webhook            `yaml:"complaint-webhook"`
-	}{Mode: p.Mode, Thresholds: &p.Thresholds, Suppression: &p.Suppression}
+		Mode          limits.Mode         `yaml:"mode"`
+		Providers     map[string]provider `yaml:"providers"`
+		Thresholds    *control.Policy     `yaml:"thresholds"`
+		Reputation    *reputation.Policy  `yaml:"reputation"`
+		Suppression   *suppression.Policy `yaml:"suppression"`
+		Webhook       *Webhook            `yaml:"complaint-webhook"`
+		ChangeWebhook *Webhook            `yaml:"change-webhook"`
+	}{Mode: p.Mode, Thresholds: &p.Thresholds, Reputation: &p.Reputation, Suppression: &p.Suppression}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
@@ -114,14 +151,43 @@ func Parse(data []byte) (*Policy, error) {
 	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("a second document follows the first")
 	}
-	if file.Thresholds == nil {
-		return nil, errors.New("thresholds: is empty; leave it out for the defaults")
+	for name, missing := range map[string]bool{"thresholds": file.Thresholds == nil, "reputation": file.Reputation == nil, "suppression": file.Suppression == nil} {
+		if missing {
+			return nil, fmt.Errorf("%s: is empty; leave it out for the defaults", name)
+		}
 	}
-	if file.Suppression == nil {
-		return nil, errors.New("suppression: is empty; leave it out for the defaults")
+	p.Mode, p.Webhook, p.ChangeWebhook = file.Mode, file.Webhook, file.ChangeWebhook
+	if err := p.override(data, file.Providers); err != nil {
+		return nil, err
 	}
-	p.Mode, p.Providers, p.Webhook = file.Mode, file.Providers, file.Webhook
 	return p, p.validate(data)
+}
+
+// override gives every provider of the file the thresholds of everywhere with its own on top. That the
+// words are known and of their kind was found out before.
+func (p *Policy) override(data []byte, providers map[string]provider) error {
+	if len(providers) == 0 {
+		return nil
+	}
+	var raw struct {
+		Providers map[string]struct {
+			Thresholds yaml.Node `yaml:"thresholds"`
+		} `yaml:"providers"`
+	}
+	if err := yaml.Unmarshal(data, &raw); err != nil {
+		return explain(err)
+	}
+	p.Providers = make(map[string]Provider, len(providers))
+	for name, of := range providers {
+		own := Provider{Mode: of.Mode, Thresholds: p.Thresholds}
+		if node := raw.Providers[name].Thresholds; of.Thresholds != nil {
+			if err := node.Decode(&own.Thresholds); err != nil {
+				return explain(err)
+			}
+		}
+		p.Providers[name] = own
+	}
+	return nil
 }
 
 func (p *Policy) validate(data []byte) error {
@@ -143,14 +209,32 @@ func (p *Policy) validate(data []byte) error {
 		}
 	}
 	if err := p.Thresholds.Validate(); err != nil {
-		errs = append(errs, fmt.Errorf("thresholds: %w", err))
+		errs = append(errs, located(data, err, "thresholds")...)
+	}
+	if p.Thresholds.Step != rollUpStep {
+		errs = append(errs, fmt.Errorf("thresholds: step is %v, and the roll-up that is read has steps of %v", p.Thresholds.Step, rollUpStep))
+	}
+	for _, name := range names {
+		own := p.Providers[name].Thresholds
+		if err := own.Validate(); err != nil {
+			errs = append(errs, located(data, err, "providers", name, "thresholds")...)
+		}
+		if own.Step != p.Thresholds.Step {
+			errs = append(errs, fmt.Errorf("thresholds of %s: step is that of everywhere, because all keys are read together", name))
+		}
+	}
+	if err := p.Reputation.Validate(); err != nil {
+		errs = append(errs, located(data, err, "reputation")...)
 	}
 	if err := p.Suppression.Validate(); err != nil {
-		errs = append(errs, fmt.Errorf("suppression: %w", err))
+		errs = append(errs, located(data, err, "suppression")...)
 	}
-	if p.Webhook != nil {
-		if err := p.Webhook.validate(); err != nil {
-			errs = append(errs, fmt.Errorf("complaint-webhook: %w", err))
+	for name, w := range map[string]*Webhook{"complaint-webhook": p.Webhook, "change-webhook": p.ChangeWebhook} {
+		if w == nil {
+			continue
+		}
+		if err := w.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -201,7 +285,7 @@ func explain(err error) error {
 	lines := make([]string, len(e.Errors))
 	for i, line := range e.Errors {
 		line = unknownField.ReplaceAllString(line, `unknown word "$1"`)
-		lines[i] = wrongType.ReplaceAllString(line, "$1 does not belong here; want mode, providers, thresholds, suppression and complaint-webhook, each with values of its own kind")
+		lines[i] = wrongType.ReplaceAllString(line, "$1 does not belong here; want mode, providers, thresholds, reputation, suppression, complaint-webhook and change-webhook, each with values of its own kind")
 	}
 	return errors.New(strings.Join(lines, "; "))
 }

@@ -60,6 +60,81 @@ thresholds:
 	}
 }
 
+// A provider has every threshold of everywhere but those that it says itself.
+func TestParseProviders(t *testing.T) {
+	p, err := policy.Parse([]byte(`
+providers:
+  yahoo: {mode: active, thresholds: {decrease: {below-accepted: 0.5}, greylisting: {window: 2h}}}
+  google: {}
+thresholds:
+  decrease: {below-accepted: 0.8, z: 2}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := control.Default()
+	want.Decrease.Below, want.Decrease.Z = 0.8, 2
+	if got := *p.ThresholdsOf("google"); got != want || *p.ThresholdsOf("apple") != want {
+		t.Errorf("google has %+v, want those of everywhere", got)
+	}
+	want.Decrease.Below, want.Greylisting.Window = 0.5, 2*time.Hour
+	if got := *p.ThresholdsOf("yahoo"); got != want {
+		t.Errorf("yahoo has %+v, want %+v", got, want)
+	}
+	if w := p.Widest(); w.Greylisting.Window != 2*time.Hour {
+		t.Errorf("the widest reach back %v", w.Greylisting.Window)
+	}
+}
+
+// A file with a mistake leaves the policy of before in force, and so does one that is gone.
+func TestFileKeepsTheOldPolicy(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "policy.yaml")
+	at := time.Now().Add(-time.Hour)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at = at.Add(time.Minute)
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := policy.OpenFile(name); err == nil {
+		t.Error("a file that is not there opens")
+	}
+	write("mode: active\n")
+	f, err := policy.OpenFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, text string
+		mode       limits.Mode
+		wrong      string
+	}{
+		{"the same", "mode: active\n", limits.Active, ""},
+		{"a mistake", "mode: brave\n", limits.Active, "line 1"},
+		{"mended", "mode: \"off\"\n", limits.Off, ""},
+		{"gone", "", limits.Off, "no such file"},
+		{"back", "mode: advise\n", limits.Advise, ""},
+	} {
+		if tc.text == "" {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			write(tc.text)
+		}
+		for range 2 { // a mistake is said again
+			p, err := f.Current()
+			if p.Mode != tc.mode || (err != nil) != (tc.wrong != "") || err != nil && !strings.Contains(err.Error(), tc.wrong) {
+				t.Errorf("%s: mode %s, %v; want %s and %q", tc.name, p.Mode, err, tc.mode, tc.wrong)
+			}
+		}
+	}
+}
+
 func TestParseSuppression(t *testing.T) {
 	p, err := policy.Parse([]byte(`suppression:
   soft-bounces: {days: 3, expire-days: 10}
@@ -92,11 +167,20 @@ func TestParseRefuses(t *testing.T) {
 		{"an unknown mode", "\nmode: brave\n", `line 2: mode is "brave"`},
 		{"an unknown mode of a provider", "mode: active\nproviders:\n  google: {mode: on}\n", "line 3: mode of google"},
 		{"another type", "thresholds:\n  step: fast\n", "line 2"},
-		{"a threshold out of range", "thresholds:\n  decrease: {below-accepted: 9}\n", "decrease.below-accepted is 9"},
+		{"a threshold out of range", "thresholds:\n  decrease: {below-accepted: 9}\n", "line 2: thresholds: decrease.below-accepted is 9"},
 		{"no number", "thresholds:\n  decrease: {below-accepted: .nan}\n", "decrease.below-accepted is NaN"},
 		{"no time", "thresholds:\n  step: 0s\n", "step is 0s"},
+		{"a threshold out of range on a line of its own", "thresholds:\n  probe: {interval: 2m}\n  decrease:\n    z: 1\n    below-accepted: 9\n", "line 5: thresholds: decrease.below-accepted is 9"},
+		{"a threshold out of range at a provider", "providers:\n  google:\n    thresholds:\n      decrease: {below-accepted: 9}\n", "line 4: providers.google.thresholds: decrease.below-accepted is 9"},
+		{"an unknown threshold of a provider", "providers:\n  google:\n    thresholds: {speed: 9}\n", `line 3: unknown word "speed"`},
+		{"a step of a provider", "providers:\n  google:\n    thresholds: {step: 9s}\n", "thresholds of google: step"},
+		{"another step", "thresholds: {step: 5s}\n", "step is 5s"},
+		{"a score that makes no sense", "reputation:\n  blocks: {weight: 2}\n", "line 2: reputation: blocks: weight is 2"},
+		{"an unknown word of reputation", "reputation:\n  blocks: {wait: 2}\n", `line 2: unknown word "wait"`},
+		{"an empty reputation", "reputation:\n", "reputation: is empty"},
+		{"a webhook of changes in the clear", "change-webhook: {url: 'http://ops.example.com/', secret-file: f}\n", "change-webhook: url begins"},
 		{"empty thresholds", "thresholds:\n", "thresholds"},
-		{"a soft bounce on no day", "suppression:\n  soft-bounces: {days: -1}\n", "suppression: soft-bounces: days is -1"},
+		{"a soft bounce on no day", "suppression:\n  soft-bounces: {days: -1}\n", "line 2: suppression: soft-bounces: days is -1"},
 		{"an unknown word of suppression", "suppression:\n  breaker: {speed: 1}\n", `line 2: unknown word "speed"`},
 		{"empty suppression", "suppression:\n", "suppression: is empty"},
 		{"a webhook in the clear", "complaint-webhook: {url: 'http://lists.example.com/', secret-file: f}\n", "want https://"},

@@ -1,5 +1,5 @@
-// Package webhook tells the operator's own systems of complaints: one POST of JSON for each, signed
-// with HMAC-SHA256.
+// Package webhook tells the operator's own systems of complaints and of what the control loop does: one POST of
+// JSON for each, signed with HMAC-SHA256.
 //
 // Post sends once; who calls it decides when to try again. The receiver may get a complaint twice,
 // and in any order: Idempotency-Key is the same each time. A redirect is a failure, because it could
@@ -58,6 +58,23 @@ type Complaint struct {
 	ReportingMTA string    `json:"reporting_mta"`
 	MessageID    string    `json:"message_id"` // that was complained about
 	Index        uint32    `json:"recipient_index"`
+}
+
+// Change is the body of a POST about the control loop: a row of limit_log. A rate or number of 0 is
+// unlimited.
+type Change struct {
+	Type        string    `json:"type"` // limit-change, or limit-advice for what it would have done
+	ID          string    `json:"id"`   // of the row
+	Time        time.Time `json:"time"`
+	Key         string    `json:"key"`  // provider/source as carom limits takes it
+	Rule        string    `json:"rule"` // BACKOFF, SUSPEND, HOLD and so on
+	Actor       string    `json:"actor"`
+	Reason      string    `json:"reason"`
+	RateOld     float64   `json:"rate_old"`
+	RateNew     float64   `json:"rate_new"`
+	Connections uint32    `json:"connections"`
+	Messages    uint32    `json:"messages_per_connection"`
+	Epoch       uint64    `json:"epoch"`
 }
 
 // Client posts to one address.
@@ -124,7 +141,17 @@ func Endpoint(address string) string {
 
 // Post sends a complaint. It returns nil if the answer is 2xx.
 func (c *Client) Post(ctx context.Context, complaint *Complaint) error {
-	body, err := json.Marshal(complaint)
+	return c.post(ctx, complaint.ID, complaint)
+}
+
+// PostChange sends a change. It returns nil if the answer is 2xx. key is that of the POST: several rules may
+// share the id of one change.
+func (c *Client) PostChange(ctx context.Context, key string, change *Change) error {
+	return c.post(ctx, key, change)
+}
+
+func (c *Client) post(ctx context.Context, key string, what any) error {
+	body, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
@@ -135,7 +162,7 @@ func (c *Client) Post(ctx context.Context, complaint *Complaint) error {
 	at := strconv.FormatInt(time.Now().Unix(), 10)
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", c.agent)
-	request.Header.Set(HeaderKey, complaint.ID)
+	request.Header.Set(HeaderKey, key)
 	request.Header.Set(HeaderTimestamp, at)
 	request.Header.Set(HeaderSignature, Signature(c.secret, at, body))
 	response, err := c.http.Do(request)

@@ -1,8 +1,8 @@
 // Package windows reads what the control loop decides from: the ten-second roll-up of answers, the
 // hour before, and the gauges of the nodes.
 //
-// It reads roll-ups and gauges only, three queries a run, so its cost follows keys and buckets and
-// not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
+// It reads roll-ups and gauges only, three queries a run and one each for keys that are new, warming
+// up or suspended, so its cost follows keys and buckets and not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
 // with which recent buckets were seen to fill. Errors are those of the connection. A Reader is safe
 // for concurrent use.
 package windows
@@ -18,6 +18,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/analytics/control"
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 )
 
@@ -25,6 +26,8 @@ const (
 	// liveGauge is how old the last gauge of a node may be: nine gauges, so that an agent that is
 	// restarted does not look like a node that is gone.
 	liveGauge = 90 * time.Second
+	// slowestGauge is what the machine may need to bring a gauge to ClickHouse, however fast time passes.
+	slowestGauge = 15 * time.Second
 	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete. An
 	// agent stores an event within 2 s when it has much to do (ingest/ship, maxLag), and may begin to
 	// use them from one batch to the next, before any bucket was seen to fill late.
@@ -53,6 +56,16 @@ type Key struct {
 	Nodes []Node
 	// Exempt says that a node's configuration forbids the loop to touch the key.
 	Exempt bool
+
+	warmupStart time.Time
+}
+
+// Wanted lists the keys of which more is read than of others.
+type Wanted struct {
+	Slow      []limits.Key                 // evidence reaches further back than the smallest window
+	Suspended []limits.Key                 // whether the receiver said that it will not relent
+	IsKnown   func(limits.Key) bool        // the loop has a state of the key: its history is not read; nil for none
+	Policy    func(string) *control.Policy // of a provider; nil for Reader.Policy everywhere
 }
 
 // Snapshot is what is known at one moment.
@@ -77,25 +90,34 @@ type Reader struct {
 	Period time.Duration
 }
 
-// Read returns what is known at now, by ClickHouse's clock. slow lists the keys whose evidence
-// reaches further back than the smallest window.
-func (r *Reader) Read(ctx context.Context, now time.Time, slow []limits.Key) (*Snapshot, error) {
+// Read returns what is known at now, by ClickHouse's clock.
+func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snapshot, error) {
 	s := &Snapshot{Keys: map[limits.Key]*Key{}}
 	if err := r.gauges(ctx, now, s); err != nil {
 		return nil, err
 	}
-	if err := r.buckets(ctx, now, slow, s); err != nil {
+	if err := r.buckets(ctx, now, wanted.Slow, s); err != nil {
 		return nil, err
 	}
 	if err := r.lastHour(ctx, now, s); err != nil {
 		return nil, err
 	}
-	settle := min(max(s.Lateness, shortestSettle), longestSettle)
+	if err := r.history(ctx, now, wanted, s); err != nil {
+		return nil, err
+	}
+	if err := r.warmups(ctx, now, wanted, s); err != nil {
+		return nil, err
+	}
+	if err := r.permanent(ctx, now, wanted.Suspended, s); err != nil {
+		return nil, err
+	}
+	settle := min(max(s.Lateness, shortestSettle), max(longestSettle, clock.Scaled(shortestSettle)))
 	s.To = now.Add(-settle).Truncate(r.Policy.Step)
 	s.Delay = r.Policy.Step + max(s.Lateness, shortestSettle) + r.Period + pickup
 	for _, k := range s.Keys {
 		k.To, k.Delay = Since(s.To), s.Delay
 	}
+	s.freeze(now)
 	return s, nil
 }
 
@@ -111,8 +133,9 @@ func (s *Snapshot) key(k limits.Key) *Key {
 // gauges reads the last gauge of each key and node, and adds up conf(K). A gauge from the future,
 // of a clock that was wrong for a while, would pass for the last one until that time comes.
 func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
-	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-liveGauge)), "until": micros(now.Add(liveGauge))}, `
-SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt,
+	live := max(liveGauge, clock.Scaled(slowestGauge))
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-live)), "until": micros(now.Add(live))}, `
+SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt, warmup_start, established,
     static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
 FROM gauges
 WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') AND provider != '' AND source != ''
@@ -129,11 +152,12 @@ LIMIT 1 BY provider, source, node`)
 			n                  Node
 			factor             float32
 			exempt             bool
+			warmup, since      time.Time
 			static, adaptive   float64
 			staticC, adaptiveC uint32
 			staticM, adaptiveM uint32
 		)
-		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &exempt,
+		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &exempt, &warmup, &since,
 			&static, &staticC, &staticM, &adaptive, &adaptiveC, &adaptiveM); err != nil {
 			return fmt.Errorf("read gauges: %w", err)
 		}
@@ -141,6 +165,10 @@ LIMIT 1 BY provider, source, node`)
 		k := s.key(id)
 		k.Nodes = append(k.Nodes, n)
 		k.Exempt = k.Exempt || exempt
+		k.Established = k.Established || since.Unix() > 0
+		if warmup.Unix() > 0 && (k.warmupStart.IsZero() || warmup.Before(k.warmupStart)) {
+			k.warmupStart = warmup
+		}
 		if sums[k] == nil {
 			sums[k] = &configured{}
 		}
@@ -197,14 +225,18 @@ func (r *Reader) buckets(ctx context.Context, now time.Time, slow []limits.Key, 
 	rows, err := r.query(ctx, clickhouse.Parameters{
 		"now":  micros(now),
 		"near": micros(now.Add(-r.Policy.WindowMin - r.Policy.Step)),
-		"far":  micros(now.Add(-r.Policy.WindowMax - r.Policy.Step)),
+		"grey": micros(now.Add(-r.Policy.Greylisting.Window - r.Policy.Step)), "unclear": strconv.FormatUint(max(1, r.Policy.Greylisting.First/4), 10),
+		"far":  micros(now.Add(-max(r.Policy.WindowMax, r.Policy.Greylisting.Window) - r.Policy.Step)),
 		"slow": "[" + strings.Join(far, ",") + "]",
 	}, `
 SELECT provider, source, epoch, ts, sum(ok), sum(usr), sum(rate), sum(conn), sum(msgc), sum(block), sum(grey), sum(unav),
-    sum(content), sum(auth), sum(other), max(max_open), min(min_msgc_idx), max(sample_reply), max(last_arrived)
+    sum(content), sum(auth), sum(other), max(max_open), min(min_msgc_idx), max(sample_reply), max(last_arrived), sum(n1), sum(f1), sum(n2), sum(f2)
 FROM k10s
 WHERE ts <= fromUnixTimestamp64Micro({now:Int64}, 'UTC') AND ts >= fromUnixTimestamp64Micro({far:Int64}, 'UTC')
-    AND (ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') OR has({slow:Array(String)}, concat(provider, '/', source)))
+    AND (ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') OR has({slow:Array(String)}, concat(provider, '/', source))
+        OR ts >= fromUnixTimestamp64Micro({grey:Int64}, 'UTC') AND (provider, source) IN (
+            SELECT provider, source FROM k10s WHERE ts >= fromUnixTimestamp64Micro({grey:Int64}, 'UTC')
+            GROUP BY provider, source HAVING sum(f1) >= {unclear:UInt64} AND sum(n2) > 0))
 GROUP BY provider, source, epoch, ts
 ORDER BY provider, source, ts, epoch`)
 	if err != nil {
@@ -219,7 +251,8 @@ ORDER BY provider, source, ts, epoch`)
 		)
 		c := &b.Counts
 		if err := rows.Scan(&id.Provider, &id.Source, &b.Epoch, &ts, &c.OK, &c.User, &c.Rate, &c.Connections, &c.Messages, &c.Block, &c.Greylist,
-			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived); err != nil {
+			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived,
+			&b.First, &b.FirstOther, &b.Retry, &b.RetryOther); err != nil {
 			return fmt.Errorf("read k10s: %w", err)
 		}
 		b.Start = Since(ts)

@@ -92,7 +92,7 @@ func TestRead(t *testing.T) {
 
 	policy := control.Default()
 	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-	s, err := reader.Read(t.Context(), now, nil)
+	s, err := reader.Read(t.Context(), now, windows.Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestRead(t *testing.T) {
 	}
 
 	// A slow key is read further back.
-	s, err = reader.Read(t.Context(), now, []limits.Key{odd})
+	s, err = reader.Read(t.Context(), now, windows.Wanted{Slow: []limits.Key{odd}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestReadWaitsForLateData(t *testing.T) {
 			bucket(t, conn, key, 0, ts, ts.Add(10*time.Second+tc.late), 1, 0, control.NoMessages)
 			policy := control.Default()
 			reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-			s, err := reader.Read(t.Context(), now, nil)
+			s, err := reader.Read(t.Context(), now, windows.Wanted{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -160,5 +160,82 @@ func TestReadWaitsForLateData(t *testing.T) {
 				t.Errorf("to %v, lateness %v; want %v, %v", s.To, s.Lateness, want, tc.late)
 			}
 		})
+	}
+}
+
+// What only new, warming and suspended keys are asked for.
+func TestReadHistory(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(time.Hour).Add(30 * time.Minute)
+	warm := limits.Key{Provider: "yahoo", Source: "192.0.2.8"}
+	for hour := range 40 { // hourly rates of 1 to 40 a second
+		bucket(t, conn, google, 0, now.Add(-time.Duration(hour+1)*time.Hour).Truncate(time.Hour), now, uint64(hour+1)*3600, 0, control.NoMessages)
+	}
+	start := now.Add(-50 * time.Hour)
+	bucket(t, conn, warm, 0, start.Add(2*time.Hour), now, 900, 100, control.NoMessages)
+	bucket(t, conn, warm, 0, start.Add(26*time.Hour), now, 2000, 0, control.NoMessages)
+	bucket(t, conn, warm, 0, start.Add(49*time.Hour), now, 5000, 0, control.NoMessages) // this day is not over
+	if err := conn.Exec(t.Context(), `INSERT INTO attributions (node, incarnation, seq, time, kind, proven, message_id, delivered_at, provider, source)
+		SELECT 'n', generateUUIDv4(), number, now64(6), 'complaint', true, generateUUIDv4(), ?, 'yahoo', '192.0.2.8' FROM numbers(3)`, start.Add(27*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Exec(t.Context(), `INSERT INTO k1m (ts, provider, source, rate, sample_reply) VALUES (?, 'yahoo', '192.0.2.8', 1, '421 4.7.1 [TS03] All messages will be permanently deferred')`, now.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	gauges := []event.Gauge{
+		{Node: "a", Incarnation: uuid.New(), Seq: 1, Time: now, Provider: google.Provider, Source: google.Source, StaticRate: 100, Established: start},
+		{Node: "a", Incarnation: uuid.New(), Seq: 2, Time: now, Provider: warm.Provider, Source: warm.Source, StaticRate: 100, WarmupStart: start},
+	}
+	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
+		t.Fatal(err)
+	}
+	policy := control.Default()
+	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+	isKnown := func(k limits.Key) bool { return k == warm }
+	s, err := reader.Read(t.Context(), now, windows.Wanted{IsKnown: isKnown, Suspended: []limits.Key{warm}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := s.Keys[google]; k.HistoryRate < 37.9 || k.HistoryRate > 39.1 || !k.Established || k.Warmup != nil || k.PermanentlyDeferred {
+		t.Errorf("google: history %v, established %v, warm-up %v", k.HistoryRate, k.Established, k.Warmup)
+	}
+	want := &control.Warmup{Start: windows.Since(start), Days: []control.WarmupDay{
+		{Replies: 1000, Accepted: 900, Refused: 100}, {Replies: 2000, Accepted: 2000, Complaints: 3},
+	}}
+	if k := s.Keys[warm]; k.HistoryRate != 0 || k.Established || !k.PermanentlyDeferred || cmp.Diff(want, k.Warmup) != "" {
+		t.Errorf("the warming key: history %v, permanently deferred %v, (-want +got)\n%s", k.HistoryRate, k.PermanentlyDeferred, cmp.Diff(want, k.Warmup))
+	}
+}
+
+// If nearly all sources of a provider fail to reach it, that is its trouble; if one does, it is not.
+func TestReadFreezesAnOutage(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(10 * time.Second).Add(3 * time.Second)
+	for _, tc := range []struct {
+		provider    string
+		down, alive int
+		frozen      bool
+	}{{"all", 3, 0, true}, {"most", 4, 1, true}, {"half", 3, 3, false}, {"few", 2, 0, false}} {
+		for i := range tc.down + tc.alive {
+			ok, unav := uint64(1), uint64(9)
+			if i >= tc.down {
+				ok, unav = 9, 1
+			}
+			if err := conn.Exec(t.Context(), "INSERT INTO k10s (ts, provider, source, ok, unav, min_msgc_idx, last_arrived) VALUES (?, ?, ?, ?, ?, 4294967295, ?)",
+				now.Truncate(10*time.Second).Add(-20*time.Second), tc.provider, fmt.Sprint("192.0.2.", i), ok, unav, now.Add(-10*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	policy := control.Default()
+	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+	s, err := reader.Read(t.Context(), now, windows.Wanted{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, k := range s.Keys {
+		if want := key.Provider == "all" || key.Provider == "most"; (k.Frozen != "") != want {
+			t.Errorf("%s: frozen %q, want %v", key, k.Frozen, want)
+		}
 	}
 }

@@ -80,7 +80,7 @@ var Columns = []Column[Event]{
 	{"reply", "String", ByDelivery, "reply of the peer, or what went wrong here", func(e *Event) any { return &e.Reply }},
 	{"reply_template", "LowCardinality(String)", ByDelivery, "reply with numbers, ids and addresses replaced, to group by", func(e *Event) any { return &e.ReplyTemplate }},
 
-	{"category", "LowCardinality(String)", ByClassifier, "one of 29 words for what the reply means", func(e *Event) any { return (*string)(&e.Category) }},
+	{"category", "LowCardinality(String)", ByClassifier, "one of 30 words for what the reply means", func(e *Event) any { return (*string)(&e.Category) }},
 	{"class", words([]taxonomy.Class{"", taxonomy.Hard, taxonomy.Soft, taxonomy.Undetermined, taxonomy.None}), ByClassifier, "hard: the address is dead; soft: it is not", func(e *Event) any { return (*string)(&e.Class) }},
 	{"dimension", words(append([]taxonomy.Dimension{""}, taxonomy.Dimensions...)), ByClassifier, "what the reply is about", func(e *Event) any { return (*string)(&e.Dimension) }},
 	{"scope", "LowCardinality(String)", ByClassifier, "whom a refusal is aimed at", func(e *Event) any { return (*string)(&e.Scope) }},

@@ -44,8 +44,8 @@ var roles = []role{
 	{ // the jobs, and carom's commands that change limits and suppressions
 		name: analyticsRole,
 		inserts: []string{
-			"annotations", "attributions", "completeness_ledger", "job_runs", "leases", "limit_log", "limit_state", "soft_bounces", "suppression_waves",
-			"suppressions", "webhook_deliveries",
+			"annotations", "attributions", "completeness_ledger", "holds", "job_runs", "leases", "limit_log", "limit_outcomes", "limit_state", "overrides",
+			"reputation", "soft_bounces", "suppression_waves", "suppressions", "webhook_deliveries",
 		},
 		rollsUp: true,
 	},
@@ -277,7 +277,7 @@ func tenantObjects() (tables, views []string, err error) {
 }
 
 // jobTables have a column tenant and concern operators only.
-var jobTables = []string{"overrides", "suppressions", "k1m", "gauges", "queue_gauges"}
+var jobTables = []string{"holds", "k1h", "suppressions", "k1m", "gauges", "queue_gauges"}
 
 func identifier(name string) string {
 	return "`" + strings.NewReplacer(`\`, `\\`, "`", "\\`").Replace(name) + "`"

@@ -158,6 +158,13 @@ var rollUps = slices.Concat(
 			values:  answers,
 		},
 		{
+			Table: "k1h", From: "k1m", Days: 60, Step: "hour", bucket: hour, partition: byDay, order: "provider, source, tenant, ts",
+			Comment: "Answers per key and tenant in steps of an hour: the slow part of scores",
+			Why:     "the score job reads two weeks of one key over all its tenants",
+			keys:    []rollUpColumn{provider, source, tenant},
+			values:  answers,
+		},
+		{
 			Table: "provider_minutes", Days: 16, Step: "minute", bucket: minute, partition: byDay, order: "provider, ts",
 			where:   "provider != '' AND (kind = 'delivered' OR kind = 'bounced' AND class = 'hard' AND dimension = 'user' AND category != 'suppressed')",
 			Comment: "Accepted mail and unknown users of each provider over all sources: the evidence of the breaker",

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
 )
@@ -199,7 +200,7 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 func (r *Recorder) Submit(e *event.Event) *Ticket {
 	e.FormatVersion = event.FormatVersion
 	if e.Time.IsZero() {
-		e.Time = time.Now().UTC()
+		e.Time = clock.Now().UTC()
 	}
 	if e.Recipients == 0 {
 		e.Recipients = 1

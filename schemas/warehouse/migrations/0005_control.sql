@@ -103,15 +103,16 @@ CREATE TABLE IF NOT EXISTS overrides
 (
     id UUID COMMENT 'the override; a later version replaces it, cancelling included',
     version UInt64 COMMENT 'version of the row, microseconds since 1970; the highest wins',
-    kind Enum8('pin' = 1, 'hold' = 2, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; hold: stops a tenant; mode: active, advise or off; kill: the loop does nothing',
+    kind Enum8('pin' = 1, 'cancel' = 2, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; cancel: takes a change back, and the loop waits; mode: active, advise or off; kill: the loop does nothing',
     provider LowCardinality(String) COMMENT 'provider it is for, empty for all',
     source LowCardinality(String) COMMENT 'source it is for, empty for all',
-    tenant LowCardinality(String) COMMENT 'tenant it is for, empty for all',
-    bound Enum8('' = 0, 'fixed' = 1, 'ceiling' = 2, 'floor' = 3) COMMENT 'how a pin binds',
     rate Float64 COMMENT 'messages a second of a pin, 0 for not pinned',
+    ceiling Float64 COMMENT 'messages a second that the loop may not go above, 0 for none',
+    floor Float64 COMMENT 'messages a second that the loop may not go below, 0 for none',
     connections UInt32 COMMENT 'connections of a pin, 0 for not pinned',
     messages_per_connection UInt32 COMMENT 'messages per connection of a pin, 0 for not pinned',
     mode LowCardinality(String) COMMENT 'mode to set: active, advise or off',
+    cancels String COMMENT 'id of the row of limit_log that is taken back, empty for none',
     actor String COMMENT 'who set it',
     reason String COMMENT 'why',
     created_at DateTime64(6, 'UTC') COMMENT 'when it was set',
@@ -121,4 +122,4 @@ CREATE TABLE IF NOT EXISTS overrides
 ENGINE = {{engine "ReplacingMergeTree" "version"}}
 ORDER BY id
 SETTINGS {{durable}}
-COMMENT 'What operators told the loop: pins, holds, modes, the kill switch; read with FINAL';
+COMMENT 'What operators told the loop: pins, modes, the kill switch; read with FINAL';

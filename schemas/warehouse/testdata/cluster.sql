@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     enhanced LowCardinality(String) COMMENT 'enhanced status code (RFC 3463)',
     reply String COMMENT 'reply of the peer, or what went wrong here',
     reply_template LowCardinality(String) COMMENT 'reply with numbers, ids and addresses replaced, to group by',
-    category LowCardinality(String) COMMENT 'one of 29 words for what the reply means',
+    category LowCardinality(String) COMMENT 'one of 30 words for what the reply means',
     class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
     dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the reply is about',
     scope LowCardinality(String) COMMENT 'whom a refusal is aimed at',
@@ -106,7 +106,7 @@ ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 TTL toDateTime(arrived) + INTERVAL 180 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_bytes_for_wide_part = 268435456, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
 
 CREATE TABLE IF NOT EXISTS events ON CLUSTER `main` AS `carom`.events_local
@@ -363,6 +363,40 @@ WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-defer
     AND (scope NOT IN ('domain', 'url', 'recipient') OR scope = 'recipient' AND dimension = 'user')
 GROUP BY ts, provider, source, tenant
 COMMENT 'Fills k1m from events';
+
+CREATE TABLE IF NOT EXISTS k1h ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    source LowCardinality(String) COMMENT 'address that the receiver sees',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
+    ok SimpleAggregateFunction(sum, UInt64) COMMENT 'accepted' CODEC(T64, ZSTD(1)),
+    usr SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: no such user' CODEC(T64, ZSTD(1)),
+    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second' CODEC(T64, ZSTD(1)),
+    conn SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many connections' CODEC(T64, ZSTD(1)),
+    msgc SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages on the connection' CODEC(T64, ZSTD(1)),
+    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: the source is blocked' CODEC(T64, ZSTD(1)),
+    grey SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: greylisted' CODEC(T64, ZSTD(1)),
+    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'receiver unavailable, connection failures included' CODEC(T64, ZSTD(1)),
+    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content' CODEC(T64, ZSTD(1)),
+    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication of the sender' CODEC(T64, ZSTD(1)),
+    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unclassified' CODEC(T64, ZSTD(1)),
+    n1 SimpleAggregateFunction(sum, UInt64) COMMENT 'first attempts' CODEC(T64, ZSTD(1)),
+    f1 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n1' CODEC(T64, ZSTD(1)),
+    n2 SimpleAggregateFunction(sum, UInt64) COMMENT 'retries' CODEC(T64, ZSTD(1)),
+    f2 SimpleAggregateFunction(sum, UInt64) COMMENT 'unclassified refusals among n2' CODEC(T64, ZSTD(1)),
+    canaries SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts that were canaries' CODEC(T64, ZSTD(1)),
+    canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block' CODEC(T64, ZSTD(1)),
+    max_open SimpleAggregateFunction(max, UInt32) COMMENT 'most connections of the key that one node had open',
+    min_msgc_idx SimpleAggregateFunction(min, UInt32) COMMENT 'smallest message number on a connection that msgc was answered to; 4294967295 for none',
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (provider, source, tenant, ts)
+TTL toDateTime(ts) + INTERVAL 60 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Answers per key and tenant in steps of an hour: the slow part of scores';
 
 CREATE TABLE IF NOT EXISTS provider_minutes_local ON CLUSTER `main`
 (
@@ -801,15 +835,16 @@ CREATE TABLE IF NOT EXISTS overrides ON CLUSTER `main`
 (
     id UUID COMMENT 'the override; a later version replaces it, cancelling included',
     version UInt64 COMMENT 'version of the row, microseconds since 1970; the highest wins',
-    kind Enum8('pin' = 1, 'hold' = 2, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; hold: stops a tenant; mode: active, advise or off; kill: the loop does nothing',
+    kind Enum8('pin' = 1, 'cancel' = 2, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; cancel: takes a change back, and the loop waits; mode: active, advise or off; kill: the loop does nothing',
     provider LowCardinality(String) COMMENT 'provider it is for, empty for all',
     source LowCardinality(String) COMMENT 'source it is for, empty for all',
-    tenant LowCardinality(String) COMMENT 'tenant it is for, empty for all',
-    bound Enum8('' = 0, 'fixed' = 1, 'ceiling' = 2, 'floor' = 3) COMMENT 'how a pin binds',
     rate Float64 COMMENT 'messages a second of a pin, 0 for not pinned',
+    ceiling Float64 COMMENT 'messages a second that the loop may not go above, 0 for none',
+    floor Float64 COMMENT 'messages a second that the loop may not go below, 0 for none',
     connections UInt32 COMMENT 'connections of a pin, 0 for not pinned',
     messages_per_connection UInt32 COMMENT 'messages per connection of a pin, 0 for not pinned',
     mode LowCardinality(String) COMMENT 'mode to set: active, advise or off',
+    cancels String COMMENT 'id of the row of limit_log that is taken back, empty for none',
     actor String COMMENT 'who set it',
     reason String COMMENT 'why',
     created_at DateTime64(6, 'UTC') COMMENT 'when it was set',
@@ -819,7 +854,7 @@ CREATE TABLE IF NOT EXISTS overrides ON CLUSTER `main`
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}', version)
 ORDER BY id
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
-COMMENT 'What operators told the loop: pins, holds, modes, the kill switch; read with FINAL';
+COMMENT 'What operators told the loop: pins, modes, the kill switch; read with FINAL';
 
 -- Migration 6: suppressions
 
@@ -1319,7 +1354,7 @@ CREATE VIEW IF NOT EXISTS bounces ON CLUSTER `main`
     job LowCardinality(String) COMMENT 'job',
     attempt UInt32 COMMENT 'number of the last attempt; 0 if there was none, and for reported ones',
     hard Bool COMMENT 'the address is dead; else it may be mailed again',
-    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    category LowCardinality(String) COMMENT 'why, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: user, content, block, and so on',
     code UInt16 COMMENT 'SMTP reply code, 0 for none',
     enhanced LowCardinality(String) COMMENT 'enhanced status code',
@@ -1361,7 +1396,7 @@ CREATE VIEW IF NOT EXISTS deferrals ON CLUSTER `main`
     queue LowCardinality(String) COMMENT 'queue, domain/vmta',
     attempt UInt32 COMMENT 'number of the attempt, from 1; 0 for a queue',
     phase LowCardinality(String) COMMENT 'where the attempt ended',
-    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    category LowCardinality(String) COMMENT 'why, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: rate, connections, block, greylist, and so on',
     code UInt16 COMMENT 'SMTP reply code, 0 if there was no reply',
     enhanced LowCardinality(String) COMMENT 'enhanced status code',
@@ -1423,7 +1458,7 @@ CREATE VIEW IF NOT EXISTS message_trace ON CLUSTER `main`
     mx_host LowCardinality(String) COMMENT 'host that was talked to',
     phase LowCardinality(String) COMMENT 'where the attempt ended',
     reply String COMMENT 'what the receiver answered, or what went wrong here',
-    category LowCardinality(String) COMMENT 'what that means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what that means, one of 30 words',
     class LowCardinality(String) COMMENT 'hard: the address is dead; soft: it is not',
     tenant LowCardinality(String) COMMENT 'on whose behalf',
     job LowCardinality(String) COMMENT 'job',
@@ -1459,7 +1494,7 @@ CREATE VIEW IF NOT EXISTS traffic_minute ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
     accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
     finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
@@ -1512,7 +1547,7 @@ CREATE VIEW IF NOT EXISTS traffic_hour ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
     accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
     finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
@@ -1591,7 +1626,7 @@ CREATE VIEW IF NOT EXISTS traffic_day ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
     accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
     finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
@@ -2184,4 +2219,126 @@ COMMENT 'How long mail takes from acceptance here to acceptance there'
 AS SELECT day, provider, source, (quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
 FROM latency_day
 GROUP BY day, provider, source;
+
+-- Migration 11: reputation
+
+CREATE TABLE IF NOT EXISTS reputation ON CLUSTER `main`
+(
+    ts DateTime64(6, 'UTC') COMMENT 'when the scores were computed; one run has one time',
+    generation UInt64 COMMENT 'number of the run',
+    kind Enum8('key' = 1, 'tenant' = 2, 'source' = 3, 'provider' = 4, 'sender' = 5, 'recipient' = 6) COMMENT 'what is scored: key: provider and source; tenant: at one provider; sender: DKIM or From domain; recipient: domain of recipients',
+    provider LowCardinality(String) COMMENT 'provider, empty where the score is about all of them',
+    name LowCardinality(String) COMMENT 'source, tenant or domain; empty for a provider',
+    score Float64 COMMENT '0 to 100',
+    score_high Float64 COMMENT 'the same with the worst component at the good end of its interval',
+    band LowCardinality(String) COMMENT 'high, medium, low or bad; unknown with too few answers',
+    band_since DateTime64(6, 'UTC') COMMENT 'since when the band holds',
+    toward LowCardinality(String) COMMENT 'band that the score points at and that does not hold yet, empty for none',
+    toward_since DateTime64(6, 'UTC') COMMENT 'since when it does, 1970 for none',
+    n_eff Float64 COMMENT 'answers that the score stands on, older ones counted less',
+    confidence Float64 COMMENT 'weight of the own numbers against the prior, 0 to 1',
+    attempts_per_day Float64 COMMENT 'attempts a day over fourteen days',
+    feedback LowCardinality(String) COMMENT 'complaints: live, none (no feedback loop) or silent (reports stopped: unknown, not good)',
+    capped LowCardinality(String) COMMENT 'why the score is not above a bound whatever the components say, empty for none',
+    worst LowCardinality(String) COMMENT 'component that costs most: complaints, unknown-users, blocks or refusals',
+    components Array(LowCardinality(String)) COMMENT 'components that count',
+    k Array(Float64) COMMENT 'of each: cases, decayed',
+    n Array(Float64) COMMENT 'of how many, decayed',
+    r0 Array(Float64) COMMENT 'share that is expected without own numbers',
+    r Array(Float64) COMMENT 'share, shrunk towards r0',
+    low Array(Float64) COMMENT 'lower end of the 80 % interval of r',
+    high Array(Float64) COMMENT 'upper end',
+    sub Array(Float64) COMMENT 'sub-score, 0.01 to 1',
+    fast Array(Bool) COMMENT 'the last hour is worse than the last days and counts'
+)
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (kind, provider, name, ts)
+TTL toDateTime(ts) + INTERVAL 35 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Scores of every run: who is thought of how well, and by what numbers';
+
+CREATE TABLE IF NOT EXISTS holds ON CLUSTER `main`
+(
+    id String COMMENT 'the hold, as carom limits release takes it',
+    version UInt64 COMMENT 'microseconds since 1970 of this row; the highest wins',
+    status Enum8('held' = 1, 'trickle' = 2, 'asked' = 3, 'exempt' = 4, 'released' = 5) COMMENT 'trickle: a small share goes out; asked: past the budget, an operator decides; exempt: adaptive-hold no, alert only',
+    provider LowCardinality(String) COMMENT 'provider that the mail is held for',
+    tenant LowCardinality(String) COMMENT 'tenant whose mail is held, empty for any',
+    job String COMMENT 'job whose mail is held, empty for any',
+    from_domain LowCardinality(String) COMMENT 'From domain whose mail is held, empty for any',
+    share Float64 COMMENT 'share of the mail that goes out, 0 to 1',
+    began_at DateTime64(6, 'UTC') COMMENT 'when it was decided',
+    complaints UInt64 COMMENT 'complaints that were counted',
+    delivered Float64 COMMENT 'deliveries that were counted, by what part of their complaints has come',
+    low Float64 COMMENT 'rate that the complaints are above with 90 % certainty',
+    volume Float64 COMMENT 'share of the provider''s mail that it stops',
+    reason_id String COMMENT 'id of the row of limit_log',
+    reason String COMMENT 'the reason in words',
+    actor String COMMENT 'who wrote this row: loop, or an operator by name'
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}', version)
+ORDER BY id
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
+COMMENT 'Mail that is held back because of complaints; read with FINAL';
+
+CREATE TABLE IF NOT EXISTS limit_outcomes ON CLUSTER `main`
+(
+    id String COMMENT 'row of limit_log',
+    provider LowCardinality(String) COMMENT 'provider of the key',
+    source LowCardinality(String) COMMENT 'source of the key',
+    changed_at DateTime64(6, 'UTC') COMMENT 'when the change was decided',
+    after_minutes UInt32 COMMENT 'how long after it: 15, 60 or 1440',
+    accepted UInt64 COMMENT 'accepted from the change until then',
+    refused UInt64 COMMENT 'refused for the rate or the source, or unavailable',
+    unknown UInt64 COMMENT 'unknown users',
+    other UInt64 COMMENT 'everything else that was answered',
+    changes UInt64 COMMENT 'further changes of the key until then',
+    rate Float64 COMMENT 'limit of the key then, messages a second; 0 for none',
+    written_at DateTime64(6, 'UTC') COMMENT 'when it was computed; the latest row wins'
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}', written_at)
+PARTITION BY toYYYYMM(changed_at)
+ORDER BY (id, after_minutes)
+TTL toDateTime(changed_at) + INTERVAL 400 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
+COMMENT 'What came of each decrease, suspension and hold after 15 minutes, an hour and a day; read with FINAL';
+
+CREATE TABLE IF NOT EXISTS scoped_refusals_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the ten seconds',
+    provider LowCardinality(String) COMMENT 'provider that refused',
+    scope LowCardinality(String) COMMENT 'what the refusal is aimed at: domain or url',
+    value String COMMENT 'the domain or URL that it names',
+    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second',
+    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: blocked',
+    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unavailable',
+    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content',
+    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication',
+    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused otherwise',
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the replies, cut',
+    last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of them reached ClickHouse'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (provider, scope, value, ts)
+TTL toDateTime(ts) + INTERVAL 2 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
+
+CREATE TABLE IF NOT EXISTS scoped_refusals ON CLUSTER `main` AS `carom`.scoped_refusals_local
+ENGINE = Distributed(`main`, `carom`, scoped_refusals_local)
+COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS scoped_refusals_mv ON CLUSTER `main` TO scoped_refusals_local AS
+SELECT
+    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts, provider, scope, scope_value AS value,
+    countIf(dimension = 'rate') AS rate, countIf(dimension = 'block') AS block, countIf(dimension = 'unavailable') AS unav,
+    countIf(dimension = 'content') AS content, countIf(dimension = 'auth') AS auth,
+    countIf(dimension NOT IN ('rate', 'block', 'unavailable', 'content', 'auth')) AS other,
+    substring(max(reply), 1, 500) AS sample_reply, max(arrived) AS last_arrived
+FROM events_local
+WHERE kind IN ('deferred', 'bounced') AND provider != '' AND scope IN ('domain', 'url') AND scope_value != '' AND NOT repaired
+GROUP BY ts, provider, scope, value
+COMMENT 'Fills scoped_refusals from events';
 

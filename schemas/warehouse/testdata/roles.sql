@@ -34,6 +34,7 @@ GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k10s` TO `carom
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k10s_local` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1m` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1m_local` TO `carom_import`;
+GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1h` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes_local` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1m` TO `carom_import`;
@@ -52,6 +53,7 @@ GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`reply_templates
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`reply_templates_local` TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k10s_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1m_stage_`* TO `carom_import`;
+GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1h_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`provider_minutes_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1m_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1h_stage_`* TO `carom_import`;
@@ -72,10 +74,14 @@ GRANT ON CLUSTER `main` INSERT ON `carom`.`annotations` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`annotations_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`attributions` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`completeness_ledger` TO `carom_analytics`;
+GRANT ON CLUSTER `main` INSERT ON `carom`.`holds` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`job_runs` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`leases` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`limit_log` TO `carom_analytics`;
+GRANT ON CLUSTER `main` INSERT ON `carom`.`limit_outcomes` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`limit_state` TO `carom_analytics`;
+GRANT ON CLUSTER `main` INSERT ON `carom`.`overrides` TO `carom_analytics`;
+GRANT ON CLUSTER `main` INSERT ON `carom`.`reputation` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`soft_bounces` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`suppression_waves` TO `carom_analytics`;
 GRANT ON CLUSTER `main` INSERT ON `carom`.`suppressions` TO `carom_analytics`;
@@ -85,6 +91,7 @@ GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k10s` TO `carom
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k10s_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1m` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1m_local` TO `carom_analytics`;
+GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1h` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1m` TO `carom_analytics`;
@@ -103,6 +110,7 @@ GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`reply_templates
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`reply_templates_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k10s_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1m_stage_`* TO `carom_analytics`;
+GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1h_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`provider_minutes_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1m_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1h_stage_`* TO `carom_analytics`;

@@ -1,0 +1,193 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"carom/analytics/control"
+	"carom/analytics/windows"
+	"carom/schemas/limits"
+	"carom/schemas/taxonomy"
+)
+
+const (
+	// maxScoped bounds the scopes that are looked at in one run: those refused most.
+	maxScoped = 100
+	// scopedQuiet is how long a scope must not have been refused until its limit is let go.
+	scopedQuiet = 24 * time.Hour
+)
+
+// scopedDomain is how the source of a key begins that stands for the mail with a domain. It is no source:
+// in limit_state and limit_log such a key is provider/domain:VALUE.
+const scopedDomain = string(taxonomy.ScopeDomain) + ":"
+
+// isScoped reports whether a key stands for a scope at a provider.
+func isScoped(key limits.Key) bool { return strings.HasPrefix(key.Source, scopedDomain) }
+
+// scopedLimits decides about the keys (provider, domain): a refusal that names a DKIM, SPF or From domain is
+// no evidence against any source, but against the mail with that domain, whatever source it leaves by.
+//
+// scoped_refusals says which keys there are. What their mail was answered is counted in events, because no
+// roll-up knows it: over the minutes of a window, for the providers and domains that are refused now, so
+// that it costs nothing as long as nobody refuses a domain.
+func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.Snapshot) ([]limits.ScopedLimit, error) {
+	last, err := t.scopes(ctx, p.run.started)
+	if err != nil {
+		return nil, err
+	}
+	now := p.run.started
+	looked := map[limits.Key]*windows.Key{}
+	for key := range p.states {
+		if isScoped(key) && p.states[key].Control.Epoch > 0 {
+			looked[key] = &windows.Key{}
+		}
+	}
+	for key, at := range last {
+		if now.Sub(at) < p.policy.ThresholdsOf(key.Provider).WindowMin && len(looked) < maxScoped {
+			looked[key] = &windows.Key{}
+		}
+	}
+	if len(looked) == 0 {
+		return nil, nil
+	}
+	if err := t.scopedWindows(ctx, p, snapshot, looked); err != nil {
+		return nil, err
+	}
+	nodes := map[string]map[string]bool{} // live ones by provider
+	for key, k := range snapshot.Keys {
+		for _, n := range k.Nodes {
+			if nodes[key.Provider] == nil {
+				nodes[key.Provider] = map[string]bool{}
+			}
+			nodes[key.Provider][n.Name] = true
+		}
+	}
+	var all []limits.ScopedLimit
+	for _, key := range slices.SortedFunc(maps.Keys(looked), limits.Key.Compare) {
+		k := looked[key]
+		k.Windows.Nodes = max(1, len(nodes[key.Provider]))
+		if at, ok := last[key]; !ok || now.Sub(at) > scopedQuiet {
+			before := p.states[key]
+			after := before
+			var reasons []control.Reason
+			after.Control, reasons = control.Release(before.Control, windows.Since(now), &k.Windows, "Nobody refused this domain in a day")
+			p.enter(key, actorLoop, before, after, true, reasons, &k.Windows)
+			continue
+		}
+		p.decide(key, k, p.mode(key, k))
+		state := p.states[key]
+		if state.Control.Epoch == 0 || state.Control.RatePerSecond <= 0 || math.IsInf(state.Control.RatePerSecond, 1) {
+			continue
+		}
+		all = append(all, limits.ScopedLimit{
+			Provider: key.Provider, Scope: string(taxonomy.ScopeDomain), Value: strings.TrimPrefix(key.Source, scopedDomain),
+			Epoch: state.Control.Epoch, RatePerSecond: state.Control.RatePerSecond / float64(k.Windows.Nodes), ReasonID: state.ReasonID,
+		})
+	}
+	return all, nil
+}
+
+// scopes returns the domains that were refused in the last day, and when they were last.
+func (t *Throttle) scopes(ctx context.Context, now time.Time) (map[limits.Key]time.Time, error) {
+	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{"since": micros(now.Add(-scopedQuiet))}), fmt.Sprintf(`
+SELECT provider, value, max(ts)
+FROM scoped_refusals
+WHERE scope = 'domain' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+GROUP BY provider, value
+ORDER BY max(ts) DESC, provider, value
+LIMIT %d`, 10*maxScoped))
+	if err != nil {
+		return nil, fmt.Errorf("read scoped_refusals: %w", err)
+	}
+	all := map[limits.Key]time.Time{}
+	err = each(rows, "read scoped_refusals", func() error {
+		var key limits.Key
+		var at time.Time
+		if err := rows.Scan(&key.Provider, &key.Source, &at); err != nil {
+			return err
+		}
+		key.Source = scopedDomain + key.Source
+		all[key] = at
+		return nil
+	})
+	return all, err
+}
+
+// oldEpoch marks answers from before the limit in force reached the nodes.
+const oldEpoch = math.MaxUint64
+
+// scopedWindows counts what the mail with each domain was answered. Events know the epoch of their source
+// and not that of the domain: what happened a delay after a decision counts as under it.
+func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows.Snapshot, looked map[limits.Key]*windows.Key) error {
+	var keys []limits.Key
+	for key := range looked {
+		keys = append(keys, limits.Key{Provider: key.Provider, Source: strings.TrimPrefix(key.Source, scopedDomain)})
+	}
+	var providers []string
+	for _, key := range keys {
+		providers = append(providers, key.Provider)
+	}
+	step := p.policy.Thresholds.Step
+	for _, k := range looked {
+		k.Static, k.Adaptive, k.Waiting = limits.None(), limits.Limit{}, 1
+		k.To, k.Delay = windows.Since(snapshot.To), snapshot.Delay
+	}
+	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
+		"since": micros(p.run.started.Add(-p.policy.Thresholds.WindowMin - step)), "until": micros(p.run.started),
+		"keys": keyList(keys), "providers": textList(distinct(providers)),
+	}), `
+SELECT provider, domain, toDateTime(toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND), 'UTC') AS ts,
+    countIf(dimension = 'ok'), countIf(dimension = 'user'), countIf(ours AND dimension = 'rate'), countIf(ours AND dimension = 'block'),
+    countIf(ours AND dimension = 'unavailable'), countIf(ours AND dimension = 'content'), countIf(ours AND dimension = 'auth'),
+    countIf(ours AND dimension IN ('', 'other')), substring(maxIf(reply, ours), 1, 500)
+FROM (
+    SELECT provider, time, dimension, reply, scope = 'domain' AND scope_value = domain AS ours,
+        arrayJoin(arrayDistinct(arrayConcat(arrayMap(d -> toString(d), dkim_domains), [toString(from_domain), toString(mail_from_domain)]))) AS domain
+    FROM events
+    WHERE has({providers:Array(String)}, provider) AND kind IN ('delivered', 'deferred', 'bounced')
+        AND time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+        AND (dimension IN ('ok', 'user') OR scope = 'domain')
+)
+WHERE has({keys:Array(String)}, concat(provider, '/', domain))
+GROUP BY provider, domain, ts
+ORDER BY provider, domain, ts`)
+	if err != nil {
+		return fmt.Errorf("count the answers to domains: %w", err)
+	}
+	return each(rows, "count the answers to domains", func() error {
+		var key limits.Key
+		var ts time.Time
+		b := control.Bucket{MinMessages: control.NoMessages}
+		c := &b.Counts
+		if err := rows.Scan(&key.Provider, &key.Source, &ts, &c.OK, &c.User, &c.Rate, &c.Block, &c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.Sample); err != nil {
+			return err
+		}
+		key.Source = scopedDomain + key.Source
+		state := p.states[key].Control
+		b.Start, b.Epoch = windows.Since(ts), state.Epoch
+		if state.Epoch > 0 && b.Start < state.Since+snapshot.Delay {
+			b.Epoch = oldEpoch
+		}
+		k := looked[key]
+		k.Buckets = append(k.Buckets, b)
+		k.Newest = max(k.Newest, min(b.Start+step, windows.Since(p.run.started)))
+		k.Hour.Add(b.Counts)
+		return nil
+	})
+}
+
+// textList writes texts as the parameter of an array.
+func textList(texts []string) string {
+	all := make([]string, len(texts))
+	for i, text := range texts {
+		all[i] = "'" + quoted.Replace(text) + "'"
+	}
+	return "[" + strings.Join(all, ",") + "]"
+}

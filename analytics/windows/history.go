@@ -1,0 +1,211 @@
+package windows
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"carom/analytics/control"
+	"carom/schemas/limits"
+)
+
+// historySpan is how far back a key's history is read when the loop first sees it.
+const historySpan = 14 * 24 * time.Hour
+
+// hourly are the hours of k1h, and the minutes of k1m that it does not hold yet, of the keys asked for.
+const hourly = `
+(
+    SELECT provider, source, ts, ok, usr, rate, block, unav, other FROM k1h
+    WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
+    UNION ALL
+    SELECT provider, source, ts, ok, usr, rate, block, unav, other FROM k1m
+    WHERE ts >= (SELECT max(ts) + INTERVAL 1 HOUR FROM k1h) AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
+)`
+
+// list writes keys as a parameter.
+func list(keys []limits.Key) string {
+	quoted := make([]string, len(keys))
+	for i, k := range keys {
+		quoted[i] = "'" + quoting.Replace(k.String()) + "'"
+	}
+	return "[" + strings.Join(quoted, ",") + "]"
+}
+
+// history reads what keys that the loop has no state of were taken in the last two weeks: the hours that
+// had mail, and of them the one that only a twentieth was above.
+func (r *Reader) history(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) (err error) {
+	var keys []limits.Key
+	for id, k := range s.Keys {
+		if len(k.Nodes) > 0 && (wanted.IsKnown == nil || !wanted.IsKnown(id)) {
+			keys = append(keys, id)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-historySpan).Truncate(time.Hour)), "keys": list(keys)}, `
+SELECT provider, source, quantileExact(0.95)(taken) / 3600
+FROM (SELECT provider, source, toStartOfHour(ts) AS hour, sum(ok) + sum(usr) AS taken FROM `+hourly+` WHERE ts < toStartOfHour(now()) GROUP BY provider, source, hour HAVING taken > 0)
+GROUP BY provider, source`)
+	if err != nil {
+		return fmt.Errorf("read the history of keys: %w", err)
+	}
+	defer func() { err = closing(err, rows, "read the history of keys") }()
+	for rows.Next() {
+		var id limits.Key
+		var rate float64
+		if err := rows.Scan(&id.Provider, &id.Source, &rate); err != nil {
+			return fmt.Errorf("read the history of keys: %w", err)
+		}
+		if k := s.Keys[id]; k != nil {
+			k.HistoryRate = rate
+		}
+	}
+	return nil
+}
+
+// warmups reads the days of the keys that are warming up: answers by the day of the answer, complaints by
+// that of the delivery.
+func (r *Reader) warmups(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) error {
+	var keys []limits.Key
+	earliest := now
+	for id, k := range s.Keys {
+		if k.warmupStart.IsZero() || k.Established || !k.warmupStart.Before(now) {
+			continue
+		}
+		keys = append(keys, id)
+		k.Warmup = &control.Warmup{Start: Since(k.warmupStart)}
+		if k.warmupStart.Before(earliest) {
+			earliest = k.warmupStart
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	parameters := clickhouse.Parameters{"since": micros(earliest.Truncate(time.Hour)), "keys": list(keys)}
+	if err := r.warmupDays(ctx, now, parameters, wanted, s, `
+SELECT provider, source, toDateTime(toStartOfHour(ts), 'UTC') AS hour, sum(ok) + sum(usr) + sum(rate) + sum(block) + sum(unav) + sum(other), sum(ok) + sum(usr), sum(rate) + sum(block) + sum(unav), toUInt64(0)
+FROM `+hourly+` GROUP BY provider, source, hour`); err != nil {
+		return err
+	}
+	return r.warmupDays(ctx, now, parameters, wanted, s, `
+SELECT provider, source, toDateTime(toStartOfHour(delivered_at), 'UTC') AS hour, toUInt64(0), toUInt64(0), toUInt64(0), uniqExact(message_id, recipient_index)
+FROM attributions FINAL
+WHERE proven AND kind = 'complaint' AND delivered_at >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
+GROUP BY provider, source, hour`)
+}
+
+// warmupDays adds hours to the days of warm-ups that are over.
+func (r *Reader) warmupDays(ctx context.Context, now time.Time, parameters clickhouse.Parameters, wanted Wanted, s *Snapshot, query string) (err error) {
+	rows, err := r.query(ctx, parameters, query)
+	if err != nil {
+		return fmt.Errorf("read the days of warm-ups: %w", err)
+	}
+	defer func() { err = closing(err, rows, "read the days of warm-ups") }()
+	for rows.Next() {
+		var id limits.Key
+		var at time.Time
+		var d control.WarmupDay
+		if err := rows.Scan(&id.Provider, &id.Source, &at, &d.Replies, &d.Accepted, &d.Refused, &d.Complaints); err != nil {
+			return fmt.Errorf("read the days of warm-ups: %w", err)
+		}
+		k := s.Keys[id]
+		if k == nil || k.Warmup == nil || at.Before(k.warmupStart.Truncate(time.Hour)) {
+			continue
+		}
+		length := r.policyOf(wanted, id.Provider).Warmup.Day
+		day := int(max(0, at.Sub(k.warmupStart)) / length)
+		if !k.warmupStart.Add(time.Duration(day+1) * length).Before(now) {
+			continue // it is not over
+		}
+		for len(k.Warmup.Days) <= day {
+			k.Warmup.Days = append(k.Warmup.Days, control.WarmupDay{})
+		}
+		sum := &k.Warmup.Days[day]
+		sum.Replies += d.Replies
+		sum.Accepted += d.Accepted
+		sum.Refused += d.Refused
+		sum.Complaints += d.Complaints
+	}
+	return nil
+}
+
+func (r *Reader) policyOf(wanted Wanted, provider string) *control.Policy {
+	if wanted.Policy == nil {
+		return r.Policy
+	}
+	return wanted.Policy(provider)
+}
+
+// permanent looks whether a suspended key was told in the last day that retrying does not help (Yahoo's
+// TS03). k1m keeps one reply a minute, which at a suspended key is nearly all of them.
+func (r *Reader) permanent(ctx context.Context, now time.Time, suspended []limits.Key, s *Snapshot) (err error) {
+	if len(suspended) == 0 {
+		return nil
+	}
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-24 * time.Hour)), "keys": list(suspended)}, `
+SELECT DISTINCT provider, source FROM k1m
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
+    AND (positionCaseInsensitive(sample_reply, 'permanently deferred') > 0 OR position(sample_reply, '[TS03]') > 0)`)
+	if err != nil {
+		return fmt.Errorf("look for permanent deferrals: %w", err)
+	}
+	defer func() { err = closing(err, rows, "look for permanent deferrals") }()
+	for rows.Next() {
+		var id limits.Key
+		if err := rows.Scan(&id.Provider, &id.Source); err != nil {
+			return fmt.Errorf("look for permanent deferrals: %w", err)
+		}
+		if k := s.Keys[id]; k != nil {
+			k.PermanentlyDeferred = true
+		}
+	}
+	return nil
+}
+
+// The bounds of a provider-wide outage: so many sources must see it, this share of those that sent, and
+// each with so many attempts and this share of them without an answer.
+const (
+	outageSources  = 3
+	outageAgree    = 0.8
+	outageAttempts = 5
+	outageShare    = 0.6
+	outageSpan     = time.Minute
+)
+
+// freeze marks the keys of providers that no source of ours reaches: that is their trouble, and neither
+// the rate nor the reputation of any source has to do with it.
+func (s *Snapshot) freeze(now time.Time) {
+	type seen struct{ sources, down int }
+	providers := map[string]*seen{}
+	from := Since(now.Add(-outageSpan))
+	for id, k := range s.Keys {
+		var all, unavailable uint64
+		for i := range k.Buckets {
+			if b := &k.Buckets[i]; b.Start >= from {
+				all += b.OK + b.User + b.Rate + b.Connections + b.Messages + b.Block + b.Greylist + b.Unavailable + b.Content + b.Auth + b.Other
+				unavailable += b.Unavailable
+			}
+		}
+		if all < outageAttempts {
+			continue
+		}
+		p := providers[id.Provider]
+		if p == nil {
+			p = &seen{}
+			providers[id.Provider] = p
+		}
+		p.sources++
+		if float64(unavailable) >= outageShare*float64(all) {
+			p.down++
+		}
+	}
+	for id, k := range s.Keys {
+		if p := providers[id.Provider]; p != nil && p.sources >= outageSources && float64(p.down) >= outageAgree*float64(p.sources) {
+			k.Frozen = fmt.Sprintf("%d of %d sources cannot reach %s: an outage of the provider", p.down, p.sources, id.Provider)
+		}
+	}
+}
