@@ -141,6 +141,7 @@ type SuspendPolicy struct {
 	CanaryAge          float64       `yaml:"canary-age"`
 	CanaryAgePermanent float64       `yaml:"canary-age-permanent"`
 	CanaryMax          time.Duration `yaml:"canary-max"`
+	CanaryMaxPermanent time.Duration `yaml:"canary-max-permanent"`
 	Accepted           uint64        `yaml:"accepted"` // canaries that end it
 	AcceptedIn         time.Duration `yaml:"accepted-in"`
 	Back               float64       `yaml:"back"` // share of the capacity to come back with
@@ -228,7 +229,7 @@ func Default() Policy {
 			Window: 30 * time.Second, WindowMax: 5 * time.Minute, FewReplies: 8,
 			MinReplies: 5, BlockShare: 0.5, OutageShare: 0.6, AllReplies: 12, AllShare: 0.97,
 			Canary: 30 * time.Second, CanaryOutage: 15 * time.Second, CanaryFast: 8 * time.Second,
-			CanaryAge: 40, CanaryAgePermanent: 2, CanaryMax: 30 * time.Minute,
+			CanaryAge: 40, CanaryAgePermanent: 2, CanaryMax: 30 * time.Minute, CanaryMaxPermanent: 10 * time.Minute,
 			Accepted: 2, AcceptedIn: 3 * time.Minute, Back: 0.4, BackOutage: 0.7, ProbeAfter: 5 * time.Minute,
 			ColdShare: 0.25,
 		},
@@ -267,7 +268,7 @@ func (p *Policy) Validate() error {
 		"suspend.canary-outage": p.Suspend.CanaryOutage, "suspend.canary-fast": p.Suspend.CanaryFast,
 		"cooldown.wait": p.Cooldown.Wait, "connections.window": p.Connections.Window,
 		"connections.clean-time": p.Connections.CleanTime, "messages-per-connection.interval": p.Messages.Interval,
-		"suspend.canary-max": p.Suspend.CanaryMax, "greylisting.pair": p.Greylisting.Pair, "greylisting.window": p.Greylisting.Window,
+		"suspend.canary-max": p.Suspend.CanaryMax, "suspend.canary-max-permanent": p.Suspend.CanaryMaxPermanent, "greylisting.pair": p.Greylisting.Pair, "greylisting.window": p.Greylisting.Window,
 		"greylisting.over-window": p.Greylisting.OverWindow, "warm-up.day": p.Warmup.Day, "advice-every": p.AdviceEvery,
 	}
 	for name, d := range durations {

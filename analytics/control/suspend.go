@@ -107,15 +107,15 @@ func (d *decision) canaries() {
 // rarer doubles the time between two canaries of a block once it is CanaryAge of them old.
 func (d *decision) rarer(e Evidence, refused uint64) {
 	p := &d.p.Suspend
-	age := p.CanaryAge
+	age, most := p.CanaryAge, p.CanaryMax
 	if d.w.PermanentlyDeferred {
-		age = p.CanaryAgePermanent
+		age, most = p.CanaryAgePermanent, p.CanaryMaxPermanent
 	}
 	every := max(p.Canary, d.CanaryEvery)
-	if refused == 0 || d.now-d.SuspendedAt < stretch(every, age) || every >= p.CanaryMax {
+	if refused == 0 || d.now-d.SuspendedAt < stretch(every, age) || every >= most {
 		return
 	}
-	d.CanaryEvery = min(p.CanaryMax, 2*every)
+	d.CanaryEvery = min(most, 2*every)
 	d.trial(RuleCanarySlow, fmt.Sprintf("The block is %s old and %d trials were refused.",
 		(d.now-d.SuspendedAt).Round(time.Second), refused), e)
 }
