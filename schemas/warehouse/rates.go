@@ -17,6 +17,9 @@ type Measure struct {
 	expr string // over one row of a roll-up
 }
 
+// SQL returns what the measure counts of one row of a roll-up, to be summed.
+func (m Measure) SQL() string { return m.expr }
+
 // Measures are the counts that the rates are made of, in the order of the columns. Each counts
 // recipients, but for attempts and those named after them.
 //
