@@ -16,6 +16,7 @@ import (
 
 	"carom/analytics/jobs"
 	"carom/analytics/policy"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
@@ -89,6 +90,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	o.listen = flags.String("listen", "", "`address` for /healthz, /metrics and /v1/jobs, with serve")
 	o.tokenFile = flags.String("token-file", "", "`file` with the token that /v1/jobs wants; without one it is not served")
 	o.onDemand = flags.Bool("on-demand", false, "run jobs only when /v1/jobs asks for them, with serve")
+	clock.Flag(flags.FlagSet)
 	names, err := parseMixed(flags, args)
 	if err != nil {
 		return err

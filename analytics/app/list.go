@@ -75,20 +75,20 @@ func list(ctx context.Context, stdio service.IO, o options) error {
 	_, _ = fmt.Fprintln(w, "JOB\tEVERY\tWATERMARK\tLAG\tLAST RUN\tTOOK\tSTATUS\tNEXT RUN\tRUNS\tFAILED")
 	for i := range states {
 		s := &states[i]
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", s.Job, time.Duration(s.PeriodSeconds*float64(time.Second)), clock(s.Watermark),
-			seconds(s.LagSeconds), clock(s.LastRun), s.LastTook.Round(time.Millisecond), orDash(s.LastStatus), clock(s.NextRun), s.Runs, s.Failures)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", s.Job, time.Duration(s.PeriodSeconds*float64(time.Second)), clockText(s.Watermark),
+			seconds(s.LagSeconds), clockText(s.LastRun), s.LastTook.Round(time.Millisecond), orDash(s.LastStatus), clockText(s.NextRun), s.Runs, s.Failures)
 	}
 	_ = w.Flush() // into memory
 	for i := range states {
 		if s := &states[i]; s.LastError != "" {
-			fmt.Fprintf(&text, "%s failed at %s: %s\n", s.Job, clock(s.LastErrorAt), s.LastError)
+			fmt.Fprintf(&text, "%s failed at %s: %s\n", s.Job, clockText(s.LastErrorAt), s.LastError)
 		}
 	}
 	_, err = text.WriteTo(stdio.Out)
 	return err
 }
 
-func clock(t time.Time) string {
+func clockText(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}

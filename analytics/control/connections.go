@@ -24,7 +24,7 @@ func (d *decision) decideConnections() {
 	}
 	rate := d.rate()
 	switch {
-	case old >= d.ceiling.Connections || d.now < d.ConnectionsUntil || d.w.stale(d.now) || d.badList():
+	case old >= d.ceiling.Connections || d.now < d.ConnectionsUntil || d.stale() || d.badList():
 		return
 	case e.duration() < p.CleanTime || refused > 0 || !d.clean(&e) || e.Replies < d.p.Increase.MinReplies:
 		return
@@ -101,7 +101,7 @@ func (d *decision) decideMessages() {
 	}
 	next := min(2*uint64(old), uint64(p.Max), uint64(d.ceiling.MessagesPerConnection))
 	switch {
-	case d.before.MessagesPerConnection == 0 || next <= uint64(old) || d.now < d.MessagesUntil || d.w.stale(d.now) || d.badList():
+	case d.before.MessagesPerConnection == 0 || next <= uint64(old) || d.now < d.MessagesUntil || d.stale() || d.badList():
 		return
 	case e.duration() < d.p.Increase.MinTime || e.Replies < d.p.Increase.MinReplies || !d.clean(&e):
 		return

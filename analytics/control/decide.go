@@ -87,7 +87,7 @@ func (d *decision) moveRate() {
 	switch {
 	case d.Mode == Suspended:
 		d.canaries()
-	case d.suspend(), d.decrease():
+	case d.suspend(), d.decrease(), d.balance():
 	default:
 		d.increase()
 	}
@@ -144,6 +144,29 @@ func (d *decision) last(span time.Duration) Evidence {
 
 func (d *decision) because(rule Rule, text string, e Evidence) {
 	d.reasons = append(d.reasons, Reason{Rule: rule, Text: text, Evidence: e})
+}
+
+// stale reports whether the newest data is too old to speed up on (design/control.md 5.4). A key
+// that sends little is looked at while the last answer is fresh.
+func (d *decision) stale() bool { return d.now-d.w.Newest > 2*d.w.Delay }
+
+// balance takes over a key whose configured rate is not used up because the mail lies on few of its
+// nodes: as a lease it goes where the mail is. Where the ceiling is the configuration's, a node may
+// not have more than its own part, and nothing is gained.
+func (d *decision) balance() bool {
+	w := d.w
+	if d.Epoch != 0 || w.Nodes < 2 || w.Waiting <= 0 || w.Waiting >= 1 || !w.Static.HasRate() ||
+		d.ceiling.RatePerSecond <= w.Static.RatePerSecond || d.stale() || d.badList() {
+		return false
+	}
+	e := d.whole(d.rate())
+	if e.duration() < d.p.Increase.MinTime || e.Replies < d.p.Increase.MinReplies || !d.clean(&e) || e.AttemptRate >= d.p.Increase.Binding*d.rate() {
+		return false
+	}
+	d.RatePerSecond = w.Static.RatePerSecond
+	d.because(RuleBalance, fmt.Sprintf("Mail waits on %s of %d nodes while %s of the configured %s is used: it is handed out by backlog.",
+		percent(w.Waiting), w.Nodes, percent(e.AttemptRate/d.rate()), perSecond(d.rate())), e)
+	return true
 }
 
 // badList reports whether the last hour's unknown users or refused content forbid to speed up

@@ -58,7 +58,8 @@ type DecreasePolicy struct {
 	FewDeepest        float64       `yaml:"few-deepest"` // not below this factor,
 	FewDeepestSure    float64       `yaml:"few-sure"`    // or this one if the bound is above FewSureShare
 	FewSureShare      float64       `yaml:"few-sure-above"`
-	AtLeast           float64       `yaml:"at-least"` // a decrease is at least to this factor
+	CleanBack         float64       `yaml:"few-clean"` // nor the first time below this share of the last clean rate
+	AtLeast           float64       `yaml:"at-least"`  // a decrease is at least to this factor
 	GoalLost          float64       `yaml:"goal-lost"`
 	GoalDecay         float64       `yaml:"goal-decay"`
 	GoalWait          time.Duration `yaml:"goal-wait"`
@@ -67,6 +68,7 @@ type DecreasePolicy struct {
 	FloorRate         float64       `yaml:"floor-rate"`         // messages a second
 	FloorUnclear      float64       `yaml:"floor-unclassified"` // share of the long-term rate if most refusals are unclassified
 	FloorUnclearConf  float64       `yaml:"floor-unclassified-configured"`
+	FloorUnclearUpTo  float64       `yaml:"floor-unclassified-up-to"` // while it is not sure that more is refused than this share
 }
 
 // CooldownPolicy says when refusals are a penalty and how it is waited out.
@@ -75,6 +77,7 @@ type CooldownPolicy struct {
 	Share      float64       `yaml:"refused-share"`
 	CapLost    float64       `yaml:"capacity-lost"` // accepted rate under this share of the first in the row
 	ChainSure  int           `yaml:"chain-sure"`    // decreases in a row that prove it
+	FewSure    float64       `yaml:"few-sure"`      // with few replies, the refused share must surely be above it
 	Below      float64       `yaml:"below-accepted"`
 	Deepest    float64       `yaml:"deepest"`
 	Wait       time.Duration `yaml:"wait"`
@@ -133,12 +136,17 @@ type SuspendPolicy struct {
 	Canary       time.Duration `yaml:"canary"`        // between two canaries
 	CanaryOutage time.Duration `yaml:"canary-outage"` // the same in an outage
 	CanaryFast   time.Duration `yaml:"canary-fast"`   // the same once one was accepted
-	Accepted     uint64        `yaml:"accepted"`      // canaries that end it
-	AcceptedIn   time.Duration `yaml:"accepted-in"`
-	Back         float64       `yaml:"back"` // share of the capacity to come back with
-	BackOutage   float64       `yaml:"back-outage"`
-	ProbeAfter   time.Duration `yaml:"probe-after"`
-	ColdShare    float64       `yaml:"cold-share"` // of the configured rate, if no capacity was known
+	// A block that is CanaryAge times the time between two canaries old gets half as many, and one
+	// that will not clear by itself sooner; the time grows up to CanaryMax.
+	CanaryAge          float64       `yaml:"canary-age"`
+	CanaryAgePermanent float64       `yaml:"canary-age-permanent"`
+	CanaryMax          time.Duration `yaml:"canary-max"`
+	Accepted           uint64        `yaml:"accepted"` // canaries that end it
+	AcceptedIn         time.Duration `yaml:"accepted-in"`
+	Back               float64       `yaml:"back"` // share of the capacity to come back with
+	BackOutage         float64       `yaml:"back-outage"`
+	ProbeAfter         time.Duration `yaml:"probe-after"`
+	ColdShare          float64       `yaml:"cold-share"` // of the configured rate, if no capacity was known
 }
 
 // ConnectionsPolicy says when the number of connections changes.
@@ -198,12 +206,12 @@ func Default() Policy {
 			UnclassifiedZ: 1.64, UnclassifiedShare: 0.02,
 			MinTime: 15 * time.Second, AfterFirst: 20 * time.Second, AfterFirstFast: 10 * time.Second, SureAccepted: 100, HeavyShare: 0.3,
 			Below: 0.90, BelowHeavy: 0.70, Deepest: 0.2, DeepestHeavy: 0.1,
-			FewReplies: 30, FewDeepest: 0.75, FewDeepestSure: 0.5, FewSureShare: 0.15, AtLeast: 0.95,
+			FewReplies: 30, FewDeepest: 0.75, FewDeepestSure: 0.5, FewSureShare: 0.15, CleanBack: 0.95, AtLeast: 0.95,
 			GoalLost: 0.5, GoalDecay: 0.8, GoalWait: 2 * time.Minute, GoalWaitMax: 10 * time.Minute,
-			Floor: 0.02, FloorRate: 1.0 / 60, FloorUnclear: 0.15, FloorUnclearConf: 0.1,
+			Floor: 0.02, FloorRate: 1.0 / 60, FloorUnclear: 0.15, FloorUnclearConf: 0.1, FloorUnclearUpTo: 0.9,
 		},
 		Cooldown: CooldownPolicy{
-			Chain: 2, Share: 0.1, CapLost: 0.6, ChainSure: 4, Below: 0.35, Deepest: 0.05,
+			Chain: 2, Share: 0.1, CapLost: 0.6, ChainSure: 4, FewSure: 0.02, Below: 0.35, Deepest: 0.05,
 			Wait: 5 * time.Minute, WaitGrowth: 1.5, WaitMax: 20 * time.Minute,
 		},
 		Increase: IncreasePolicy{
@@ -220,6 +228,7 @@ func Default() Policy {
 			Window: 30 * time.Second, WindowMax: 5 * time.Minute, FewReplies: 8,
 			MinReplies: 5, BlockShare: 0.5, OutageShare: 0.6, AllReplies: 12, AllShare: 0.97,
 			Canary: 30 * time.Second, CanaryOutage: 15 * time.Second, CanaryFast: 8 * time.Second,
+			CanaryAge: 40, CanaryAgePermanent: 2, CanaryMax: 30 * time.Minute,
 			Accepted: 2, AcceptedIn: 3 * time.Minute, Back: 0.4, BackOutage: 0.7, ProbeAfter: 5 * time.Minute,
 			ColdShare: 0.25,
 		},
@@ -271,7 +280,7 @@ func (p *Policy) Validate() error {
 		"decrease.refused-share": p.Decrease.Share, "decrease.heavy-share": p.Decrease.HeavyShare,
 		"decrease.below-accepted": p.Decrease.Below, "decrease.below-accepted-heavy": p.Decrease.BelowHeavy,
 		"decrease.deepest": p.Decrease.Deepest, "decrease.deepest-heavy": p.Decrease.DeepestHeavy,
-		"decrease.at-least": p.Decrease.AtLeast, "decrease.few-deepest": p.Decrease.FewDeepest,
+		"decrease.at-least": p.Decrease.AtLeast, "decrease.few-clean": p.Decrease.CleanBack, "decrease.few-deepest": p.Decrease.FewDeepest,
 		"decrease.few-sure": p.Decrease.FewDeepestSure, "decrease.floor": p.Decrease.Floor,
 		"decrease.floor-unclassified": p.Decrease.FloorUnclear, "decrease.floor-unclassified-configured": p.Decrease.FloorUnclearConf,
 		"cooldown.below-accepted": p.Cooldown.Below, "cooldown.deepest": p.Cooldown.Deepest,

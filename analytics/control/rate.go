@@ -36,10 +36,11 @@ func (d *decision) decrease() bool {
 	next.Chain++
 	if next.Chain == 1 {
 		next.ChainCap, next.CoolTime = a, max(d.p.Cooldown.Wait, 2*d.w.Delay)
+		next.Before = d.acceptedUntil(e.FirstRefusal - d.p.Step)
 	}
 	c := &d.p.Cooldown
 	few := e.Replies < d.p.Decrease.FewReplies
-	if next.Chain >= c.Chain && e.RefusedShare > c.Share && (few || a < c.CapLost*next.ChainCap || next.Chain >= c.ChainSure) {
+	if next.Chain >= c.Chain && e.RefusedShare > c.Share && (few && e.WilsonLow > c.FewSure || a < c.CapLost*next.ChainCap || next.Chain >= c.ChainSure) {
 		next.Mode = Cooldown
 		next.RatePerSecond = max(c.Below*a, c.Deepest*limited)
 		next.CoolUntil = d.now + next.CoolTime
@@ -48,6 +49,12 @@ func (d *decision) decrease() bool {
 	} else {
 		next.Mode = Backoff
 		next.RatePerSecond = d.backoffRate(&e, a, limited)
+		// A receiver that counts single messages refuses every second one as soon as the rate is a
+		// little too high. With few replies, what was accepted then says less than the last clean rate.
+		if clean := d.p.Decrease.CleanBack * d.Clean; few && next.Chain == 1 && clean > next.RatePerSecond && clean < limited {
+			next.RatePerSecond = clean
+			a = max(a, clean)
+		}
 		d.loseGoal(&next, a)
 	}
 	next.ProbeEvery = d.p.Probe.Interval
@@ -57,7 +64,7 @@ func (d *decision) decrease() bool {
 	if a < d.p.Probe.LowShare*d.LongTerm {
 		next.ProbeEvery = min(next.ProbeEvery, d.p.Probe.IntervalLow)
 	}
-	next.Cap, next.ProbeStep = a, d.p.Probe.Step
+	next.Cap, next.ProbeStep, next.Clean = a, d.p.Probe.Step, 0
 	next.NextProbe = d.now + max(next.ProbeEvery, min(d.p.Probe.IntervalMax, seconds(d.p.Probe.Messages/a)))
 	next.RatePerSecond = max(min(next.RatePerSecond, d.p.Decrease.AtLeast*limited), d.floor(&e))
 	next.RatePerSecond = min(next.RatePerSecond, d.ceiling.RatePerSecond)
@@ -151,6 +158,34 @@ func (d *decision) peak() float64 {
 	return max(d.p.Decrease.FloorRate, float64(most)/d.p.Step.Seconds())
 }
 
+// acceptedUntil returns the rate accepted under the limit in force before t, 0 where less than
+// Increase.MinTime of it was seen.
+func (d *decision) acceptedUntil(t time.Duration) float64 {
+	from := max(t-d.p.WindowMin, d.before.Since.Truncate(d.p.Step), d.before.EvidenceFrom.Truncate(d.p.Step))
+	e := d.p.evidence(d.w.Buckets, d.before.Epoch, from, t)
+	if e.duration() < d.p.Increase.MinTime {
+		return 0
+	}
+	return e.AcceptedRate
+}
+
+// acceptedBefore returns what the receiver accepted before it began to refuse: before the first
+// decrease where the refusals led to some already.
+func (d *decision) acceptedBefore() float64 {
+	if d.Chain > 0 {
+		return d.Before
+	}
+	to := d.w.end()
+	for i := range d.w.Buckets {
+		b := &d.w.Buckets[i]
+		if b.Epoch == d.before.Epoch && b.Start+d.p.Step <= to && canaryRefusals(&b.Counts) > 0 && b.Start >= to-d.p.Suspend.WindowMax {
+			to = b.Start
+			break
+		}
+	}
+	return d.acceptedUntil(to)
+}
+
 func (d *decision) backoffRate(e *Evidence, a, old float64) float64 {
 	p := &d.p.Decrease
 	rate := max(p.Below*a, p.Deepest*old)
@@ -184,7 +219,7 @@ func (d *decision) loseGoal(next *State, a float64) {
 func (d *decision) floor(e *Evidence) float64 {
 	p := &d.p.Decrease
 	floor := max(p.FloorRate, p.Floor*d.LongTerm)
-	unclear := e.Unclassified && float64(e.Counts.Other) > 0.8*float64(e.Refusals) && e.RefusedShare < 0.7
+	unclear := e.Unclassified && float64(e.Counts.Other) > 0.8*float64(e.Refusals) && e.WilsonLow < p.FloorUnclearUpTo
 	if unclear {
 		floor = max(floor, p.FloorUnclear*d.LongTerm)
 		if d.w.Static.HasRate() {
@@ -210,13 +245,14 @@ func (d *decision) increase() {
 		enough = max(3, min(enough, 60*old))
 	}
 	switch {
-	case math.IsInf(old, 1) || d.w.stale(d.now) || d.now < d.CoolUntil || d.badList():
+	case math.IsInf(old, 1) || d.stale() || d.now < d.CoolUntil || d.badList():
 		return
 	case e.duration() < p.MinTime || float64(e.Replies) < enough || !d.clean(&e) || e.AttemptRate < p.Binding*old:
 		return
 	}
-	d.Chain = 0
+	d.Chain, d.Before = 0, 0
 	d.LongTerm = max(d.LongTerm, e.AcceptedRate)
+	d.Clean = old
 
 	var rule Rule
 	var rate float64
@@ -267,6 +303,9 @@ func (d *decision) decreaseText(rule Rule, e *Evidence, old float64) string {
 	if rule == RuleCooldown {
 		return text + fmt.Sprintf(" Refusals went on after %d decreases: a penalty. %s -> %s, and no increase for %s.",
 			d.Chain-1, perSecond(old), perSecond(d.RatePerSecond), (d.CoolUntil-d.now).Round(time.Second))
+	}
+	if d.RatePerSecond > e.AcceptedRate {
+		return text + fmt.Sprintf(" %s -> %s.", perSecond(old), perSecond(d.RatePerSecond))
 	}
 	return text + fmt.Sprintf(" %s -> %s, below what the receiver accepts.", perSecond(old), perSecond(d.RatePerSecond))
 }

@@ -51,6 +51,10 @@ type State struct {
 	Goal     float64 `json:"goal,omitempty"`      // capacity to come back to
 	LongTerm float64 `json:"long_term,omitempty"` // largest rate accepted cleanly
 
+	// Clean is the largest rate, in force and used, under which nothing was refused; 0 once a
+	// decrease made use of it.
+	Clean float64 `json:"clean,omitempty"`
+
 	ProbeStep  float64       `json:"probe_step,omitempty"`
 	ProbeEvery time.Duration `json:"probe_every,omitempty"`
 	NextProbe  time.Duration `json:"next_probe,omitempty"`
@@ -60,12 +64,16 @@ type State struct {
 	Chain          int           `json:"chain,omitempty"`     // decreases since the last increase
 	ChainCap       float64       `json:"chain_cap,omitempty"` // capacity at the first of them
 	RecoveryFailed int           `json:"recovery_failed,omitempty"`
+	// Before is what was accepted just before the first of them.
+	Before float64 `json:"before,omitempty"`
 
 	// While Suspended:
-	Outage         bool    `json:"outage,omitempty"` // the receiver is down, not angry
-	CanaryFast     bool    `json:"canary_fast,omitempty"`
-	CanaryAccepted uint64  `json:"canary_accepted,omitempty"` // in the slow epoch before
-	PreCap         float64 `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+	Outage         bool          `json:"outage,omitempty"` // the receiver is down, not angry
+	CanaryFast     bool          `json:"canary_fast,omitempty"`
+	CanaryAccepted uint64        `json:"canary_accepted,omitempty"` // in the slow epoch before
+	PreCap         float64       `json:"pre_cap,omitempty"`         // capacity before, 0 for unknown
+	SuspendedAt    time.Duration `json:"suspended_at,omitempty"`
+	CanaryEvery    time.Duration `json:"canary_every,omitempty"` // once they went out more rarely
 
 	ConnectionsGood  uint32        `json:"connections_good,omitempty"` // before the last raise; 0 if the last change was none
 	ConnectionsStep  uint32        `json:"connections_step,omitempty"`
@@ -103,6 +111,7 @@ const (
 	RuleConnectionsUp   Rule = "CONNECTIONS-UP"
 	RuleMessagesDown    Rule = "MESSAGES-DOWN"
 	RuleMessagesUp      Rule = "MESSAGES-UP"
+	RuleBalance         Rule = "BALANCE" // the configured limit is handed out by backlog
 	RuleCeiling         Rule = "CEILING" // the configuration's ceiling came down
 	RuleWarmup          Rule = "WARM-UP" // the cap of a new source
 	RuleHistory         Rule = "HISTORY" // a key is taken over with what its history supports
@@ -137,9 +146,21 @@ type Evidence struct {
 	AcceptedSince uint64
 	FromRate      float64
 
+	// Pairs are the first attempts and retries of a decision about greylisting, over all epochs.
+	Pairs Pairs
+
 	MaxOpen     uint32 // connections of the key that one node had open
 	MinMessages uint32 // smallest message number that was refused, NoMessages for none
 	Samples     []string
+}
+
+// Pairs counts replies to first attempts and to retries in spans of time that hold both, and those
+// among them that nobody could classify.
+type Pairs struct {
+	First      uint64
+	FirstOther uint64
+	Retry      uint64
+	RetryOther uint64
 }
 
 // Reason says why a limit changed. Old and New are whole limits; several reasons of one decision

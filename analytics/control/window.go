@@ -116,9 +116,6 @@ type Windows struct {
 	PermanentlyDeferred bool
 }
 
-// stale reports whether the newest data is too old to speed up on (design/control.md 5.4).
-func (w *Windows) stale(now time.Duration) bool { return now-w.Newest > 2*w.Delay }
-
 // end returns where the evidence ends: with the last complete bucket, or with the last data before
 // it. What was not shipped yet is not a time in which nothing was accepted.
 func (w *Windows) end() time.Duration {

@@ -225,7 +225,10 @@ func (a *Attribution) deliveries(ctx context.Context, now time.Time, pending []r
 		return all, nil
 	}
 	var came []delivered // received, that is: the Message-ID stands there
-	if err := a.read(ctx, &came, "'received'", "headers['Message-ID'] IN (?) AND recipient_key IN (?)"+latest, oldest, distinct(quoted), distinct(keys)); err != nil || len(came) == 0 {
+	// The event of the acceptance has no key. GLOBAL: on a cluster both sides are on all shards.
+	if err := a.read(ctx, &came, "'received'", `headers['Message-ID'] IN (?) AND message_id GLOBAL IN (
+    SELECT message_id FROM events WHERE kind = 'delivered' AND time > fromUnixTimestamp64Micro(?, 'UTC') AND recipient_key IN (?))
+LIMIT 1 BY message_id`, oldest, distinct(quoted), oldest.UnixMicro(), distinct(keys)); err != nil || len(came) == 0 {
 		return all, err
 	}
 	messages = nil

@@ -52,11 +52,16 @@ func (r *Result) count(kind, rule string) {
 	r.ByRule[Decided{kind, rule}]++
 }
 
-// insert writes rows in one block under a token. Without rows it does nothing.
-func insert(ctx context.Context, conn driver.Conn, token, table string, columns []string, rows [][]any) (err error) {
+// insert writes rows in one block under a token, and again where ClickHouse asks for that. Without rows
+// it does nothing.
+func insert(ctx context.Context, conn driver.Conn, token, table string, columns []string, rows [][]any) error {
 	if len(rows) == 0 {
 		return nil
 	}
+	return retrying(ctx, func() error { return insertOnce(ctx, conn, token, table, columns, rows) })
+}
+
+func insertOnce(ctx context.Context, conn driver.Conn, token, table string, columns []string, rows [][]any) (err error) {
 	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
 		"insert_deduplicate": 1, "insert_deduplication_token": token, "async_insert": 0, "max_insert_threads": 1,
 	}))

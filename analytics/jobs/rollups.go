@@ -18,13 +18,12 @@ const (
 	day        = 24 * time.Hour
 )
 
-// RollUps is the job that fills the coarser roll-ups (by the hour, by the day) from the finer ones, which
-// views fill as events come in.
+// RollUps is the job that fills the roll-ups by the hour from events, and those by the day from them.
 //
-// A run looks at the days of which an hour has ended since the last run, and at those of events that
-// arrived since then: mail of a node that was cut off, or an import, is rolled up whenever it comes. A
-// day, or a month of the roll-ups by the day, is computed anew and replaced in one step
-// (warehouse.RollUp), so a run that is killed or doubled changes nothing.
+// A run looks at the hours that have ended since the last run, and at those of events that arrived since
+// then: mail of a node that was cut off, or an import, is rolled up whenever it comes. An hour is computed
+// anew and replaced in one step (warehouse.RollUp), and so is a month of the roll-ups by the day, so a run
+// that is killed or doubled changes nothing.
 type RollUps struct {
 	Conn    driver.Conn
 	Version string // of carom
@@ -38,7 +37,7 @@ func (j *RollUps) Run(ctx context.Context) (Result, error) {
 // RunRange rolls up what happened in a range, by the events' own time.
 func (j *RollUps) RunRange(ctx context.Context, from, to time.Time) (Result, error) {
 	return inLongTurn(ctx, j.Conn, rollUpsJob+rangeSuffix, j.Version, func(ctx context.Context, r *run, result *Result) error {
-		return j.rollUp(ctx, r, from, to, result)
+		return j.rollUp(ctx, r, warehouse.Coarser(), from, to, result)
 	})
 }
 
@@ -47,12 +46,18 @@ func (j *RollUps) work(ctx context.Context, r *run, result *Result) error {
 	if err != nil {
 		return err
 	}
-	days, err := j.days(ctx, &w, r.started)
+	hours, err := j.hours(ctx, &w, r.started)
 	if err != nil {
 		return err
 	}
-	for _, s := range stretches(days) {
-		if err := j.rollUp(ctx, r, s.from, s.to, result); err != nil {
+	for _, s := range stretches(hours) {
+		if err := j.rollUp(ctx, r, warehouse.FromEvents(), s.from, s.to, result); err != nil {
+			return err
+		}
+	}
+	if len(hours) > 0 {
+		// By the day all is computed by the month, so that one range costs no more than its months.
+		if err := j.rollUp(ctx, r, warehouse.FromRollUps(), hours[0].Truncate(day), hours[len(hours)-1].Truncate(day).Add(day), result); err != nil {
 			return err
 		}
 	}
@@ -60,55 +65,52 @@ func (j *RollUps) work(ctx context.Context, r *run, result *Result) error {
 	return nil
 }
 
-// days returns the days to roll up at now, in order.
-func (j *RollUps) days(ctx context.Context, w *watermark, now time.Time) ([]time.Time, error) {
-	var days []time.Time
+// hours returns the hours to roll up at now, in order.
+func (j *RollUps) hours(ctx context.Context, w *watermark, now time.Time) ([]time.Time, error) {
+	var hours []time.Time
 	over := now.Truncate(time.Hour) // what is later is not over
 	since := time.Unix(0, 0).UTC()
 	if !w.dataTo.IsZero() {
 		since = w.dataTo.Add(-overlap)
-		if w.dataTo.Before(over) {
-			for d := w.dataTo.Truncate(day); d.Before(over); d = d.Add(day) {
-				days = append(days, d)
-			}
+		for h := w.dataTo.Truncate(time.Hour); h.Before(over); h = h.Add(time.Hour) {
+			hours = append(hours, h)
 		}
 	}
 	var arrived []time.Time
 	err := j.Conn.QueryRow(with(ctx, clickhouse.Parameters{"since": micros(since), "until": micros(now), "over": micros(over)}), `
-SELECT groupUniqArray(toStartOfDay(toDateTime(time, 'UTC')))
+SELECT groupUniqArray(toStartOfHour(toDateTime(time, 'UTC')))
 FROM events
 WHERE arrived > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND arrived <= fromUnixTimestamp64Micro({until:Int64}, 'UTC')
     AND time < fromUnixTimestamp64Micro({over:Int64}, 'UTC') AND time >= toDateTime64(0, 6, 'UTC')`).Scan(&arrived)
 	if err != nil {
-		return nil, fmt.Errorf("look for the days of events that arrived: %w", err)
+		return nil, fmt.Errorf("look for the hours of events that arrived: %w", err)
 	}
-	for _, d := range arrived {
-		days = append(days, d.UTC())
+	for _, h := range arrived {
+		hours = append(hours, h.UTC())
 	}
-	slices.SortFunc(days, time.Time.Compare)
-	return slices.CompactFunc(days, time.Time.Equal), nil
+	slices.SortFunc(hours, time.Time.Compare)
+	return slices.CompactFunc(hours, time.Time.Equal), nil
 }
 
-// stretchOfDays is a range of time.
-type stretchOfDays struct{ from, to time.Time }
+// hourRange is a run of hours.
+type hourRange struct{ from, to time.Time }
 
-// stretches returns days, which are in order, as ranges without gaps.
-func stretches(days []time.Time) []stretchOfDays {
-	var all []stretchOfDays
-	for _, d := range days {
-		if n := len(all); n > 0 && all[n-1].to.Equal(d) {
-			all[n-1].to = d.Add(day)
+// stretches returns hours, which are in order, as ranges without gaps.
+func stretches(hours []time.Time) []hourRange {
+	var all []hourRange
+	for _, h := range hours {
+		if n := len(all); n > 0 && all[n-1].to.Equal(h) {
+			all[n-1].to = h.Add(time.Hour)
 			continue
 		}
-		all = append(all, stretchOfDays{d, d.Add(day)})
+		all = append(all, hourRange{h, h.Add(time.Hour)})
 	}
 	return all
 }
 
-// rollUp fills every coarser roll-up for a range. Those by the day, which are computed by the month, have
-// nothing of a day that is not over.
-func (j *RollUps) rollUp(ctx context.Context, r *run, from, to time.Time, result *Result) error {
-	for _, table := range warehouse.Coarser() {
+// rollUp fills roll-ups for a range. Those by the day have nothing of a day that is not over.
+func (j *RollUps) rollUp(ctx context.Context, r *run, tables []string, from, to time.Time, result *Result) error {
+	for _, table := range tables {
 		if strings.HasSuffix(table, "_1d") && !from.Before(r.started.Truncate(day)) {
 			continue
 		}

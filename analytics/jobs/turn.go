@@ -11,6 +11,8 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
+
+	"carom/schemas/clock"
 )
 
 // term is how long a run may take, and how its turn is kept meanwhile. All runs of a name share one.
@@ -54,7 +56,7 @@ type run struct {
 }
 
 // now returns the warehouse's time.
-func (r *run) now() time.Time { return r.started.Add(time.Since(r.began)) }
+func (r *run) now() time.Time { return r.started.Add(clock.Scaled(time.Since(r.began))) }
 
 // inTurn does the work of one run if the turn is to be had, bounds its time, and notes how it
 // ended.

@@ -18,6 +18,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/analytics/control"
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 )
 
@@ -25,6 +26,8 @@ const (
 	// liveGauge is how old the last gauge of a node may be: nine gauges, so that an agent that is
 	// restarted does not look like a node that is gone.
 	liveGauge = 90 * time.Second
+	// slowestGauge is what the machine may need to bring a gauge to ClickHouse, however fast time passes.
+	slowestGauge = 15 * time.Second
 	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete. An
 	// agent stores an event within 2 s when it has much to do (ingest/ship, maxLag), and may begin to
 	// use them from one batch to the next, before any bucket was seen to fill late.
@@ -108,7 +111,7 @@ func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snaps
 	if err := r.permanent(ctx, now, wanted.Suspended, s); err != nil {
 		return nil, err
 	}
-	settle := min(max(s.Lateness, shortestSettle), longestSettle)
+	settle := min(max(s.Lateness, shortestSettle), max(longestSettle, clock.Scaled(shortestSettle)))
 	s.To = now.Add(-settle).Truncate(r.Policy.Step)
 	s.Delay = r.Policy.Step + max(s.Lateness, shortestSettle) + r.Period + pickup
 	for _, k := range s.Keys {
@@ -130,7 +133,8 @@ func (s *Snapshot) key(k limits.Key) *Key {
 // gauges reads the last gauge of each key and node, and adds up conf(K). A gauge from the future,
 // of a clock that was wrong for a while, would pass for the last one until that time comes.
 func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
-	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-liveGauge)), "until": micros(now.Add(liveGauge))}, `
+	live := max(liveGauge, clock.Scaled(slowestGauge))
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-live)), "until": micros(now.Add(live))}, `
 SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt, warmup_start, established,
     static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
 FROM gauges

@@ -13,13 +13,15 @@ import (
 const about = `
 carom receivers plays the receiving side of the world: providers with hidden limits, each MX host on
 its own address 127.0.x.y at the SMTP port, with the DNS that leads there, and with complaints and
-bounces that come back by SMTP. A scenario file says what they do and when; "demo" comes with carom.
+bounces that come back by SMTP. A scenario file says what they do and when; these come with
+carom: demo, gmail, outlook, yahoo, apple, comcast, european-isp, greylister, small-business.
 
 Example:
   carom receivers --scenario demo --smtp 2525 --dns 127.0.0.1:5353 --http 127.0.0.1:8025 \
     --reports-to smtp://127.0.0.1:2600/fbl@sender.test --start-on-first-message
 
-Who connects is the source: limits hold for each address (127.0.0.2, 127.0.0.3, ...) by itself.
+Who connects is the source: limits hold for each address (127.0.0.2, 127.0.0.3, ...) by itself. XCLIENT, or
+a header of the PROXY protocol (version 1), names another one.
 The HTTP interface:
   GET  /stats[?since=90s]          attempts, verdicts, connections and limits for each 10 s
   GET  /truth[?t=90m]              the hidden limits

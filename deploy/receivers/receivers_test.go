@@ -435,7 +435,7 @@ func TestCommand(t *testing.T) {
 		{[]string{"--help"}, 0, ""},
 		{nil, 2, "--scenario is missing"},
 		{[]string{"--scenario", bad}, 2, bad + ": sead: unknown field"},
-		{[]string{"--scenario", "none"}, 2, `"none": not one of demo`},
+		{[]string{"--scenario", "none"}, 2, `"none": not one of apple, comcast, demo`},
 		{[]string{"--scenario", "demo", "--smtp", "70000"}, 2, "not a port"},
 		{[]string{"--scenario", "demo", "--time-scale", "-1"}, 2, "want 1 to 100"},
 		{[]string{"--scenario", "demo", "--reports-to", "x"}, 2, "smtp://HOST:PORT"},

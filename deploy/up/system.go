@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"carom/deploy/up/supervise"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/sender/config"
 )
@@ -106,7 +107,11 @@ func (y *System) Start(ctx context.Context, s *supervise.Supervisor) error {
 	return nil
 }
 
+// process returns a child, which lives in the same time as its parent.
 func (y *System) process(name string, args ...string) supervise.Process {
+	if scale := clock.Value(); scale != "" && name != "schema" {
+		args = append(args, "--time-scale", scale)
+	}
 	return supervise.Process{Name: name, Path: y.Executable, Args: args}
 }
 

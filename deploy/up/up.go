@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"carom/deploy/up/supervise"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/sender/config"
 )
@@ -32,6 +33,9 @@ them again. The engine library is looked for as carom clickhouse --help says.
 Example:
   carom up --dir ./carom-data
   curl smtp://127.0.0.1:2525 --mail-from me@example.com --mail-rcpt you@example.net -T message.eml
+
+With --time-scale N all of it lives N times as fast, for tests with "carom receivers --time-scale N": what
+is configured stays what it is, and the engine's own tables tell that time too.
 
 It stops everything in order on Ctrl-C or SIGTERM. Exit status 2 means that something in the
 configuration has to be changed first.`
@@ -54,6 +58,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 	listen := flags.String("listen", "", "`address` of ClickHouse's HTTP interface for the first configuration (default "+defaultHTTP+")")
 	smtp := flags.String("smtp", "", "`address` that takes mail for the first configuration (default "+defaultSMTP+")")
 	logFiles := flags.Bool("log-files", false, "write the lines of each process to DIR/log/NAME.log instead of standard error")
+	clock.Flag(flags.FlagSet)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

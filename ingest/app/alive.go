@@ -8,6 +8,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"carom/ingest/ship"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 )
 
@@ -32,7 +33,7 @@ func (r *registration) write(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register node: %w", err)
 	}
-	if err := batch.Append(r.node, s.Incarnation, time.Now().UTC(), r.started, r.version,
+	if err := batch.Append(r.node, s.Incarnation, clock.Now().UTC(), r.started, r.version,
 		s.EventSeq, s.GaugeSeq, s.QueueGaugeSeq, s.AnnotationSeq, s.Quarantined, r.generation()); err != nil {
 		_ = batch.Abort() // the first error is the one to tell
 		return fmt.Errorf("register node: %w", err)

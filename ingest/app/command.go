@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"carom/ingest/ship"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/schemas/warehouse"
 )
@@ -34,6 +35,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	flags.BoolVar(&o.Once, "once", false, "ship what is there, look for limits and suppressions once, and end")
 	level := flags.String("log-level", "info", "`level` of the log: debug, info, warn or error")
 	asJSON := flags.Bool("log-json", false, "log JSON lines")
+	clock.Flag(flags.FlagSet)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 // onlyWithConfig returns a ConfigError for a flag that says what the file of -c says too.
 func onlyWithConfig(flags *service.Flags) (err error) {
 	flags.Visit(func(f *flag.Flag) {
-		if err == nil && !slices.Contains([]string{"c", "once", "log-level", "log-json"}, f.Name) {
+		if err == nil && !slices.Contains([]string{"c", "once", "log-level", "log-json", "time-scale"}, f.Name) {
 			err = service.Configf("carom ingest agent: --%s and -c exclude each other: the file says it", f.Name)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 )
 
@@ -51,7 +52,7 @@ func newFeed(o Options, conn driver.Conn, log *slog.Logger) *feed {
 // when its TTL is.
 func (f *feed) limits(ctx context.Context) error {
 	ctx = clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{"node": f.node}))
-	asked := time.Now()
+	asked := clock.Now()
 	rows, err := f.conn.Query(ctx, `SELECT
     generation, issued_at, (toUnixTimestamp64Micro(issued_at) + ttl_seconds * 1000000 - toUnixTimestamp64Micro(now64(6))) / 1000000 AS left, provider, source, epoch, rate, connections,
     messages_per_connection, canary, not_after, reason_id, document

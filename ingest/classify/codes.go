@@ -350,6 +350,7 @@ const (
 	ProtocolFailure Local = "protocol" // the peer's bytes were no reply
 	TLSFailed       Local = "tls-failed"
 	QueueExpired    Local = "queue-expired" // of a message that was never answered
+	HoldExpired     Local = "hold-expired"  // the same, kept back by the control loop
 	Suppressed      Local = "suppressed"
 	MessageDamaged  Local = "message-damaged" // in the spool: it can never be sent
 )
@@ -358,7 +359,7 @@ var locals = map[Local]taxonomy.Category{
 	DomainNotFound: taxonomy.BadDomain, NullMX: taxonomy.BadDomain, DNSTemporary: taxonomy.DNSFailure,
 	ConnectRefused: taxonomy.Connection, ConnectTimeout: taxonomy.Connection, ConnectFailed: taxonomy.Connection,
 	ConnectionLost: taxonomy.Connection, ReplyTimeout: taxonomy.Connection, ProtocolFailure: taxonomy.Protocol,
-	TLSFailed: taxonomy.TLSRequired, QueueExpired: taxonomy.Expired, Suppressed: taxonomy.Suppressed,
+	TLSFailed: taxonomy.TLSRequired, QueueExpired: taxonomy.Expired, HoldExpired: taxonomy.HeldExpired, Suppressed: taxonomy.Suppressed,
 	MessageDamaged: taxonomy.System,
 }
 

@@ -62,7 +62,7 @@ var links = map[string][]string{
 	"sender":            {"github.com/ClickHouse/", "github.com/grafana/", "carom/schemas/warehouse"},
 	"analytics/control": {"net", "database/sql", "os/exec", "github.com/ClickHouse/"},
 	"schemas/event":     {"github.com/ClickHouse/"},
-	"":                  {"github.com/cockroachdb/"}, // the crashable file system is for tests
+	"":                  {"github.com/cockroachdb/", "gonum.org/"}, // for tests, and for the plots of deploy/loop alone
 }
 
 func within(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }

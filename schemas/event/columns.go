@@ -53,7 +53,7 @@ var Columns = []Column[Event]{
 	{"dkim_domains", "Array(LowCardinality(String))", ByDelivery, "each d= that carom signed with", func(e *Event) any { return &e.DKIMDomains }},
 	{"recipient", "String", ByIntake, "forward-path", func(e *Event) any { return &e.Recipient }},
 	{"recipient_domain", "LowCardinality(String)", ByIntake, "domain of the recipient, lower case", func(e *Event) any { return &e.RecipientDomain }},
-	{"recipient_key", "String", ByIntake, "keyed hash of the normalised recipient, the key of suppressions", func(e *Event) any { return &e.RecipientKey }},
+	{"recipient_key", "String", ByIntake, "keyed hash of the normalised recipient, the key of suppressions; empty in received events that show the recipient", func(e *Event) any { return &e.RecipientKey }},
 
 	{"provider", "LowCardinality(String)", ByDelivery, "who decides about the mail; empty before resolution", func(e *Event) any { return &e.Provider }},
 	{"source", "LowCardinality(String)", ByDelivery, "what the receiver sees: the bound IPv4 address or IPv6 /64", func(e *Event) any { return &e.Source }},
@@ -80,7 +80,7 @@ var Columns = []Column[Event]{
 	{"reply", "String", ByDelivery, "reply of the peer, or what went wrong here", func(e *Event) any { return &e.Reply }},
 	{"reply_template", "LowCardinality(String)", ByDelivery, "reply with numbers, ids and addresses replaced, to group by", func(e *Event) any { return &e.ReplyTemplate }},
 
-	{"category", "LowCardinality(String)", ByClassifier, "one of 29 words for what the reply means", func(e *Event) any { return (*string)(&e.Category) }},
+	{"category", "LowCardinality(String)", ByClassifier, "one of 30 words for what the reply means", func(e *Event) any { return (*string)(&e.Category) }},
 	{"class", words([]taxonomy.Class{"", taxonomy.Hard, taxonomy.Soft, taxonomy.Undetermined, taxonomy.None}), ByClassifier, "hard: the address is dead; soft: it is not", func(e *Event) any { return (*string)(&e.Class) }},
 	{"dimension", words(append([]taxonomy.Dimension{""}, taxonomy.Dimensions...)), ByClassifier, "what the reply is about", func(e *Event) any { return (*string)(&e.Dimension) }},
 	{"scope", "LowCardinality(String)", ByClassifier, "whom a refusal is aimed at", func(e *Event) any { return (*string)(&e.Scope) }},

@@ -128,7 +128,8 @@ func (m Mode) Known() bool { return m == Active || m == Advise || m == Off }
 const EveryProvider = "*"
 
 // ProviderMode is the mode at one provider, or at every one. Where a node is told Off it drops
-// what the loop gave it there, at once and without a glide: leases, scoped limits and holds.
+// what the loop gave it there, at once and without a glide: leases, scoped limits and holds. Where it is
+// told Active the loop has the say over backoff even before it gave the key its first lease.
 type ProviderMode struct {
 	Provider string `json:"provider"`
 	Mode     Mode   `json:"mode"`
@@ -141,16 +142,21 @@ func (d *Document) TTL() time.Duration {
 
 // IsOff reports whether the document switches the loop off at a provider.
 func (d *Document) IsOff(provider string) bool {
-	off := false
+	return d.ModeAt(provider) == Off
+}
+
+// ModeAt returns the mode at a provider, "" where the document does not say.
+func (d *Document) ModeAt(provider string) Mode {
+	mode := Mode("")
 	for _, m := range d.Modes {
 		switch m.Provider {
 		case provider:
-			return m.Mode == Off
+			return m.Mode
 		case EveryProvider:
-			off = m.Mode == Off
+			mode = m.Mode
 		}
 	}
-	return off
+	return mode
 }
 
 // Lease returns the lease of key, and whether there is one.

@@ -84,6 +84,10 @@ func (g *Guard) step(now time.Duration) {
 		g.base = float64(g.stepReplies) / (now - g.stepped).Seconds()
 	}
 	g.stepped, g.stepReplies = now, 0
+	if g.canary {
+		g.replies = 0
+		return // trials are to be refused, and slower ones would find out later that it is over
+	}
 	factor := 1 - g.cut
 	switch {
 	case g.replies >= guardCutReplies && g.refused > guardCutAbove:

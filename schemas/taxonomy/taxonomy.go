@@ -52,7 +52,7 @@ const (
 	ScopeProvider  Scope = "provider"
 )
 
-// Category is one of the 29 words for what became of a recipient.
+// Category is one of the 30 words for what became of a recipient.
 type Category string
 
 // The categories.
@@ -79,6 +79,7 @@ const (
 	DNSFailure       Category = "dns-failure"
 	Connection       Category = "connection"
 	Expired          Category = "expired"
+	HeldExpired      Category = "held-expired" // while the control loop kept it back: nobody refused it
 	Protocol         Category = "protocol"
 	System           Category = "system"
 	Suppressed       Category = "suppressed"
@@ -119,6 +120,7 @@ var categories = map[Category]entry{
 	DNSFailure:       {"network", Soft, "routing-errors"},
 	Connection:       {"network", Soft, "no-answer-from-host"},
 	Expired:          {"network", Soft, "message-expired"},
+	HeldExpired:      {"sender-side", None, "message-expired"},
 	Protocol:         {"protocol", Soft, "protocol-errors"},
 	System:           {"system", Soft, "bad-configuration"},
 	Suppressed:       {"sender-side", Hard, "policy-related"},

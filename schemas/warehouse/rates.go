@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -15,6 +16,9 @@ type Measure struct {
 	kind string // ClickHouse's type
 	expr string // over one row of a roll-up
 }
+
+// SQL returns what the measure counts of one row of a roll-up, to be summed.
+func (m Measure) SQL() string { return m.expr }
 
 // Measures are the counts that the rates are made of, in the order of the columns. Each counts
 // recipients, but for attempts and those named after them.
@@ -181,36 +185,42 @@ func noMeasures() string {
 	return strings.Join(names, ", ")
 }
 
+// NewestHour is an expression of the newest hour of which events are here; 1970 without any. The view
+// rollup_1m has it at once, jobs_1h when rollup_1m is past its retention.
+const NewestHour = "toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h)))"
+
 // mature returns the condition that a day has had so many hours after its end: by the newest hour
 // of which something is here.
 func mature(day string, days int) string {
-	return fmt.Sprintf("toDateTime(%s, 'UTC') + INTERVAL %d DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h)", day, days)
+	return fmt.Sprintf("toDateTime(%s, 'UTC') + INTERVAL %d DAY <= %s + INTERVAL 1 HOUR", day, days, NewestHour)
 }
 
-// stepOf names the step of a roll-up as ClickHouse's functions do, by the suffix of its table.
-var stepOf = map[string]string{"1d": "Day", "1h": "Hour"}
-
-// upToNow returns a roll-up and, of what it does not reach yet, the finer ones of its family, which
-// tables lists in order. columns are those that are wanted beside ts. Coarse steps are filled from the
-// oldest on, so that the newest one tells how far they reach.
+// upToNow returns a roll-up and, of what it does not reach yet, those of its family that it is filled
+// from and the events, in the order of tables. columns are those that are wanted beside ts. A job
+// fills steps from the oldest on, so that the newest one tells how far they reach.
 func upToNow(columns string, tables ...string) (string, error) {
-	steps := make([]string, len(tables))
-	for i, t := range tables {
-		_, suffix, _ := strings.Cut(t, "_")
-		steps[i] = stepOf[suffix]
-		if i < len(tables)-1 && steps[i] == "" {
-			return "", fmt.Errorf("roll-up %s is of no step that finer ones fill", t)
-		}
-	}
 	parts := []string{fmt.Sprintf("    SELECT ts, %s FROM %s", columns, tables[0])}
 	var reached []string
-	for i, t := range tables[1:] {
-		reached = append(reached, fmt.Sprintf("(SELECT max(ts) + INTERVAL 1 %s FROM %s)", steps[i], tables[i]))
+	var step string // of the first
+	for i, t := range tables {
+		at := slices.IndexFunc(rollUps, func(r rollUp) bool { return r.Table == t })
+		if at < 0 || rollUps[at].From == "" || i < len(tables)-1 && rollUps[at].From != tables[i+1] {
+			return "", fmt.Errorf("roll-up %s is not filled from the next table", t)
+		}
+		r := rollUps[at]
+		if i == 0 {
+			step = r.bucket
+		}
+		reached = append(reached, fmt.Sprintf("(SELECT max(ts) + INTERVAL 1 %s FROM %s)", r.Step, t))
 		from := reached[0]
 		if len(reached) > 1 {
 			from = "greatest(" + strings.Join(reached, ", ") + ")"
 		}
-		parts = append(parts, fmt.Sprintf("    SELECT toStartOf%s(f.ts) AS ts, %s FROM %s AS f WHERE f.ts >= %s", steps[0], columns, t, from))
+		next, condition := r.From, "WHERE f.ts >= "+from
+		if next == eventsTable {
+			next, condition = "(\n"+r.fromEvents(eventsTable, "time >= "+from)+"\n)", ""
+		}
+		parts = append(parts, strings.TrimSpace(fmt.Sprintf("SELECT %s AS ts, %s FROM %s AS f %s", fmt.Sprintf(step, "f.ts"), columns, next, condition)))
 	}
 	return "(\n" + strings.Join(parts, "\n    UNION ALL\n") + "\n)", nil
 }

@@ -35,11 +35,12 @@ const aggregation = 2_000_000_000
 // wrong for that range: run it again when they have stopped.
 var ErrBusy = errors.New("events of this range are still arriving: run it again later, or for a range that ends earlier")
 
-// RollUp fills a coarser roll-up (rollup_1h, rollup_1d, jobs_1d and so on) from its finer one, for
-// every partition that [from, to) touches and up to the last step that is over. A bucket of which
-// the finer roll-up has lost rows by retention is kept as it is.
+// RollUp fills a roll-up that no view fills, up to the last step that is over: one by the hour
+// (rollup_1h, jobs_1h and so on) from events, for the hours that [from, to) touches, and one by the day from
+// that by the hour, for the months that it touches. A step of which events, or the finer roll-up,
+// have lost rows by retention is kept as it is.
 //
-// It computes a partition anew in a table of its own and then replaces it in one step. So a run
+// It puts a partition together in a table of its own and then replaces it in one step. So a run
 // that is repeated, doubled or killed changes nothing, events that came late are in the next run,
 // and nobody sees half of a result. (A ReplacingMergeTree would need FINAL in every query, and a
 // deduplication token would leave out what came late.)
@@ -49,6 +50,9 @@ func RollUp(ctx context.Context, conn driver.Conn, table string, from, to time.T
 			if err := dropLeftovers(ctx, conn); err != nil {
 				return err
 			}
+			if r.From == eventsTable {
+				return r.refill(ctx, conn, from, to, true)
+			}
 			return r.fill(ctx, conn, from, to, r.keepThinned)
 		}
 	}
@@ -57,20 +61,26 @@ func RollUp(ctx context.Context, conn driver.Conn, table string, from, to time.T
 
 // Coarser returns the roll-ups that RollUp fills, in the order in which to fill them.
 func Coarser() []string {
-	var names []string
-	for _, r := range rollUps {
-		if r.From != "" {
-			names = append(names, r.Table)
-		}
-	}
-	return names
+	return append(FromEvents(), FromRollUps()...)
+}
+
+// FromEvents returns those that RollUp fills from events, for the hours that it is asked for.
+func FromEvents() []string { return namesOf(func(r rollUp) bool { return r.From == eventsTable }) }
+
+// FromRollUps returns those that RollUp fills from finer ones, by whole days or months.
+func FromRollUps() []string {
+	return namesOf(func(r rollUp) bool { return r.From != "" && r.From != eventsTable })
 }
 
 // RollUps returns the names of all roll-ups.
-func RollUps() []string {
-	names := make([]string, len(rollUps))
-	for i, r := range rollUps {
-		names[i] = r.Table
+func RollUps() []string { return namesOf(func(rollUp) bool { return true }) }
+
+func namesOf(which func(rollUp) bool) []string {
+	var names []string
+	for _, r := range rollUps {
+		if which(r) {
+			names = append(names, r.Table)
+		}
 	}
 	return names
 }
@@ -94,8 +104,8 @@ type Rebuilt struct {
 }
 
 // Rebuild computes every roll-up anew for [from, to), widened to whole hours and to the steps of
-// each table: those that views fill from events, the coarser ones from them, or from events where
-// the finer one is past its retention. What is past a table's own retention is left alone.
+// each table: all from events but those by the day, which are summed from those by the hour, or from
+// events where these are past their retention. What is past a table's own retention is left alone.
 //
 // Of a table that a view fills it computes the range in a table of its own, deletes the range and
 // attaches the new parts. What agents insert meanwhile stays: a deletion sees only the parts that
@@ -129,9 +139,13 @@ func Rebuild(ctx context.Context, conn driver.Conn, from, to time.Time, o Rebuil
 	from, to = from.UTC().Truncate(time.Hour), ceil(to.UTC(), time.Hour)
 	for i, r := range rollUps {
 		done := Rebuilt{Table: r.Table, From: from, To: to, Done: i + 1, Total: len(rollUps)}
-		if r.From == "" {
+		switch r.From {
+		case "":
 			done.From, done.To, err = r.recount(ctx, conn, later(from, kept[r.Table]), to, o.Idle, suffix)
-		} else {
+		case eventsTable:
+			done.From, done.To = later(from, kept[r.Table]), to
+			err = r.refill(ctx, conn, done.From, done.To, done.From.Before(kept[eventsTable]))
+		default:
 			done.From, done.To = later(from, kept[r.Table]).Truncate(r.step()), ceil(to, r.step())
 			err = r.fill(ctx, conn, done.From, done.To, r.rebuildOld(done.From, done.To, kept[r.From]))
 		}
@@ -159,8 +173,8 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// keptSince returns the full hour from which on each roll-up keeps its rows, by the retention that
-// is in force.
+// keptSince returns the full hour from which on each roll-up, and events, keep their rows, by the
+// retention that is in force. Events that came late are kept longer.
 func keptSince(ctx context.Context, conn driver.Conn) (map[string]time.Time, error) {
 	now, err := serverTime(ctx, conn)
 	if err != nil {
@@ -183,7 +197,7 @@ func keptSince(ctx context.Context, conn driver.Conn) (map[string]time.Time, err
 			}
 		}
 	}
-	since := map[string]time.Time{}
+	since := map[string]time.Time{eventsTable: ceil(now.AddDate(0, 0, -days[eventsTable]), time.Hour)}
 	for _, r := range rollUps {
 		since[r.Table] = ceil(now.AddDate(0, 0, -cmp.Or(days[r.Table], r.Days)), time.Hour)
 	}
@@ -212,8 +226,11 @@ func within(ctx context.Context, from, to time.Time, settings clickhouse.Setting
 }
 
 // inRange is the condition that column is in the range of within.
-func inRange(column string) string {
-	return fmt.Sprintf("%s >= toDateTime({from:UInt32}, 'UTC') AND %s < toDateTime({to:UInt32}, 'UTC')", column, column)
+func inRange(column string) string { return between(column, "from", "to") }
+
+// between is the condition that column is between two parameters, in seconds since 1970.
+func between(column, from, to string) string {
+	return fmt.Sprintf("%s >= toDateTime({%s:UInt32}, 'UTC') AND %s < toDateTime({%s:UInt32}, 'UTC')", column, from, column, to)
 }
 
 // recount rebuilds a roll-up that a view fills, and returns the range that it rebuilt.
@@ -263,7 +280,7 @@ func (r rollUp) recount(ctx context.Context, conn driver.Conn, from, to time.Tim
 // recountOnce takes the events of, and changes, the table whose name ends with suffix.
 func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end time.Time, suffix string) error {
 	return r.staged(ctx, conn, func(stage string) error {
-		if err := r.count(ctx, conn, stage, "events"+suffix, start, end); err != nil {
+		if err := r.count(ctx, conn, stage, "events"+suffix, start, end, ""); err != nil {
 			return err
 		}
 		partitions, err := partitionsOf(ctx, conn, stage)
@@ -281,6 +298,115 @@ func (r rollUp) recountOnce(ctx context.Context, conn driver.Conn, start, end ti
 		}
 		return nil
 	})
+}
+
+// errMoved says that somebody else filled the same partition meanwhile.
+var errMoved = errors.New("another run filled the same partition")
+
+// refill computes the steps of [from, to) from events and keeps the others of their partitions. careful
+// says to keep also those of which fewer events are left than are counted already.
+func (r rollUp) refill(ctx context.Context, conn driver.Conn, from, to time.Time, careful bool) error {
+	now, err := serverTime(ctx, conn)
+	if err != nil {
+		return err
+	}
+	from, to = from.UTC().Truncate(r.step()), ceil(to.UTC(), r.step())
+	if over := now.Truncate(r.step()); over.Before(to) { // the step that now is in is not over
+		to = over
+	}
+	for start := r.partitionStart(from); start.Before(to); start = r.partitionEnd(start) {
+		p := refilled{start: start, end: r.partitionEnd(start), from: later(start, from), to: to}
+		if p.end.Before(to) {
+			p.to = p.end
+		}
+		for try := 1; ; try++ {
+			err = r.staged(ctx, conn, func(stage string) error { return r.refillPartition(ctx, conn, stage, p, careful) })
+			if !errors.Is(err, errMoved) || try == rebuildTries {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("roll up %s of %s: %w", r.Table, start.Format(time.DateOnly), err)
+		}
+	}
+	return nil
+}
+
+// refilled is a partition from start to end, of which the steps from from to to are computed.
+type refilled struct{ start, end, from, to time.Time }
+
+func (p refilled) parameters() clickhouse.Parameters {
+	seconds := func(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
+	return clickhouse.Parameters{"start": seconds(p.start), "end": seconds(p.end), "from": seconds(p.from), "to": seconds(p.to)}
+}
+
+func (r rollUp) refillPartition(ctx context.Context, conn driver.Conn, stage string, p refilled, careful bool) error {
+	bound := clickhouse.Context(ctx, clickhouse.WithParameters(p.parameters()))
+	thinned := "[]"
+	if careful {
+		var err error
+		if thinned, err = r.thinned(bound, conn, r.countsOf("events")); err != nil {
+			return err
+		}
+	}
+	// What is kept is copied first and looked at again at the end: another run, of other hours of
+	// the day, must not be undone.
+	kept := between("ts", "start", "end") + " AND (NOT (" + inRange("ts") + ") OR has(" + thinned + ", toUnixTimestamp(ts)))"
+	if err := conn.Exec(bound, r.insertInto(stage)+"SELECT ts, "+r.columnNames()+" FROM "+r.Table+" WHERE "+kept); err != nil {
+		return fmt.Errorf("keep rows: %w", err)
+	}
+	counted := fmt.Sprintf("NOT has(%s, toUnixTimestamp(%s))", thinned, fmt.Sprintf(r.bucket, "toDateTime(time, 'UTC')"))
+	if err := r.count(ctx, conn, stage, "events", p.from, p.to, counted); err != nil {
+		return err
+	}
+	var moved uint64
+	if err := conn.QueryRow(bound, fmt.Sprintf(`SELECT count() FROM (SELECT ts FROM
+    (SELECT ts, toInt64(%[1]s) AS n FROM %[2]s WHERE %[4]s UNION ALL SELECT ts, -toInt64(%[1]s) AS n FROM %[3]s WHERE %[4]s)
+GROUP BY ts HAVING sum(n) != 0)`, r.values[0].name, r.Table, stage, kept)).Scan(&moved); err != nil {
+		return fmt.Errorf("look at what is kept: %w", err)
+	}
+	if moved > 0 {
+		return errMoved
+	}
+	return r.replacePartition(ctx, conn, p.start, stage)
+}
+
+// countsOf returns a query of how many events of each step a table of events has.
+func (r rollUp) countsOf(events string) string {
+	where := inRange("time")
+	if r.where != "" {
+		where += " AND " + r.where
+	}
+	return fmt.Sprintf("SELECT %s AS ts, %s AS there FROM %s%s WHERE %s GROUP BY ts", fmt.Sprintf(r.bucket, "toDateTime(time, 'UTC')"), r.values[0].expr, events, r.join, where)
+}
+
+// thinned returns the steps of the range of within in which the roll-up has more events than a query
+// of ts and there gives, as a list of seconds since 1970.
+func (r rollUp) thinned(ctx context.Context, conn driver.Conn, counts string) (string, error) {
+	var steps []uint32
+	if err := conn.QueryRow(ctx, fmt.Sprintf(`SELECT groupArray(toUnixTimestamp(ts))
+FROM (SELECT ts, sum(%[1]s) AS here FROM %[2]s WHERE %[3]s GROUP BY ts) AS t
+LEFT JOIN (%[4]s) AS s ON t.ts = s.ts
+WHERE here > there`, r.values[0].name, r.Table, inRange("ts"), counts)).Scan(&steps); err != nil {
+		return "", fmt.Errorf("compare with %s: %w", r.From, err)
+	}
+	list := make([]string, len(steps))
+	for i, ts := range steps {
+		list[i] = strconv.FormatUint(uint64(ts), 10)
+	}
+	return "[" + strings.Join(list, ", ") + "]", nil
+}
+
+// replacePartition puts the rows of a staging table in the place of the partition that begins at start.
+func (r rollUp) replacePartition(ctx context.Context, conn driver.Conn, start time.Time, stage string) error {
+	id := start.Format("20060102")
+	if r.partition == byMonth {
+		id = start.Format("200601")
+	}
+	if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" REPLACE PARTITION ID '"+id+"' FROM "+stage); err != nil {
+		return fmt.Errorf("replace partition: %w", err)
+	}
+	return nil
 }
 
 // fill computes the partitions of [from, to) from the finer roll-up, but for what before puts into
@@ -336,33 +462,18 @@ func (r rollUp) fillPartition(ctx context.Context, conn driver.Conn, stage strin
 			return fmt.Errorf("sum %s: %w", r.From, err)
 		}
 	}
-	id := start.Format("20060102")
-	if r.partition == byMonth {
-		id = start.Format("200601")
-	}
-	if err := conn.Exec(ctx, "ALTER TABLE "+r.Table+" REPLACE PARTITION ID '"+id+"' FROM "+stage); err != nil {
-		return fmt.Errorf("replace partition: %w", err)
-	}
-	return nil
+	return r.replacePartition(ctx, conn, start, stage)
 }
 
 // keepThinned is the filler that keeps the steps of which the finer roll-up has fewer events than
 // are already here.
 func (r rollUp) keepThinned(ctx context.Context, conn driver.Conn, stage string, start, end time.Time) (done string, rest time.Time, err error) {
 	ctx = within(ctx, start, end, nil)
-	var thinned []uint32
-	if err := conn.QueryRow(ctx, fmt.Sprintf(`SELECT groupArray(toUnixTimestamp(ts))
-FROM (SELECT ts, sum(%[1]s) AS here FROM %[2]s WHERE %[3]s GROUP BY ts) AS t
-LEFT JOIN (SELECT %[4]s AS ts, sum(%[1]s) AS there FROM %[5]s AS f WHERE %[6]s GROUP BY ts) AS s ON t.ts = s.ts
-WHERE here > there`, r.values[0].name, r.Table, inRange("ts"), fmt.Sprintf(r.bucket, "f.ts"), r.From, inRange("f.ts"))).Scan(&thinned); err != nil {
-		return "", start, fmt.Errorf("compare with %s: %w", r.From, err)
+	done, err = r.thinned(ctx, conn, fmt.Sprintf("SELECT %s AS ts, sum(%s) AS there FROM %s AS f WHERE %s GROUP BY ts", fmt.Sprintf(r.bucket, "f.ts"), r.values[0].name, r.From, inRange("f.ts")))
+	if err != nil {
+		return "", start, err
 	}
-	steps := make([]string, len(thinned))
-	for i, ts := range thinned {
-		steps[i] = strconv.FormatUint(uint64(ts), 10)
-	}
-	done = "[" + strings.Join(steps, ", ") + "]"
-	if len(steps) > 0 {
+	if done != "[]" {
 		if err := conn.Exec(ctx, r.insertInto(stage)+"SELECT ts, "+r.columnNames()+" FROM "+r.Table+" WHERE has("+done+", toUnixTimestamp(ts)) AND "+inRange("ts")); err != nil {
 			return "", start, fmt.Errorf("keep rows: %w", err)
 		}
@@ -396,20 +507,24 @@ func (r rollUp) rebuildOld(from, to, retention time.Time) filler {
 				return "", start, fmt.Errorf("keep rows: %w", err)
 			}
 		}
-		return "[]", old, r.count(ctx, conn, stage, "events", first, last)
+		return "[]", old, r.count(ctx, conn, stage, "events", first, last, "")
 	}
 }
 
-// count sums the events of [start, end) in a table into a staging table, a day at a time, since
-// they are stored by day.
-func (r rollUp) count(ctx context.Context, conn driver.Conn, stage, events string, start, end time.Time) error {
+// count sums the events of [start, end) in a table for which a condition holds into a staging table, a
+// day at a time, since they are stored by day.
+func (r rollUp) count(ctx context.Context, conn driver.Conn, stage, events string, start, end time.Time, condition string) error {
+	where := inRange("time")
+	if condition != "" {
+		where += " AND " + condition
+	}
 	for start.Before(end) {
 		next := start.Truncate(24 * time.Hour).Add(24 * time.Hour)
 		if next.After(end) {
 			next = end
 		}
 		ctx := within(ctx, start, next, clickhouse.Settings{"max_bytes_before_external_group_by": aggregation})
-		if err := conn.Exec(ctx, r.insertInto(stage)+r.fromEvents(events, inRange("time"))); err != nil {
+		if err := conn.Exec(ctx, r.insertInto(stage)+r.fromEvents(events, where)); err != nil {
 			return fmt.Errorf("count events: %w", err)
 		}
 		start = next
@@ -508,7 +623,7 @@ func Differences(ctx context.Context, conn driver.Conn, from, to time.Time) ([]D
 	var all []Difference
 	for _, r := range rollUps {
 		grain := max(r.step(), time.Hour)
-		first := ceil(later(later(from.UTC(), kept[r.Table]), kept[cmp.Or(r.From, r.Table)]), grain)
+		first := ceil(later(later(from.UTC(), kept[r.Table]), kept[cmp.Or(r.From, eventsTable)]), grain)
 		last := to.UTC().Truncate(grain)
 		if !first.Before(last) {
 			continue
@@ -540,7 +655,7 @@ func (r rollUp) differences(ctx context.Context, conn driver.Conn) ([]Difference
 		return nil, err
 	}
 	source := fmt.Sprintf("SELECT %s AS at, [%s] FROM %s AS f WHERE %s GROUP BY at", fmt.Sprintf(grain, "f.ts"), strings.Join(sums, ", "), r.From, inRange("f.ts"))
-	if r.From == "" {
+	if r.From == "" || r.From == eventsTable {
 		where := inRange("time")
 		if r.where != "" {
 			where += " AND " + r.where

@@ -115,7 +115,7 @@ func TestRollUpsAgreeWithEvents(t *testing.T) {
 	delete(before, "reply_templates") // its sample is any
 	delete(after, "reply_templates")
 	for table := range before {
-		// The order in which values come to a t-digest changes the last digits of its quantiles.
+		// A state of quantiles keeps its values in the order in which they came.
 		if !strings.HasPrefix(table, "latency") && before[table] != after[table] {
 			t.Errorf("Rebuild changed %s (-before +after):\n%.2000s", table, cmp.Diff(before[table], after[table]))
 		}
@@ -128,21 +128,21 @@ func TestRollUpsAgreeWithEvents(t *testing.T) {
 func quantilesAgree(t *testing.T, conn driver.Conn) {
 	t.Helper()
 	exact := one[[]float64](t, conn, "SELECT quantilesExactIf(0.5, 0.95)(queued_us, kind = 'delivered') FROM events WHERE kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0")
-	for _, table := range []string{"latency_1m", "latency_1h", "latency_1d"} {
-		got := one[[]float32](t, conn, "SELECT quantilesTDigestMerge(0.5, 0.95)(to_deliver) FROM "+table)
+	for _, table := range []string{"latency_1h", "latency_1d"} {
+		got := one[[]float64](t, conn, "SELECT quantilesBFloat16Merge(0.5, 0.95)(to_deliver) FROM "+table)
 		for i := range exact {
-			if off := float64(got[i])/exact[i] - 1; off < -0.03 || off > 0.03 {
-				t.Errorf("%s: quantiles %v, want %v within 3 %%", table, got, exact)
+			if off := got[i]/exact[i] - 1; off < -0.05 || off > 0.05 {
+				t.Errorf("%s: quantiles %v, want %v within 5 %%", table, got, exact)
 			}
 		}
 	}
 }
 
-// rollUpKeepsWhatTheFinerOneLost ends the retention of the minutes: that of the hours goes on.
+// rollUpKeepsWhatTheFinerOneLost ends the retention of events: that of the hours goes on.
 func rollUpKeepsWhatTheFinerOneLost(t *testing.T, conn driver.Conn, from, to time.Time) {
 	t.Helper()
 	before := content(t, conn)["rollup_1h"]
-	if err := conn.Exec(t.Context(), "ALTER TABLE rollup_1m DELETE WHERE toHour(ts) < 23 SETTINGS mutations_sync = 2"); err != nil {
+	if err := conn.Exec(t.Context(), "ALTER TABLE events DELETE WHERE toHour(time) < 23 SETTINGS mutations_sync = 2"); err != nil {
 		t.Fatal(err)
 	}
 	if err := warehouse.RollUp(t.Context(), conn, "rollup_1h", from, to); err != nil {
@@ -173,7 +173,7 @@ func TestRebuildMends(t *testing.T) {
 	}
 	first := from.Truncate(24 * time.Hour)
 	doubled := different(t, conn, first, to)
-	for _, table := range []string{"k10s", "k1m", "provider_minutes", "rollup_1m", "latency_1m", "jobs_1h", "domains_1h", "senders_1h"} {
+	for _, table := range []string{"k10s", "k1m", "provider_minutes", "rollup_1m", "rollup_1h", "latency_1h", "jobs_1h", "domains_1h", "senders_1h"} {
 		if !slices.Contains(doubled, table) {
 			t.Errorf("the doubled %s is not found", table)
 		}
@@ -256,15 +256,15 @@ func TestRebuildWhileAgentsInsert(t *testing.T) {
 	}
 }
 
-// A rebuild further back than the finer roll-up keeps its rows takes the events, and only for the
-// span that was asked for.
+// A rebuild of old hours takes the events, and only for the span that was asked for; and so does one of
+// days further back than the roll-up by the hour keeps its rows.
 func TestRebuildBeforeTheRetentionOfTheFinerOne(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes long: runs without -short")
 	}
 	conn := migrated(t)
 	events, _, _ := history(t, conn)
-	old := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -20) // rollup_1m keeps 15 days
+	old := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -20)
 	for i := range events {
 		events[i].Seq += 100_000
 		events[i].Time = old.Add(time.Duration(i%4) * time.Hour)

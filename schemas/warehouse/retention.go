@@ -28,12 +28,12 @@ const maxRetention = 3650
 // leastRetention are the days that carom's own jobs read, for tables where that is not what the
 // schema says, in days. A table that is not named here may go down to one day.
 var leastRetention = map[string]int{
-	"events":    10, // the suppression job looks so far back after a standstill
-	"gauges":    1,
-	"limit_log": 2, // the control loop completes what a run left half done
+	"events":     10, // the suppression job looks so far back after a standstill
+	"gauges":     1,
+	"limit_log":  2, // the control loop completes what a run left half done
 	"reputation": 2, // a band remembers where it was
 	// The coarser roll-ups follow the finer ones, and days that were late.
-	"k1h": 15, "rollup_1m": 3, "latency_1m": 3, "rollup_1h": 35, "latency_1h": 35, "jobs_1h": 3, "domains_1h": 15, "senders_1h": 15, // scores read two weeks
+	"k1h": 15, "rollup_1m": 1, "rollup_1h": 35, "latency_1h": 35, "jobs_1h": 3, "domains_1h": 15, "senders_1h": 15, // scores read two weeks
 }
 
 // readByJobs are the tables that jobs read as far back as the schema keeps them.

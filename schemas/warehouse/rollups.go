@@ -11,11 +11,14 @@ import (
 // A rollUp is a table of sums over events, or over a finer roll-up, in steps of time. The tables,
 // their views and the queries that fill or check them are all rendered from rollUps. Rows are
 // states: read them with sum(), min(), max() or quantiles…Merge() and GROUP BY.
+//
+// A view costs at each insert, the more the more its rows are like single events. So views fill only
+// what is wanted within seconds, by few keys; a job fills the others when an hour is over.
 type rollUp struct {
 	Table   string
 	Comment string // of the table
 	Why     string // of ORDER BY and of what is left out
-	From    string // finer roll-up that RollUp fills it from; empty: events, by a materialized view
+	From    string // table that RollUp fills it from: a finer roll-up, or events; empty: a materialized view fills it from events
 	Step    string // of ts, in words
 	Days    int    // how long rows live
 
@@ -75,8 +78,10 @@ var answers = []rollUpColumn{
 	{"max_open", "max, UInt32", "max(open_connections)", "most connections of the key that one node had open"},
 	{"min_msgc_idx", "min, UInt32", "min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295))", "smallest message number on a connection that msgc was answered to; 4294967295 for none"},
 	{"sample_reply", "max, String", "substring(maxIf(reply, dimension NOT IN ('ok', 'user')), 1, 500)", "one of the refusals, cut; empty for none"},
-	{"last_arrived", "max, DateTime64(6, 'UTC')", "max(arrived)", "when the last of these events reached ClickHouse"},
 }
+
+// lastArrived is a value of k10s. Microseconds would be half of what a row takes.
+var lastArrived = rollUpColumn{"last_arrived", "max, DateTime('UTC')", "toDateTime(max(arrived) + toIntervalMicrosecond(999999), 'UTC')", "second by which the last of these events had reached ClickHouse"}
 
 // The values of the roll-ups for people.
 var (
@@ -92,7 +97,6 @@ var (
 		{"within_1m", "sum, UInt64", "countIf(kind = 'delivered' AND queued_us <= 60000000)", "delivered within a minute of acceptance"},
 		{"within_10m", "sum, UInt64", "countIf(kind = 'delivered' AND queued_us <= 600000000)", "delivered within ten minutes"},
 		{"within_1h", "sum, UInt64", "countIf(kind = 'delivered' AND queued_us <= 3600000000)", "delivered within an hour"},
-		{"deliver_us", "sum, UInt64", "sumIf(queued_us, kind = 'delivered')", "microseconds from acceptance to delivery, summed over the delivered"},
 	}
 
 	outcome = []rollUpColumn{
@@ -103,8 +107,9 @@ var (
 	provider  = rollUpColumn{"provider", lowCardinality, "provider", "who decides about the mail; empty before resolution"}
 	source    = rollUpColumn{"source", lowCardinality, "source", "address that the receiver sees"}
 	tenant    = rollUpColumn{"tenant", lowCardinality, "tenant", "on whose behalf; empty for the events of a whole queue"}
-	byPath    = with([]rollUpColumn{provider, source, {"vmta", lowCardinality, "vmta", "virtual MTA"}, {"pool", lowCardinality, "pool", "pool that the virtual MTA was taken from"}, tenant}, outcome...)
-	byCause   = with(byPath, rollUpColumn{"category", lowCardinality, "category", "category of the replies"})
+	byPath    = with([]rollUpColumn{provider, source, {"vmta", lowCardinality, "vmta", "virtual MTA"}, {"pool", lowCardinality, "pool", "pool that the virtual MTA was taken from"}}, outcome...)
+	byMinute  = with(byPath, rollUpColumn{"category", lowCardinality, "category", "category of the replies"})
+	byCause   = with(byMinute, tenant)
 	byJob     = with([]rollUpColumn{{"job", lowCardinality, "job", "job of the messages, empty for none"}, tenant, provider}, outcome...)
 	byDomain  = with([]rollUpColumn{{"recipient_domain", lowCardinality, "recipient_domain", "domain of the recipients"}, provider}, outcome...)
 	bySender  = with([]rollUpColumn{{"from_domain", lowCardinality, "from_domain", "domain of the From field"}, {"dkim_domain", lowCardinality, "dkim_domain", "a d= that carom signed with, empty for none"}, {"signature", "UInt8", "toUInt8(place - 1)", "0 for the first signature of a message or none: sums over all signatures count a message once for each"}, provider}, outcome...)
@@ -118,17 +123,21 @@ var (
 	}
 )
 
-// quantiles is the aggregate function of states of quantiles. A t-digest costs a third of what a
-// DDSketch of 5 % does at an insert, and is as exact for the tails. Any levels may be asked of it.
-const quantiles = "quantilesTDigest(0.5, 0.9, 0.99), UInt64"
+// quantiles is the aggregate function of states of quantiles: how often each value was there. Any
+// levels may be asked of it.
+const quantiles = "quantilesBFloat16(0.5, 0.9, 0.99), Float64"
 
+// quantilesOf rounds values to eighths of an octave, 4.5 % at most: a state then holds a few dozen
+// numbers, where a t-digest grows to a thousand.
 func quantilesOf(column, condition string) string {
-	return "quantilesTDigestStateIf(0.5, 0.9, 0.99)(" + column + ", " + condition + ")"
+	return "quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(" + column + ") * 8) / 8), " + condition + ")"
 }
 
 const (
 	oneRecipient = "kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0"
 	hourly       = "toStartOfHour(ts), " // first in ORDER BY: a question about an hour reads an hour
+
+	eventsTable = "events"
 )
 
 // rollUps lists every roll-up; a finer one stands before what is filled from it.
@@ -139,7 +148,7 @@ var rollUps = slices.Concat(
 			Comment: "Answers per key and limit epoch in steps of ten seconds: the evidence of the control loop",
 			Why:     "the control job reads the present epoch of one key",
 			keys:    []rollUpColumn{provider, source, {"epoch", "UInt64", "limit_epoch", "limit epoch that the attempts started under"}},
-			values:  answers,
+			values:  with(answers, lastArrived),
 		},
 		{
 			Table: "k1m", Days: 15, Step: "minute", bucket: minute, partition: byDay, order: "provider, source, tenant, ts", where: evidence,
@@ -167,18 +176,26 @@ var rollUps = slices.Concat(
 			},
 		},
 	},
+	[]rollUp{
+		{
+			Table: "rollup_1m", Days: 8, Step: "minute", bucket: minute, partition: byDay, order: hourly + "provider, source, vmta, pool, kind, class, dimension, category, ts",
+			Comment: "All events by provider, source, virtual MTA, pool, outcome and category, in steps of a minute",
+			Why:     "curves over hours or days of one provider, or of one source of it; with tenants nearly every event would be a row",
+			keys:    byMinute, values: with(with(counts, octets), delays...),
+		},
+	},
 	steps(rollUp{
-		Table: "rollup_1m", Days: 15, order: hourly + "provider, source, tenant, vmta, pool, kind, class, dimension, category, ts",
+		Table: "rollup_1h", Days: 400, order: "ts, provider, source, tenant, vmta, pool, kind, class, dimension, category",
 		Comment: "All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of %s",
-		Why:     "curves over hours or days of one provider, of one source of it, of one tenant",
+		Why:     "curves over days or weeks of one provider, of one source of it, of one tenant",
 		keys:    byCause, values: with(with(counts, octets), delays...),
-	}, rollUp{Table: "rollup_1h", Days: 400}, rollUp{Table: "rollup_1d", Days: 1500}),
+	}, rollUp{Table: "rollup_1d", Days: 1500}),
 	steps(rollUp{
-		Table: "latency_1m", Days: 15, order: hourly + "provider, source, ts", where: oneRecipient,
+		Table: "latency_1h", Days: 400, order: "ts, provider, source", where: oneRecipient,
 		Comment: "Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of %s",
-		Why:     "as rollup_1m; a state for each tenant would cost more than the events, whose delays rollup_1m and jobs_1h count",
+		Why:     "as rollup_1h; a state for each tenant would cost more than the events, whose delays rollup_1h and jobs_1h count",
 		keys:    []rollUpColumn{provider, source}, values: latencies,
-	}, rollUp{Table: "latency_1h", Days: 400}, rollUp{Table: "latency_1d", Days: 1500}),
+	}, rollUp{Table: "latency_1d", Days: 1500}),
 	steps(rollUp{
 		Table: "jobs_1h", Days: 35, order: "tenant, job, provider, kind, class, dimension, ts",
 		Comment: "All events by job, tenant, provider and outcome, in steps of %s",
@@ -212,30 +229,18 @@ var rollUps = slices.Concat(
 	}},
 )
 
-// steps returns the finest roll-up, which a view fills, and the coarser ones, each filled from the
-// one before it. The suffix of a table's name is its step.
-func steps(finest rollUp, coarser ...rollUp) []rollUp {
-	all := make([]rollUp, 0, len(coarser)+1)
-	comment := finest.Comment
-	for i, r := range append([]rollUp{finest}, coarser...) {
-		next := finest
-		next.Table, next.Days = r.Table, r.Days
-		if i > 0 {
-			next.From = all[i-1].Table
-		}
-		switch _, suffix, _ := strings.Cut(r.Table, "_"); suffix {
-		case "1m":
-			next.Step, next.bucket, next.partition = "minute", minute, byDay
-		case "1h":
-			next.Step, next.bucket, next.partition = "hour", hour, byDay
-		case "1d":
-			next.Step, next.bucket, next.partition = "day", day, byMonth
-			next.order = strings.TrimPrefix(next.order, hourly)
-		}
-		next.Comment = fmt.Sprintf(comment, "a "+next.Step)
-		all = append(all, next)
+// steps returns the roll-up by the hour, which a job fills from events, and the one by the day, which
+// is filled from it and differs in its name and retention.
+func steps(hours, days rollUp) []rollUp {
+	comment := hours.Comment
+	hours.From, hours.Step, hours.bucket, hours.partition, hours.Comment = eventsTable, "hour", hour, byDay, fmt.Sprintf(comment, "an hour")
+	d := hours
+	d.Table, d.Days, d.From, d.Step, d.bucket, d.partition = days.Table, days.Days, hours.Table, "day", day, byMonth
+	if order, ok := strings.CutPrefix(hours.order, "ts, "); ok { // a month of days is read as a whole
+		d.order = order + ", ts"
 	}
-	return all
+	d.Comment = fmt.Sprintf(comment, "a day")
+	return []rollUp{hours, d}
 }
 
 // with returns a new list of columns followed by more.
@@ -266,6 +271,8 @@ func (r rollUp) Columns() string {
 			kind = "AggregateFunction(" + c.kind + ")"
 		case c.summed():
 			codec = " CODEC(T64, ZSTD(1))"
+		case c == lastArrived:
+			codec = " CODEC(Delta, ZSTD(1))"
 		}
 		lines = append(lines, fmt.Sprintf("    %s %s COMMENT %s%s", c.name, kind, quote(c.comment), codec))
 	}
@@ -320,7 +327,7 @@ func (r rollUp) fromFiner(condition string) string {
 	for _, c := range r.values {
 		function, _, _ := strings.Cut(c.kind, ", ")
 		if c.kind == quantiles {
-			function = "quantilesTDigestMergeState(0.5, 0.9, 0.99)"
+			function = "quantilesBFloat16MergeState(0.5, 0.9, 0.99)"
 		}
 		lines = append(lines, fmt.Sprintf("    %s(f.%s) AS %s", function, c.name, c.name))
 	}

@@ -200,7 +200,7 @@ WHERE database = currentDatabase() AND comment = ''
 		"suppressions", "suppressed", "suppressions_pending", "suppression_changes", "suppression_waves", "soft_bounces",
 		"provider_minutes", "webhook_deliveries", "nodes", "job_runs", "imports", "schema_migrations", "completeness",
 		"reports", "attributions", "attributed", "report_cohorts",
-		"rollup_1m", "rollup_1h", "rollup_1d", "latency_1m", "latency_1h", "latency_1d", "jobs_1h", "jobs_1d",
+		"rollup_1m", "rollup_1h", "rollup_1d", "latency_1h", "latency_1d", "jobs_1h", "jobs_1d",
 		"domains_1h", "domains_1d", "senders_1h", "senders_1d", "reply_templates",
 	} {
 		if one[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?", table) != 1 {

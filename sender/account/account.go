@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
 )
@@ -199,7 +200,7 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 func (r *Recorder) Submit(e *event.Event) *Ticket {
 	e.FormatVersion = event.FormatVersion
 	if e.Time.IsZero() {
-		e.Time = time.Now().UTC()
+		e.Time = clock.Now().UTC()
 	}
 	if e.Recipients == 0 {
 		e.Recipients = 1
@@ -219,14 +220,19 @@ func (r *Recorder) Submit(e *event.Event) *Ticket {
 	return t
 }
 
-// shown returns e as the log may show it.
+// shown returns e as the log may show it. Of mail that comes in and whose address is shown, the key is
+// left out: suppression asks for it when there is an answer, and it would be a sixth of the event.
 func (r *Recorder) shown(e *event.Event) *event.Event {
-	if r.privacy == nil {
+	if r.privacy == nil && (e.Kind != event.Received || e.RecipientKey == "") {
 		return e
 	}
-	hidden := *e
-	r.privacy.Hide(&hidden)
-	return &hidden
+	shown := *e
+	if r.privacy != nil {
+		r.privacy.Hide(&shown)
+	} else {
+		shown.RecipientKey = ""
+	}
+	return &shown
 }
 
 // add puts an event and its record into the last ticket, or a new one.

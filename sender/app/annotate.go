@@ -7,16 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"carom/schemas/atomicfile"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 )
 
 // annotate writes a note into the annotation stream.
 func (n *node) annotate(ctx context.Context, name, text string, tags ...string) error {
 	record := event.EncodeAnnotation(nil, &event.Annotation{
-		FormatVersion: event.FormatVersion, Time: time.Now().UTC(), Name: name, Text: text, Tags: tags,
+		FormatVersion: event.FormatVersion, Time: clock.Now().UTC(), Name: name, Text: text, Tags: tags,
 	})
 	if _, err := n.notes.Append(ctx, record); err != nil {
 		return fmt.Errorf("annotations: %w", err)

@@ -40,6 +40,7 @@ import (
 	"carom/sender/reports"
 	"carom/sender/resolve"
 	"carom/sender/route"
+	"carom/sender/scoped"
 	"carom/sender/smtpd"
 	"carom/sender/spool"
 	"carom/sender/suppress"
@@ -61,6 +62,7 @@ type node struct {
 	spool     *spool.Set
 	suppress  *suppress.Store
 	throttle  *throttle.Throttle
+	keeper    *scoped.Keeper
 	recorder  *account.Recorder
 	queues    *queue.Manager
 	agent     *deliver.Agent
@@ -164,7 +166,8 @@ func (n *node) open(ctx context.Context) error {
 	if err := n.openCold(dir); err != nil {
 		return err
 	}
-	n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.throttle.Apply, n.suppress.Apply, n.suppress.Change, n.logger)
+	n.keeper = scoped.New()
+	n.watcher = feed.New(c.Feed.Dir, c.Feed.PollInterval, n.applyLimits, n.suppress.Apply, n.suppress.Change, n.logger)
 	n.watcher.Poll()
 	if n.orders, err = orders.Open(filepath.Join(dir, orders.FileName)); err != nil {
 		return err
@@ -193,7 +196,7 @@ func (n *node) assemble(dir string) error {
 	n.reports = reports.New(keys, n.suppress.Key, resolver.TXT)
 	n.reports.KeepHeaders(reportHeaders(c))
 	agent, err := deliver.New(deliver.Options{
-		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle,
+		Config: c, Mail: n.spool, Resolver: resolver, Recorder: n.counted(), Throttle: n.throttle, Keeper: n.keeper,
 		Suppressions: n.suppress, Keys: keys, Logger: n.logger,
 		Requeue: func(name queue.Name, item *queue.Item) { n.queues.Add(name, item) },
 		Note:    n.noteDelivery, SourceDisabled: n.orders.Disabled,
@@ -317,6 +320,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.gauge(ctx) })
 	group.Go(func() error { return n.prune(ctx) })
 	group.Go(func() error { return n.watchBudget(ctx) })
+	group.Go(func() error { return n.watchHeld(ctx) })
 	group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
 	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)

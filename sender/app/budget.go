@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"carom/schemas/cursor"
@@ -60,10 +61,26 @@ func (b *budget) set(waiting, most int64) (name, text string) {
 	return "", ""
 }
 
-// watchBudget holds the event log to its max-size until ctx is done, if there is one.
+// maxSize returns how many bytes of the event log may wait: its max-size, or without one half of the
+// file system that it lies on. A log that no agent ships would otherwise take the room that the spool
+// on the same disk needs to go on.
+func (n *node) maxSize() (int64, error) {
+	log := n.config.Load().EventLog
+	if log.MaxSize > 0 {
+		return int64(log.MaxSize), nil
+	}
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(log.Dir, &st); err != nil {
+		return 0, fmt.Errorf("size of the file system of %s: %w", log.Dir, err)
+	}
+	return int64(st.Blocks/2) * int64(st.Bsize), nil //nolint:unconvert,gosec // not int64 everywhere; a disk's size fits
+}
+
+// watchBudget holds the event log to what may wait of it until ctx is done.
 func (n *node) watchBudget(ctx context.Context) error {
-	most := int64(n.config.Load().EventLog.MaxSize)
-	if most == 0 {
+	most, err := n.maxSize()
+	if err != nil || most == 0 {
+		n.logger.Error("the event log has no bound but the disk", "error", err)
 		return nil
 	}
 	ticker := time.NewTicker(budgetInterval)

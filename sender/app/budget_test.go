@@ -6,11 +6,13 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"carom/schemas/cursor"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
+	"carom/sender/config"
 )
 
 func TestBudgetChangesOnce(t *testing.T) {
@@ -38,6 +40,29 @@ func TestBudgetChangesOnce(t *testing.T) {
 		if name, text := b.set(step.waiting, 100); name != step.name || b.full.Load() != step.full || (text == "") != (name == "") {
 			t.Errorf("step %d, %d %%: %q %q, full %t; want %q, %t", i, step.waiting, name, text, b.full.Load(), step.name, step.full)
 		}
+	}
+}
+
+// Without max-size a log that nobody ships may take half of its file system.
+func TestBudgetWithoutMaxSize(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		maxSize int64
+		ok      func(int64) bool
+	}{
+		{"given", 5 << 20, func(most int64) bool { return most == 5<<20 }},
+		{"not given", 0, func(most int64) bool {
+			var st syscall.Statfs_t
+			return syscall.Statfs(t.TempDir(), &st) == nil && most > 0 && uint64(most) <= st.Blocks*uint64(st.Bsize)/2
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var n node
+			n.config.Store(&config.Config{EventLog: &config.EventLog{Dir: t.TempDir(), MaxSize: config.Size(tc.maxSize)}})
+			if most, err := n.maxSize(); err != nil || !tc.ok(most) {
+				t.Errorf("maxSize() = %d, %v", most, err)
+			}
+		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"carom/schemas/atomicfile"
+	"carom/schemas/clock"
 	"carom/schemas/service"
 )
 
@@ -28,6 +29,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	level := flags.String("log-level", "info", "least `LEVEL` to log: debug, info, warn or error")
 	asJSON := flags.Bool("log-json", false, "log JSON lines")
 	readyFile := flags.String("ready-file", "", "write the listeners' addresses to `FILE` as JSON once mail is accepted")
+	clock.Flag(flags.FlagSet)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/smtpstatus"
 	"carom/schemas/taxonomy"
@@ -256,7 +257,7 @@ const attrPriority = "priority"
 // What the spool says of a time was the wall clock's, which may have been set back since: nothing
 // waits longer than if it had arrived, or been tried, now.
 func newItem(id event.ID, arrived time.Time, t *tag, plan deliver.Plan, r spool.LiveRecipient) *queue.Item {
-	now := time.Now()
+	now := clock.Now()
 	expires := t.Expires
 	if expires.IsZero() {
 		expires = earlier(arrived, now).Add(plan.BounceAfter)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/sender/account"
 	"carom/sender/admin"
@@ -61,7 +62,7 @@ func (n *node) Queues() []admin.Queue {
 	statuses := n.queues.Statuses()
 	queues := make([]admin.Queue, len(statuses))
 	for i := range statuses {
-		queues[i] = n.describe(&statuses[i], time.Now())
+		queues[i] = n.describe(&statuses[i], clock.Now())
 	}
 	return queues
 }
@@ -101,7 +102,7 @@ func (n *node) Explain(name string) (*admin.Explanation, error) {
 	if q == nil {
 		return nil, admin.ErrNoQueue
 	}
-	now := time.Now()
+	now := clock.Now()
 	status := q.Status(now)
 	paths := n.paths(q, now)
 	waits := append([]string{}, n.operator.Waits(&status, now)...)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/cursor"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
@@ -23,7 +24,7 @@ const pruneInterval = 30 * time.Second
 
 // gauge writes the gauge and queue_gauge streams until ctx is done.
 func (n *node) gauge(ctx context.Context) error {
-	ticker := time.NewTicker(gaugeInterval)
+	ticker := clock.NewTicker(gaugeInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -31,7 +32,7 @@ func (n *node) gauge(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		now := time.Now().UTC()
+		now := clock.Now().UTC()
 		if err := n.writeGauges(context.WithoutCancel(ctx), now); err != nil {
 			return err
 		}

@@ -21,6 +21,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"carom/schemas/clock"
 )
 
 // maxCounters bounds what is counted; mail beyond that stays warm. One takes about 200 bytes.
@@ -63,7 +65,7 @@ const retryWrite = time.Minute
 func Open(path string, logger *slog.Logger) (*Store, error) {
 	s := &Store{path: path, logger: logger, closed: -1, counters: map[key]*counter{}, turns: map[[2]string]int{}}
 	s.written = sync.NewCond(&s.mu)
-	s.today = dayOf(time.Now())
+	s.today = dayOf(clock.Now())
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("cold quotas: %w", err)
 	}
@@ -89,7 +91,7 @@ func (s *Store) Choose(warm, domain string, colds []string, quota func(cold stri
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.today = max(s.today, dayOf(time.Now()))
+	s.today = max(s.today, dayOf(clock.Now()))
 	if s.today == s.closed {
 		return warm
 	}

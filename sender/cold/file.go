@@ -10,9 +10,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"carom/schemas/atomicfile"
+	"carom/schemas/clock"
 )
 
 // The file is text, a line for each state of a counter; the last one counts:
@@ -109,7 +109,7 @@ func (s *Store) commit() bool {
 		return s.file != nil
 	}
 	if s.file == nil {
-		if time.Since(s.failed) < retryWrite {
+		if clock.Since(s.failed) < retryWrite {
 			return false
 		}
 		s.pending = nil
@@ -163,7 +163,7 @@ func (s *Store) fail(err error) {
 		_ = s.file.Close()
 		s.file = nil
 	}
-	s.failed = time.Now()
+	s.failed = clock.Now()
 	for _, c := range s.counters {
 		c.asked = c.reserved
 	}

@@ -63,7 +63,8 @@ type Config struct {
 	BounceDomains  []string // every bounce-domain that any section names, once
 
 	// ReferenceKeys sign carom's tokens in outgoing mail: the first signs, all verify.
-	ReferenceKeys []ReferenceKey
+	ReferenceKeys  []ReferenceKey
+	HoldExemptJobs []string // adaptive-hold no for these jobs
 
 	Spools      []Spool
 	AcctFiles   []AcctFile

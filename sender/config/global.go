@@ -42,6 +42,7 @@ var globals = newScope(globalScope, append(
 	many("smtp-source-host", sourceHost, func(c *Config) *[]SourceHost { return &c.sourceHosts }),
 	many("domain-key", domainKey, func(c *Config) *[]DomainKey { return &c.domainKeys }),
 	many("reference-key", referenceKey, func(c *Config) *[]ReferenceKey { return &c.ReferenceKeys }),
+	many("adaptive-hold-exempt-job", identifier, func(c *Config) *[]string { return &c.HoldExemptJobs }),
 	many("spool", spoolDirectory, func(c *Config) *[]Spool { return &c.Spools }),
 	alias[Config]("disk-queue", "spool"),
 	one("deliver-bounces", boolean, func(c *Config) *bool { return &c.DeliverBounces }),

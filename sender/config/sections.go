@@ -54,6 +54,7 @@ type User struct {
 	// Certificate is what proves the user by Method certificate.
 	Certificate PeerCertificate
 	Source      string // the named source that applies after login, or empty
+	HoldExempt  HoldExempt
 }
 
 var userScope = newScope("smtp-user",
@@ -61,6 +62,7 @@ var userScope = newScope("smtp-user",
 	one("password", secret, func(u *User) *Secret { return &u.Password }),
 	one("tls-certificate", peerCertificate, func(u *User) *PeerCertificate { return &u.Certificate }),
 	one("source", identifier, func(u *User) *string { return &u.Source }),
+	one("adaptive-hold", adaptiveHold, func(u *User) *HoldExempt { return &u.HoldExempt }),
 ).withDefaults(func() User { return User{Method: ByPassword} })
 
 // User returns the account of that name.
@@ -85,7 +87,7 @@ type EventLog struct {
 	Dir         string
 	SegmentSize Size // of one file
 	QueueGauges int  // rows about the largest backlogs, every ten seconds
-	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means no limit but the disk
+	MaxSize     Size // of what waits to be shipped, before new mail is refused; 0 means half of its file system
 	Privacy     Privacy
 }
 

@@ -223,7 +223,9 @@ func clearable[V any](parse parser[V]) parser[V] {
 	}
 }
 
-var boolean = scalar("want yes or no", func(s string) (bool, error) {
+var boolean = scalar("want yes or no", parseBoolean)
+
+func parseBoolean(s string) (bool, error) {
 	switch strings.ToLower(s) {
 	case "yes", "true":
 		return true, nil
@@ -231,7 +233,7 @@ var boolean = scalar("want yes or no", func(s string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("bad value %q; want yes or no", s)
-})
+}
 
 // number parses a decimal number within bounds.
 func number(low, high int) parser[int] {

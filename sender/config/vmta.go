@@ -49,6 +49,7 @@ type VMTA struct {
 	SourcePublicIP   netip.Addr // what receivers see if it is behind NAT; else the zero Addr
 	WarmupStart      time.Time  // zero: no warm-up
 	EstablishedSince time.Time  // zero: not stated
+	HoldExempt       HoldExempt
 
 	Pools []string // the pools that it is in
 
@@ -80,6 +81,7 @@ var vmtaScope = newScope("virtual-mta",
 	one("source-public-ip", address, func(m *VMTA) *netip.Addr { return &m.SourcePublicIP }),
 	one("warmup-start", date, func(m *VMTA) *time.Time { return &m.WarmupStart }),
 	one("established-since", date, func(m *VMTA) *time.Time { return &m.EstablishedSince }),
+	one("adaptive-hold", adaptiveHold, func(m *VMTA) *HoldExempt { return &m.HoldExempt }),
 ).withDefaults(func() VMTA { return VMTA{} })
 
 const wantSourceHost = "want ADDRESS HOSTNAME, for example 192.0.2.1 mail1.example.com"

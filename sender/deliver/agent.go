@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"carom/ingest/correlate"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
@@ -31,6 +32,7 @@ import (
 	"carom/sender/queue"
 	"carom/sender/resolve"
 	"carom/sender/route"
+	"carom/sender/scoped"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
 	"carom/sender/throttle"
@@ -78,11 +80,21 @@ type Throttle interface {
 	MessagesPerConnection(p throttle.Path) uint32
 	Acquire(ctx context.Context, p throttle.Path, recipients int, patience time.Duration) (throttle.Permit, throttle.Denial, error)
 	Refund(p throttle.Path, recipients int)
+	CanaryTenant(key limits.Key) string
 	Sent(p throttle.Path, bytes int64)
 	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
 
 var _ Throttle = (*throttle.Throttle)(nil)
+
+// Keeper says which mail is kept back for what it carries; see package scoped.
+type Keeper interface {
+	Depth() scoped.Depth
+	Held(m *scoped.Mail) scoped.Verdict
+	Admit(m *scoped.Mail) scoped.Verdict
+}
+
+var _ Keeper = (*scoped.Keeper)(nil)
 
 // Suppressions says who must not be mailed, and under which key an address is known.
 type Suppressions interface {
@@ -97,6 +109,7 @@ type Options struct {
 	Resolver     Resolver
 	Recorder     Recorder
 	Throttle     Throttle
+	Keeper       Keeper // nil: nothing is kept back
 	Suppressions Suppressions
 	Keys         *correlate.Keys // nil: mail carries no reference token
 	Logger       *slog.Logger
@@ -182,7 +195,7 @@ func (a *Agent) Policy(q *queue.Queue) queue.Policy {
 	if err != nil {
 		return queue.Policy{MaxSessions: 1, Priority: queue.DefaultPriority} // the session says what is wrong
 	}
-	return w.policies[w.mode(q, time.Now())]
+	return w.policies[w.mode(q, clock.Now())]
 }
 
 // Run is part of queue.Runner.
@@ -190,7 +203,7 @@ func (a *Agent) Run(ctx context.Context, q *queue.Queue) {
 	w, err := a.way(q)
 	if err != nil {
 		a.Logger.Error("queue cannot be delivered", "queue", q.String(), "error", err)
-		q.Defer(time.Now().Add(time.Minute), err.Error())
+		q.Defer(clock.Now().Add(time.Minute), err.Error())
 		return
 	}
 	if to, ok := a.reroute(w, q); ok {

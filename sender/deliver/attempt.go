@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"carom/ingest/classify"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/smtpstatus"
@@ -38,7 +39,7 @@ func (s *session) unreadable(item *queue.Item, err error) {
 		s.Mail.Drop(item.Message, err)
 	default:
 		s.Logger.Error("message not readable", "message_id", item.Message.String(), "error", err)
-		s.queue.Retry(item, time.Now().Add(time.Minute))
+		s.queue.Retry(item, clock.Now().Add(time.Minute))
 	}
 }
 
@@ -49,6 +50,13 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 	for len(item.Recipients) > 0 {
 		part, rest := s.cut(m, item)
 		permit, ok := s.ready(ctx, part)
+		if s.kept {
+			if rest == nil {
+				return true
+			}
+			item = rest
+			continue
+		}
 		if ok && m == nil { // not before: what has to wait needs no memory
 			var err error
 			if m, err = s.load(item); err != nil {
@@ -60,6 +68,13 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 				part, rest = s.cut(m, item)
 				s.Throttle.Refund(s.path, n-len(part.Recipients))
 			}
+		}
+		if ok && s.scopedWait(m, part) {
+			if rest == nil {
+				return !s.done()
+			}
+			item = rest
+			continue
 		}
 		if !ok || !s.transact(ctx, m, part, permit) || s.done() {
 			if rest != nil {
@@ -142,7 +157,7 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	if len(item.Recipients) == 0 {
 		return true
 	}
-	if due, ok := m.due(time.Now(), item.Expires); !ok {
+	if due, ok := m.due(clock.Now(), item.Expires); !ok {
 		s.Throttle.Refund(s.path, len(item.Recipients))
 		s.queue.Retry(item, due)
 		return true
@@ -151,13 +166,13 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	if err != nil {
 		s.Logger.Error("message not sendable", "message_id", item.Message.String(), "error", err)
 		s.Throttle.Refund(s.path, len(item.Recipients))
-		s.queue.Retry(item, time.Now().Add(time.Minute))
+		s.queue.Retry(item, clock.Now().Add(time.Minute))
 		return true
 	}
 	conn := s.conn
 	s.ended.Store(false)
 	result := s.send(transaction)
-	rested, now := s.lastSent, time.Now()
+	rested, now := s.lastSent, clock.Now()
 	defer func() { s.fresh, s.lastSent = false, now }()
 	if !result.Usable {
 		s.drop()
@@ -261,6 +276,8 @@ func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) boo
 // account tells the queue and the throttle how a transaction went.
 func (s *session) account(a *attempted, delivered, refused bool, now time.Time) {
 	if delivered {
+		s.delivered = true
+		s.way.hangups.delivered()
 		s.Throttle.Sent(s.path, a.size)
 		s.queue.Succeeded()
 		if s.way.settings.BackoffToNormalAfterDelivery && s.queue.Mode(now) == queue.Backoff {
@@ -273,15 +290,18 @@ func (s *session) account(a *attempted, delivered, refused bool, now time.Time) 
 	}
 }
 
+// endedBy421 says why a queue waits after a 421 ended a connection before anything was delivered over it.
+const endedBy421 = "receiver hangs up with 421"
+
 // goOn deals with the recipients that were not attempted to the end, and with the connection. It
 // reports whether the session may go on.
 func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skipped, bounce smtpstatus.Reply, survived bool) bool {
 	others := true
 	if !skipped.IsZero() {
 		s.skipOf(ctx, a, len(again), skipped)
-		others = s.skip(s.target.name, time.Now())
+		others = s.skip(s.target.name, clock.Now())
 		if !others {
-			s.queue.Failed(s.way.waits[s.way.mode(s.queue, time.Now())], 0)
+			s.queue.Failed(s.way.waits[s.way.mode(s.queue, clock.Now())], 0)
 		}
 	}
 	if len(again) > 0 {
@@ -295,6 +315,10 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 	}
 	if survived && s.conn != nil && s.conn.Reset(ctx) != nil { // did it survive the 421?
 		s.drop()
+	}
+	if survived && s.conn == nil && !s.delivered {
+		s.queue.Defer(s.way.hangups.hungUp(clock.Now()), endedBy421)
+		s.over = true
 	}
 	return others && ctx.Err() == nil
 }
@@ -373,7 +397,7 @@ func (s *session) comeBack(item *queue.Item, recipients []uint32) {
 	}
 	again := *item
 	again.Recipients, again.Attempts = recipients, item.Attempts+1
-	due := time.Now().Add(s.way.settings.RetryRecipientsAfter)
+	due := clock.Now().Add(s.way.settings.RetryRecipientsAfter)
 	if expires := item.Expires.Time(); due.After(expires) {
 		due = expires // to be finished as expired
 	}

@@ -4,8 +4,8 @@ import (
 	"crypto/tls"
 	"maps"
 	"strings"
-	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/sender/account"
 	"carom/sender/queue"
@@ -37,7 +37,7 @@ func aboutConn(conn *smtpc.Conn) about {
 func (s *session) event(envelope *spool.Envelope, item *queue.Item, index uint32, kind event.Kind) *event.Event {
 	e := &s.scratch
 	*e = event.Event{
-		Time: time.Now().UTC(), Kind: kind, Queue: s.queue.String(), RecipientDomain: s.queue.Name().Domain,
+		Time: clock.Now().UTC(), Kind: kind, Queue: s.queue.String(), RecipientDomain: s.queue.Name().Domain,
 		Provider: s.path.Key.Provider, Source: s.path.Key.Source, SourceIP: s.source.addr, EHLO: s.source.ehlo,
 	}
 	if envelope != nil {

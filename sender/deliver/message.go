@@ -26,6 +26,7 @@ type mail struct {
 	content  []byte
 
 	signatures signatures // made for the last transaction
+	hosts      urlNames   // of its URLs
 }
 
 // hasVERP reports whether the message is read and each recipient is to have a return path of his own.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/smtpstatus"
 	"carom/sender/account"
@@ -153,7 +154,7 @@ func (s *session) lostSource() bool {
 // next5xx decides about a failed connection: whether the next target is tried, and whether the mail
 // stays although the failure is permanent.
 func (s *session) next5xx(f *failure) bool {
-	now := time.Now()
+	now := clock.Now()
 	d := s.consult(f.reply, false, now)
 	s.act(d, f.reply, now)
 	f.sourceGone = d.Disable
@@ -214,7 +215,7 @@ func (s *session) bounceQueue(ctx context.Context, reply smtpstatus.Reply) {
 		enhanced = reply.Enhanced.String()
 	}
 	bounced := 0
-	for left := s.queue.Status(time.Now()).Recipients; left > 0 && ctx.Err() == nil; {
+	for left := s.queue.Status(clock.Now()).Recipients; left > 0 && ctx.Err() == nil; {
 		item, ok := s.queue.NextAny()
 		if !ok {
 			break

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"carom/ingest/classify"
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
@@ -21,7 +22,7 @@ import (
 
 // resolve finds targets, source and key. Without targets the item is dealt with.
 func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
-	now := time.Now()
+	now := clock.Now()
 	if s.targets != nil && (s.conn != nil || now.Before(s.found.until)) {
 		s.dns = 0
 		return s.hasMX(item, now)
@@ -31,7 +32,7 @@ func (s *session) resolve(ctx context.Context, item *queue.Item) bool {
 		return false
 	}
 	f, err := s.find(ctx, domain)
-	s.dns = time.Since(now)
+	s.dns = clock.Since(now)
 	switch {
 	case ctx.Err() != nil:
 		s.back(item)
@@ -137,6 +138,7 @@ func (s *session) takeOver(ctx context.Context) bool {
 		}
 		s.Throttle.Disconnect(o.path)
 		s.conn, s.target, s.about, s.failures, s.lastSent, s.fresh = o.conn, t, o.about, o.failures, o.lastSent, false
+		s.delivered = true // or it had not been kept
 		s.watch(ctx)
 		if s.conn.Messages() < s.messagesPerConnection() {
 			return true
@@ -163,7 +165,8 @@ func (s *session) open(ctx context.Context, item *queue.Item) bool {
 		s.target = t
 		conn, err := s.dial(ctx, t)
 		if err == nil {
-			s.conn, s.about, s.fresh, s.failures, s.lastSent = conn, aboutConn(conn), true, 0, time.Now()
+			s.conn, s.about, s.fresh, s.failures, s.lastSent = conn, aboutConn(conn), true, 0, clock.Now()
+			s.delivered = false
 			s.watch(ctx)
 			return true
 		}
@@ -195,7 +198,7 @@ const notLocalWait = time.Minute
 // notLocal takes a source out of use for a while that is no address of this machine: the others of the
 // virtual MTA go on, and nobody else is to blame.
 func (s *session) notLocal(item *queue.Item) {
-	now := time.Now()
+	now := clock.Now()
 	s.disable(s.source.addr, "it is not an address of this machine", now.Add(notLocalWait), now)
 	s.back(item)
 }
@@ -246,7 +249,7 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 		s.bounceAll(item, failed)
 		return
 	}
-	now := time.Now()
+	now := clock.Now()
 	switch {
 	case verdict.Dimension == taxonomy.Connections && s.Throttle.Connections(s.path.Key) > 1:
 		s.queue.Defer(now.Add(connectionHold), "receiver allows no more connections") // the others go on

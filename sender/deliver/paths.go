@@ -3,8 +3,9 @@ package deliver
 import (
 	"slices"
 	"sync"
-	"time"
 
+	"carom/schemas/clock"
+	"carom/schemas/limits"
 	"carom/sender/queue"
 	"carom/sender/throttle"
 )
@@ -31,6 +32,16 @@ func (p *paths) note(taken throttle.Path) {
 	p.all = append(p.all, taken)
 }
 
+// key returns the key of the path that was taken last, the zero Key if there is none.
+func (p *paths) key() limits.Key {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.all) == 0 {
+		return limits.Key{}
+	}
+	return p.all[len(p.all)-1].Key
+}
+
 // Paths returns the paths that sessions of q have taken, the latest first, under the limits of its
 // present mode: what throttle.Explain explains. There is none before the first session found its way.
 func (a *Agent) Paths(q *queue.Queue) []throttle.Path {
@@ -42,7 +53,7 @@ func (a *Agent) Paths(q *queue.Queue) []throttle.Path {
 	taken := slices.Clone(w.paths.all)
 	w.paths.mu.Unlock()
 	slices.Reverse(taken)
-	mode := w.mode(q, time.Now())
+	mode := w.mode(q, clock.Now())
 	for i := range taken {
 		taken[i].Queued = w.limits[mode]
 	}

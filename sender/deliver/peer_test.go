@@ -22,6 +22,7 @@ import (
 	"carom/sender/config"
 	"carom/sender/queue"
 	"carom/sender/resolve"
+	"carom/sender/scoped"
 	"carom/sender/spool"
 	"carom/sender/throttle"
 )
@@ -236,6 +237,9 @@ type bench struct {
 	manager    *queue.Manager
 	keys       *correlate.Keys
 	suppressed suppressed
+	keeper     *scoped.Keeper
+	content    string // of the messages
+	user, job  string // of the messages
 }
 
 func newBench(t *testing.T, text string, resolver Resolver) *bench {
@@ -254,14 +258,15 @@ func newBench(t *testing.T, text string, resolver Resolver) *bench {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	b := &bench{t: t, spool: s, keys: keys, suppressed: suppressed{}, log: &eventLog{wrote: make(chan struct{}, 1)}, notes: make(chan string, 100)}
-	b.throttle = throttle.New(0)
+	b.throttle, b.keeper = throttle.New(0), scoped.New()
+	b.content = "From: Shop <news@shop.test>\r\nX-Mailer: a\r\n b\r\nSubject: hello\r\n\r\n.text\r\n"
 	recorder := account.NewRecorder(b.log, s, nil, 0, testLogger(t))
 	accounting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); _ = recorder.Run(accounting) }()
 	t.Cleanup(func() { stop(); <-stopped }) // after the sessions have ended
 	b.agent, err = New(Options{
-		Config: c, Mail: s, Resolver: resolver, Recorder: recorder, Throttle: b.throttle,
+		Config: c, Mail: s, Resolver: resolver, Recorder: recorder, Throttle: b.throttle, Keeper: b.keeper,
 		Suppressions: b.suppressed, Keys: keys, Logger: testLogger(t),
 		Requeue: func(name queue.Name, item *queue.Item) { b.manager.Add(name, item) },
 		Note:    func(_, text string) { b.notes <- text },
@@ -301,14 +306,13 @@ func (b *bench) putInto(into queue.Name, recipients ...string) event.ID {
 
 func (b *bench) store(into queue.Name, vmta string, expires time.Duration, recipients ...string) event.ID {
 	b.t.Helper()
-	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop", Attrs: b.attrs}
-	item := &queue.Item{Message: envelope.ID, Arrived: queue.At(envelope.Arrived), Expires: queue.At(envelope.Arrived.Add(expires)), Priority: queue.DefaultPriority}
+	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop", SMTPUser: b.user, Attrs: b.attrs}
+	item := &queue.Item{Message: envelope.ID, Arrived: queue.At(envelope.Arrived), Expires: queue.At(envelope.Arrived.Add(expires)), Priority: queue.DefaultPriority, Labels: queue.Label(b.job, "shop")}
 	for i, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r})
 		item.AddRecipient(uint32(i))
 	}
-	content := "From: Shop <news@shop.test>\r\nX-Mailer: a\r\n b\r\nSubject: hello\r\n\r\n.text\r\n"
-	if err := b.spool.Put(b.t.Context(), envelope, []byte(content)); err != nil {
+	if err := b.spool.Put(b.t.Context(), envelope, []byte(b.content)); err != nil {
 		b.t.Fatal(err)
 	}
 	if into == (queue.Name{}) {

@@ -3,6 +3,7 @@ package deliver
 import (
 	"time"
 
+	"carom/schemas/clock"
 	"carom/sender/config"
 	"carom/sender/queue"
 )
@@ -33,7 +34,7 @@ func (a *Agent) Plan(domain, vmta string) Plan {
 			p.Queue.VMTA = to
 		}
 	}
-	if m, ok := a.members[domain]; ok && p.Queue.Domain == domain && m.rollup != "" && time.Now().Before(m.until) {
+	if m, ok := a.members[domain]; ok && p.Queue.Domain == domain && m.rollup != "" && clock.Now().Before(m.until) {
 		p.Queue.Domain = m.rollup
 	}
 	return p
@@ -58,7 +59,7 @@ func (a *Agent) plan(domain, vmta string) Plan {
 func (a *Agent) reroute(w *way, q *queue.Queue) (queue.Name, bool) {
 	name := q.Name()
 	to := w.settings.RerouteToVirtualMTA
-	if b := w.settings.BackoffRerouteToVirtualMTA; b != "" && q.Mode(time.Now()) == queue.Backoff {
+	if b := w.settings.BackoffRerouteToVirtualMTA; b != "" && q.Mode(clock.Now()) == queue.Backoff {
 		to = b
 	}
 	if to == "" {

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"carom/ingest/classify"
+	"carom/schemas/clock"
 	"carom/schemas/event"
-	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 	"carom/sender/account"
 	"carom/sender/config"
@@ -35,11 +35,13 @@ type session struct {
 	about   about // conn, for events
 	unwatch func() bool
 
-	fresh    bool          // nothing was sent over conn yet
-	failures int           // recipients that failed over conn
-	lastSent time.Time     // when the last transaction over conn ended
-	idled    time.Duration // since the last message
-	over     bool          // the session is to end before the next message
+	fresh     bool          // nothing was sent over conn yet
+	failures  int           // recipients that failed over conn
+	delivered bool          // a message was delivered over conn
+	lastSent  time.Time     // when the last transaction over conn ended
+	idled     time.Duration // since the last message
+	over      bool          // the session is to end before the next message
+	kept      bool          // ready put the item aside for what it carries
 
 	// Kept for their memory, from one message to the next.
 	rcpts   []smtpc.Rcpt
@@ -97,29 +99,33 @@ func (s *session) idle(ctx context.Context) bool {
 		link: s.link(s.target), conn: s.conn, path: s.path, about: s.about, failures: s.failures, lastSent: s.lastSent,
 		unwatch: s.unwatch, taken: taken,
 	}
-	since := time.Now()
+	since := clock.Now()
 	s.pool.offer(o)
 	ready := s.queue.Await(waiting, keep-s.idled)
 	if !s.pool.withdraw(o) {
 		s.conn, s.slot, s.unwatch = nil, false, nil
 		return false
 	}
-	s.idled += time.Since(since)
+	s.idled += clock.Since(since)
 	return ready && ctx.Err() == nil
 }
 
 // next takes the next item that should be attempted; expired mail is finished here.
 func (s *session) next(ctx context.Context) (*queue.Item, bool) {
 	for ctx.Err() == nil {
-		now := time.Now()
-		item, ok := s.queue.Next(now)
+		now := clock.Now()
+		item, ok := s.take(now)
 		if !ok {
 			return nil, false
 		}
 		if queue.At(now) < item.Expires {
 			return item, true
 		}
-		if !s.finish(item, event.Expired, classify.QueueExpired) {
+		cause := classify.QueueExpired
+		if item.Parked {
+			cause = classify.HoldExpired
+		}
+		if !s.finish(item, event.Expired, cause) {
 			return nil, false
 		}
 	}
@@ -191,8 +197,18 @@ func (s *session) settle(ctx context.Context) error {
 	return nil
 }
 
+// take takes the next item of the queue, where the key is suspended one of the tenant that the control
+// loop wants to be tried first.
+func (s *session) take(now time.Time) (*queue.Item, bool) {
+	if tenant := s.Throttle.CanaryTenant(s.way.paths.key()); tenant != "" {
+		return s.queue.NextOf(tenant, now)
+	}
+	return s.queue.Next(now)
+}
+
 // ready gets an item all that its transaction needs: a way, the throttle's permit, and a
-// connection. If it returns false, the item is dealt with and the session is over.
+// connection. If it returns false, the item is dealt with; the session is over unless it was kept
+// back for what it carries, which kept says.
 //
 // The permit comes before the connection, so that nobody opens one to be silent on it, and what
 // would have to wait for long gives everything back.
@@ -204,7 +220,10 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 	if !s.resolve(ctx, item) {
 		return throttle.Permit{}, false
 	}
-	s.path.Queued = s.way.limits[s.way.mode(s.queue, time.Now())]
+	if s.kept = s.keptBack(item); s.kept {
+		return throttle.Permit{}, false
+	}
+	s.path.Queued = s.way.limits[s.way.mode(s.queue, clock.Now())]
 	if !s.takeSlot(ctx, item) {
 		return throttle.Permit{}, false
 	}
@@ -227,12 +246,12 @@ const patience = 5 * time.Second
 // the queue waits without a session.
 func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
 	wait := patience
-	if left := time.Until(item.Expires.Time()); left < wait {
+	if left := clock.Until(item.Expires.Time()); left < wait {
 		wait = max(left, 0)
 	}
 	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), wait)
 	if err == nil {
-		s.way.leased.Store(permit.Epoch != 0 && permit.Actor != limits.ByGlide)
+		s.way.leased.Store(permit.Loop)
 		return permit, true
 	}
 	s.close(ctx)
@@ -240,6 +259,9 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 		s.deferFor(item, denial)
 	}
 	s.back(item)
+	if errors.Is(err, throttle.ErrLater) {
+		s.overflow(denial)
+	}
 	return permit, false
 }
 
@@ -250,14 +272,14 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 // the next session takes another one.
 func (s *session) deferFor(item *queue.Item, d throttle.Denial) {
 	if rests, ok := ofSource(d); ok && len(s.way.sources) > 1 {
-		s.way.resting.note(s.source.addr, time.Now().Add(rests), d.String())
+		s.way.resting.note(s.source.addr, clock.Now().Add(rests), d.String())
 		return
 	}
 	wait := d.Wait
 	if wait <= 0 {
 		wait = slotWait
 	}
-	until := time.Now().Add(wait)
+	until := clock.Now().Add(wait)
 	if expires := item.Expires.Time(); expires.Before(until) {
 		until = expires
 	}

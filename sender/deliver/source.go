@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/sender/config"
 	"carom/sender/queue"
@@ -185,7 +186,7 @@ func (s *session) find(ctx context.Context, domain string) (found, error) {
 		f.targets = f.targets[:min(len(f.targets), settings.MXConnectionAttempts)]
 		return f, err
 	}
-	f := found{until: time.Now().Add(hostTTL)}
+	f := found{until: clock.Now().Add(hostTTL)}
 	var err error
 	for _, group := range settings.SMTPHosts {
 		for _, i := range rand.Perm(len(group)) { // hosts of one preference share the load, as MX hosts do
@@ -236,7 +237,7 @@ func (s *session) byMX(ctx context.Context, domain string, port uint16) (found, 
 	if err != nil {
 		return found{}, err
 	}
-	f := found{implicit: r.Implicit, until: time.Now().Add(r.TTL)}
+	f := found{implicit: r.Implicit, until: clock.Now().Add(r.TTL)}
 	if !r.Implicit && len(r.Hosts) > 0 { // a domain that is its own host has none that speaks of a provider
 		f.preferred = r.Hosts[0].Name
 	}
@@ -313,7 +314,7 @@ func (s *session) only(item *queue.Item) *queue.Item {
 // more, by domain. MX records change while mail waits.
 func (s *session) strangers(ctx context.Context, m *mail, item *queue.Item) map[string][]uint32 {
 	var strangers map[string][]uint32
-	now := time.Now()
+	now := clock.Now()
 	for _, index := range item.Recipients {
 		domain := route.Domain(m.envelope.Recipients[index].Address)
 		if s.belongs(domain, s.way.rollup.Name, now) {

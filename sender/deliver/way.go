@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/sender/backoff"
 	"carom/sender/config"
 	"carom/sender/queue"
@@ -33,7 +34,8 @@ type way struct {
 	paths   paths
 	resting resting
 	skips   skips
-	leased  atomic.Bool // the last permit came from a fresh lease of the control loop
+	hangups hangups
+	leased  atomic.Bool // the control loop had the say at the last permit
 }
 
 // mode returns the mode whose limits are in force: with backoff-authority loop those of normal mode
@@ -45,7 +47,7 @@ func (w *way) mode(q *queue.Queue, now time.Time) queue.Mode {
 	return queue.Normal
 }
 
-func (w *way) modeNow(q *queue.Queue) queue.Mode { return w.mode(q, time.Now()) }
+func (w *way) modeNow(q *queue.Queue) queue.Mode { return w.mode(q, clock.Now()) }
 
 func (w *way) loopRules() bool {
 	return w.settings.BackoffAuthority == config.AuthorityLoop && w.leased.Load()

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 	"carom/schemas/suppression"
 )
@@ -106,7 +107,7 @@ func (f *file) same(info fs.FileInfo) bool {
 
 // Run looks every interval until ctx is done.
 func (w *Watcher) Run(ctx context.Context) error {
-	ticker := time.NewTicker(w.interval)
+	ticker := clock.NewTicker(w.interval)
 	defer ticker.Stop()
 	for {
 		select {

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/taxonomy"
 	"carom/sender/queue"
@@ -97,7 +97,7 @@ func (o *Operator) deleted(events []*event.Event, t queue.Taken) []*event.Event 
 	if err != nil {
 		o.Logger.Error("deleted message is not readable", "message_id", t.Item.Message.String(), "error", err)
 	}
-	now := time.Now().UTC()
+	now := clock.Now().UTC()
 	for _, index := range t.Item.Recipients {
 		e := &event.Event{MessageID: t.Item.Message, RecipientIdx: index, RecipientDomain: t.Queue.Domain}
 		if envelope != nil && int(index) < len(envelope.Recipients) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/sender/admin"
 	"carom/sender/orders"
 	"carom/sender/queue"
@@ -32,7 +33,7 @@ func (o *Operator) Give(ctx context.Context, i admin.Instruction, actor string) 
 	ctx = context.WithoutCancel(ctx) // what was begun is finished, whether or not somebody waits for the answer
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	order, err := o.order(i, actor, time.Now())
+	order, err := o.order(i, actor, clock.Now())
 	if err != nil {
 		return nil, err
 	}

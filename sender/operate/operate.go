@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/sender/admin"
 	"carom/sender/orders"
@@ -103,7 +104,7 @@ func New(o Options) *Operator {
 func (o *Operator) Recovered(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.sweep(ctx, time.Now())
+	return o.sweep(ctx, clock.Now())
 }
 
 // interval is how often Run looks whether orders expired, and new queues should be in backoff.
@@ -114,7 +115,7 @@ const interval = time.Second
 func (o *Operator) Run(ctx context.Context) error {
 	finished := make(chan error, 1)
 	go func() { finished <- o.finish(ctx) }()
-	ticker := time.NewTicker(interval)
+	ticker := clock.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -123,7 +124,7 @@ func (o *Operator) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		o.mu.Lock()
-		err := o.sweep(context.WithoutCancel(ctx), time.Now())
+		err := o.sweep(context.WithoutCancel(ctx), clock.Now())
 		o.mu.Unlock()
 		if err != nil {
 			// The disk may be full for a while: what is in force stays.
@@ -223,7 +224,7 @@ const leastLife = 10 * time.Second
 // that are always at work are never without one, so after longestAttempt those that there are have
 // come later. The caller holds o.mu.
 func (o *Operator) quiet(order *orders.Order) bool {
-	switch age := time.Since(order.Made); {
+	switch age := clock.Since(order.Made); {
 	case age < leastLife:
 		return false
 	case age >= longestAttempt:

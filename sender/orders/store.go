@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"carom/schemas/atomicfile"
+	"carom/schemas/clock"
 )
 
 // FileName is the name of the file in the spool's folder.
@@ -201,7 +202,7 @@ func (s *Store) replace(last uint64, next []Order) error {
 // Disabled reports whether an order keeps the queue (domain/vmta) from using the local address.
 func (s *Store) Disabled(queue string, ip netip.Addr) bool {
 	for _, o := range s.List() {
-		if o.Kind == DisableSource && o.IP == ip && Match(o.Filter.Queue, queue) && !o.expired(time.Now()) {
+		if o.Kind == DisableSource && o.IP == ip && Match(o.Filter.Queue, queue) && !o.expired(clock.Now()) {
 			return true
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 	"unique"
+
+	"carom/schemas/clock"
 )
 
 const (
@@ -23,7 +25,7 @@ type Share struct {
 	Labels  Labels // zero where the share sums several
 	Ready   int    // that are due: a limit is in their way, or what Status.DeferredWhy says
 	Waiting int    // for a time: that of their next attempt, or the end of their queue's wait after a failed one
-	Held    int    // by a hold about some of the queue's mail
+	Held    int    // by a hold about some of the queue's mail, or parked
 	Paused  int    // by a hold about all of it
 	Oldest  Moment // the first arrival; 0 without mail
 	// Estimated says that not every item was looked at: how the whole divides is that of an even sample,
@@ -69,7 +71,7 @@ func (m *Manager) Backlogs(largest int) (backlogs []Backlog, others Share, queue
 		}
 	}
 	slices.SortFunc(filled, func(a, b sized) int { return cmp.Compare(b.recipients, a.recipients) })
-	now := time.Now()
+	now := clock.Now()
 	for i, f := range filled {
 		if i < largest {
 			backlogs = append(backlogs, f.queue.backlog(now))
@@ -131,13 +133,14 @@ func (q *Queue) tally(now time.Time, limit int, share func(unique.Handle[Labels]
 	status := q.state(now)
 	s := sample{
 		now: At(now), paused: q.paused, waits: q.retryAt.After(now), share: share,
-		step: (q.fresh.count + len(q.retries) + len(q.held) + limit - 1) / limit,
+		step: (q.fresh.count + len(q.retries) + len(q.held) + len(q.parked) + limit - 1) / limit,
 	}
 	for _, l := range q.fresh.levels {
 		s.count(l.items[l.head:], false)
 	}
 	s.count(q.retries, false)
 	s.count(q.held, true)
+	s.count(q.parked, true)
 	s.scale(q.recipients)
 	return status
 }

@@ -2,9 +2,11 @@ package queue
 
 import (
 	"strings"
+	"sync"
 	"time"
 	"unique"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 )
 
@@ -15,7 +17,7 @@ import (
 type Moment int64
 
 // began is where the clock of moments starts.
-var began = time.Now()
+var began = sync.OnceValue(clock.Now)
 
 // far bounds how far from now a moment is: a Duration holds 292 years.
 const far = 200 * 365 * 24 * time.Hour
@@ -26,9 +28,9 @@ func At(t time.Time) Moment {
 	if t.IsZero() {
 		return 0
 	}
-	now := time.Now()
-	passed := now.Sub(began) + max(-far, min(t.Sub(now), far))
-	return Moment(max(began.UnixMicro()+passed.Microseconds(), 1))
+	now := clock.Now()
+	passed := now.Sub(began()) + max(-far, min(t.Sub(now), far))
+	return Moment(max(began().UnixMicro()+passed.Microseconds(), 1))
 }
 
 // Time returns m as a time with a monotonic reading, the zero Time for none. Its date is what the wall
@@ -37,7 +39,7 @@ func (m Moment) Time() time.Time {
 	if m == 0 {
 		return time.Time{}
 	}
-	now := time.Now()
+	now := clock.Now()
 	return now.Add(time.Duration(m-At(now)) * time.Microsecond)
 }
 
@@ -62,6 +64,7 @@ type Item struct {
 	one        [1]uint32
 	Attempts   uint16 // that were made for these recipients
 	Priority   uint8  // 0 to 100; within a queue the higher goes first
+	Parked     bool   // it is kept back by Park, or was when its time was over
 }
 
 // AddRecipient adds a recipient; the first one needs no memory of its own.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"carom/schemas/clock"
 )
 
 // ErrInterrupted is the cause with which the context of a session ends that is interrupted in a
@@ -97,7 +99,7 @@ func (m *Manager) Add(name Name, item *Item) {
 		if q.policy.RetryUponNewMail {
 			q.retryAt = time.Time{}
 		}
-		ready := !q.paused && !q.waitsUntil().After(time.Now())
+		ready := !q.paused && !q.waitsUntil().After(clock.Now())
 		woken := item.Due == 0 && ready && q.wakeIdle(1) > 0
 		// Sessions that are busy come for it themselves: a look could start no other.
 		full := q.policy.MaxSessions > 0 && q.sessions >= q.policy.MaxSessions && item.Due == 0
@@ -145,13 +147,13 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // run is the owner of a shard.
 func (s *shard) run(ctx context.Context) {
-	timer := time.NewTimer(time.Hour)
+	timer := clock.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		if next := s.round(ctx); next.IsZero() {
-			timer.Reset(time.Hour)
+			timer.Reset(clock.Real(time.Hour))
 		} else {
-			timer.Reset(max(time.Until(next), 0))
+			timer.Reset(clock.Real(max(clock.Until(next), 0)))
 		}
 		select {
 		case <-ctx.Done():
@@ -164,7 +166,7 @@ func (s *shard) run(ctx context.Context) {
 
 // round looks at the queues that changed and returns when the next one wants to be looked at.
 func (s *shard) round(ctx context.Context) time.Time {
-	now := time.Now()
+	now := clock.Now()
 	s.mu.Lock()
 	for len(s.timers) > 0 && !s.timers[0].timer.After(now) {
 		q := s.timers[0]
@@ -299,7 +301,7 @@ func (m *Manager) released(granted []*Queue) {
 // changed lets the owner look at q at the given time; the zero time is now.
 func (s *shard) changed(q *Queue, at time.Time) {
 	s.mu.Lock()
-	if at.After(time.Now()) {
+	if at.After(clock.Now()) {
 		s.schedule(q, at)
 	} else {
 		s.mark(q)
@@ -371,7 +373,7 @@ func (m *Manager) all(match func(Name) bool) (queues []*Queue) {
 // Statuses returns the state of every queue, ordered by name.
 func (m *Manager) Statuses() []Status {
 	queues := m.all(nil)
-	now := time.Now()
+	now := clock.Now()
 	statuses := make([]Status, 0, len(queues))
 	for _, q := range queues {
 		statuses = append(statuses, q.Status(now))
@@ -482,6 +484,9 @@ func (q *Queue) each(f func(*Item)) {
 		f(item)
 	}
 	for _, item := range q.held {
+		f(item)
+	}
+	for _, item := range q.parked {
 		f(item)
 	}
 }

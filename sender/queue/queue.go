@@ -23,6 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"carom/schemas/clock"
 )
 
 // Name identifies a queue: the recipient domain (lower case), the name of queue-to or of a rollup,
@@ -68,6 +70,7 @@ type Queue struct {
 	fresh      fresh     // new mail
 	retries    retryHeap // what was tried, or waits for a time
 	held       []*Item   // that holds keep back
+	parked     []*Item   // that the Runner keeps back
 	holds      []Hold    // that match the name
 	paused     bool      // one of holds is for the whole queue
 	recipients int
@@ -134,9 +137,15 @@ func (q *Queue) NextAny() (*Item, bool) {
 		item = q.held[n-1]
 		q.held[n-1] = nil
 		q.held = q.held[:n-1]
+	case len(q.parked) > 0:
+		last := len(q.parked) - 1
+		item = q.parked[last]
+		q.parked[last] = nil
+		q.parked = q.parked[:last]
 	default:
 		return nil, false
 	}
+	item.Parked = false
 	q.recipients -= len(item.Recipients)
 	return item, true
 }
@@ -156,7 +165,7 @@ func (q *Queue) Retry(item *Item, due time.Time) {
 	q.place(item, true)
 	q.mu.Unlock()
 	if due.IsZero() {
-		due = time.Now()
+		due = clock.Now()
 	}
 	q.shard.changed(q, due)
 }
@@ -201,7 +210,7 @@ func (q *Queue) Defer(until time.Time, why string) {
 // failure. If forget is not 0, a failure that long after the end of the last wait is the first again.
 func (q *Queue) Failed(waits []time.Duration, forget time.Duration) {
 	q.mu.Lock()
-	now := time.Now()
+	now := clock.Now()
 	if q.retryAt.After(now) {
 		q.mu.Unlock()
 		return
@@ -243,7 +252,7 @@ func (q *Queue) Schedule(retries bool) {
 		heap.Init(&q.retries)
 	}
 	q.mu.Unlock()
-	q.shard.changed(q, time.Now())
+	q.shard.changed(q, clock.Now())
 }
 
 // Mode returns the mode of q at now.
@@ -264,22 +273,22 @@ func (q *Queue) modeAt(now time.Time) Mode {
 // whether it was in normal mode.
 func (q *Queue) EnterBackoff(why string, until time.Time) bool {
 	q.mu.Lock()
-	entered := q.modeAt(time.Now()) == Normal
+	entered := q.modeAt(clock.Now()) == Normal
 	q.mode, q.modeWhy, q.modeUntil = Backoff, why, until
 	q.mu.Unlock()
-	q.shard.changed(q, time.Now())
+	q.shard.changed(q, clock.Now())
 	return entered
 }
 
 // LeaveBackoff puts q into normal mode and reports whether it was in backoff mode.
 func (q *Queue) LeaveBackoff(why string) bool {
 	q.mu.Lock()
-	left := q.modeAt(time.Now()) == Backoff
+	left := q.modeAt(clock.Now()) == Backoff
 	if left {
 		q.mode, q.modeWhy, q.modeUntil = Normal, why, time.Time{}
 	}
 	q.mu.Unlock()
-	q.shard.changed(q, time.Now())
+	q.shard.changed(q, clock.Now())
 	return left
 }
 
@@ -292,7 +301,7 @@ func (q *Queue) MoveTo(to Name) int {
 	for {
 		item, ok := q.NextAny()
 		if !ok {
-			q.shard.changed(q, time.Now())
+			q.shard.changed(q, clock.Now())
 			return moved
 		}
 		moved += len(item.Recipients)
@@ -315,7 +324,7 @@ func (q *Queue) Await(ctx context.Context, d time.Duration) bool {
 	needed := q.shard.manager.slots.needed(q) // after rest, or makeRoom might look in between
 	q.mu.Unlock()
 	if !needed {
-		timer := time.NewTimer(d)
+		timer := clock.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-wake:
@@ -334,7 +343,7 @@ func (q *Queue) Await(ctx context.Context, d time.Duration) bool {
 }
 
 // ready reports whether something can be taken now. The caller holds q.mu.
-func (q *Queue) ready() bool { return !q.paused && q.due(At(time.Now()), 1) > 0 }
+func (q *Queue) ready() bool { return !q.paused && q.due(At(clock.Now()), 1) > 0 }
 
 // rest tells the slots whether q has idle sessions. The caller holds q.mu.
 func (q *Queue) rest() { q.shard.manager.slots.rest(q, len(q.waiters) > 0) }
@@ -375,7 +384,7 @@ func (q *Queue) Recipients() int {
 type Status struct {
 	Name          Name
 	Recipients    int // that wait, those in an attempt not counted
-	Held          int // items of them that a hold keeps back
+	Held          int // items of them that a hold keeps back, or that are parked
 	Due           int // items that could be tried now
 	Sessions      int
 	Mode          Mode
@@ -397,7 +406,7 @@ func (q *Queue) Status(now time.Time) Status {
 	s := q.state(now)
 	s.WaitsForSlot, s.Due = waits, q.due(At(now), math.MaxInt)
 	oldest := q.fresh.oldest()
-	for _, list := range [][]*Item{q.retries, q.held} {
+	for _, list := range [][]*Item{q.retries, q.held, q.parked} {
 		for _, item := range list {
 			if oldest == 0 || item.Arrived < oldest {
 				oldest = item.Arrived
@@ -412,7 +421,7 @@ func (q *Queue) Status(now time.Time) Status {
 // OldestArrival. The caller holds q.mu.
 func (q *Queue) state(now time.Time) Status {
 	s := Status{
-		Name: q.name, Recipients: q.recipients, Held: len(q.held), Sessions: q.sessions,
+		Name: q.name, Recipients: q.recipients, Held: len(q.held) + len(q.parked), Sessions: q.sessions,
 		Mode: q.modeAt(now), ModeWhy: q.modeWhy, ModeUntil: q.modeUntil, Paused: q.paused, Failures: q.failures,
 	}
 	if until := q.waitsUntil(); until.After(now) {
@@ -462,17 +471,20 @@ func (q *Queue) take(f *Filter, limit int) []*Item {
 	defer q.mu.Unlock()
 	taken := q.fresh.remove(f.MatchItem, limit)
 	taken = append(taken, q.retries.remove(f.MatchItem, limit-len(taken))...)
-	kept := q.held[:0]
-	for _, item := range q.held {
-		if len(taken) < limit && f.MatchItem(item) {
-			taken = append(taken, item)
-		} else {
-			kept = append(kept, item)
+	for _, list := range []*[]*Item{&q.held, &q.parked} {
+		kept := (*list)[:0]
+		for _, item := range *list {
+			if len(taken) < limit && f.MatchItem(item) {
+				taken = append(taken, item)
+			} else {
+				kept = append(kept, item)
+			}
 		}
+		clear((*list)[len(kept):])
+		*list = kept
 	}
-	clear(q.held[len(kept):])
-	q.held = kept
 	for _, item := range taken {
+		item.Parked = false
 		q.recipients -= len(item.Recipients)
 	}
 	return taken
@@ -481,7 +493,7 @@ func (q *Queue) take(f *Filter, limit int) []*Item {
 // forgettable reports whether q holds nothing that a new queue of its name would not have, now or at
 // the returned time (zero: not by time alone). The caller holds q.mu.
 func (q *Queue) forgettable(now time.Time) (bool, time.Time) {
-	if q.sessions > 0 || q.fresh.count+len(q.retries)+len(q.held) > 0 {
+	if q.sessions > 0 || q.fresh.count+len(q.retries)+len(q.held)+len(q.parked) > 0 {
 		return false, time.Time{}
 	}
 	until := q.waitsUntil()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/sender/config"
 	"carom/sender/schedule"
@@ -86,7 +87,7 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 		return (&RefusalError{503, [3]int{5, 5, 1}, "a transaction is in progress"}).smtp() // RFC 5321 section 4.1.4
 	}
 	m := &Message{
-		ID: event.NewID(), Arrived: time.Now(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
+		ID: event.NewID(), Arrived: clock.Now(), From: from, EnvID: options.EnvelopeID, Ret: string(options.Return),
 		Listener: s.listener, ClientIP: s.wire.client, ClientName: s.hello, Tenant: s.tenant(),
 		VERP: s.wire.verp || s.source.VERPDefault,
 	}

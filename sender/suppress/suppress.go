@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"carom/schemas/atomicfile"
+	"carom/schemas/clock"
 	"carom/schemas/suppression"
 )
 
@@ -146,7 +147,7 @@ func (s *Store) holds(tenant, key string) bool {
 
 // Add suppresses the address for every tenant. When it returns nil the entry is on disk.
 func (s *Store) Add(address string) error {
-	e, now := entry{suppression.Global, s.Key(address)}, time.Now()
+	e, now := entry{suppression.Global, s.Key(address)}, clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.own[e]; ok && !s.behind {

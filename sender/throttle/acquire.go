@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"carom/schemas/clock"
 )
 
 // ErrLater is the error of Acquire when the message would have to wait for longer than the caller
@@ -113,7 +115,7 @@ func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int, patience
 // await is Acquire for a message that has to wait: h holds it back.
 func (t *Throttle) await(ctx context.Context, p Path, h hold, recipients int, deadline time.Duration) (Permit, Denial, error) {
 	w := &waiter{n: recipients, wake: make(chan struct{}, 1)}
-	timer := time.NewTimer(time.Hour)
+	timer := clock.NewTimer(time.Hour)
 	defer timer.Stop()
 	var waited waits
 
@@ -137,7 +139,7 @@ func (t *Throttle) await(ctx context.Context, p Path, h hold, recipients int, de
 				until = min(until, keyRecheck)
 			}
 		}
-		timer.Reset(until)
+		timer.Reset(clock.Real(until))
 		changed := t.changed
 		t.mu.Unlock()
 		select {
@@ -184,7 +186,7 @@ func (k *keyState) hold(now time.Duration, n int) {
 
 func (r *route) permit() Permit {
 	e := &r.effective
-	return Permit{Epoch: e.Epoch, Actor: e.Actor, ReasonID: e.ReasonID, Canary: e.Canary}
+	return Permit{Epoch: e.Epoch, Actor: e.Actor, ReasonID: e.ReasonID, Canary: e.Canary, Loop: r.loop}
 }
 
 // slowest returns the limit for which a message of n recipients has to wait longest, and false if

@@ -115,3 +115,37 @@ func TestCanaryTenant(t *testing.T) {
 		t.Errorf("the key is tried with mail of %q, want shop", got)
 	}
 }
+
+// The loop has the say over backoff mode where it is active, also before its first lease; not when its
+// news grow old, and not where it only advises.
+func TestWhoHasTheSay(t *testing.T) {
+	active := []limits.ProviderMode{{Provider: key.Provider, Mode: limits.Active}}
+	for _, tc := range []struct {
+		name     string
+		document *limits.Document
+		after    time.Duration
+		want     bool
+	}{
+		{"no document", nil, 0, false},
+		{"a lease", document(1, lease(1, 10)), 0, true},
+		{"a lease that is old", document(1, lease(1, 10)), 11 * time.Minute, false},
+		{"active without a lease", &limits.Document{TTLSeconds: 600, Modes: active}, 0, true},
+		{"the same, old", &limits.Document{TTLSeconds: 600, Modes: active}, 11 * time.Minute, false},
+		{"nobody says", document(1), 0, false},
+		{"advice", &limits.Document{TTLSeconds: 600, Modes: []limits.ProviderMode{{Provider: key.Provider, Mode: limits.Advise}}}, 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				th, p := New(0), path("a/v", 100)
+				if tc.document != nil {
+					th.Apply(tc.document)
+				}
+				time.Sleep(tc.after)
+				permit, err := acquire(t.Context(), th, p, 1)
+				if err != nil || permit.Loop != tc.want {
+					t.Errorf("the loop has the say: %t (%v), want %t", permit.Loop, err, tc.want)
+				}
+			})
+		})
+	}
+}

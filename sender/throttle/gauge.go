@@ -61,8 +61,8 @@ func (t *Throttle) gauge(now time.Duration, key limits.Key, k *keyState, backlog
 			g.StaticRate, g.StaticConnections, g.StaticMessages = finite(static.RatePerSecond), count(static.Connections), count(static.MessagesPerConnection)
 		}
 	}
-	for queue, limits := range k.queues {
-		g.BackoffByConfig = g.BackoffByConfig || limits.BackoffByConfig
+	for queue, configured := range k.queues {
+		g.BackoffByConfig = g.BackoffByConfig || configured.BackoffByConfig
 		g.Backlog += uint64(max(0, backlog(queue))) //nolint:gosec // not negative
 	}
 	k.bound, k.gauged = 0, now

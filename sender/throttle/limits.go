@@ -134,6 +134,7 @@ type Permit struct {
 	ReasonID      string
 	LimitingScope string // which limit held the message back longest; "" if none did
 	Canary        bool
+	Loop          bool // the loop has the say over the limits of the queue in backoff mode
 }
 
 // Denial says which limit says no.

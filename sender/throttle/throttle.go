@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 )
@@ -40,9 +41,11 @@ type Throttle struct {
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
 	canaries    map[limits.Key]string // tenants
-	hosts       map[hostSource]int // connections to hosts with a limit
-	addrs       map[netip.Addr]int // connections to addresses with a limit
-	changed     chan struct{}      // closed when leases change
+	document    *limits.Document      // in force; nil before the first
+	seen        time.Duration         // when it came
+	hosts       map[hostSource]int    // connections to hosts with a limit
+	addrs       map[netip.Addr]int    // connections to addresses with a limit
+	changed     chan struct{}         // closed when leases change
 }
 
 // meter is a rate with those who wait for it.
@@ -107,24 +110,25 @@ type refusal struct {
 // (total-max-smtp-out), 0 for unlimited.
 func New(maxConnections int) *Throttle {
 	return &Throttle{
-		maxConnections: maxConnections, start: time.Now(),
+		maxConnections: maxConnections, start: clock.Now(),
 		vmtas: map[string]*groupState{}, pools: map[string]*groupState{}, queues: map[string]*queueState{},
 		keys: map[limits.Key]*keyState{}, leases: map[limits.Key]limits.Glide{},
 		hosts: map[hostSource]int{}, addrs: map[netip.Addr]int{}, changed: make(chan struct{}),
 	}
 }
 
-func (t *Throttle) now() time.Duration { return time.Since(t.start) }
+func (t *Throttle) now() time.Duration { return clock.Since(t.start) }
 
 // Apply puts a limits document in force. Documents come in order of their generation: the feed
 // sees to that. The age of a lease counts from the call, and its NotAfter ends it before its time.
 // Where the document switches the loop off there is no lease from now on, and no glide. A lease of a
 // smaller epoch than the one in force is no news: that one stays, and gets no older grace by it.
 func (t *Throttle) Apply(d *limits.Document) {
-	wall := time.Now()
+	wall := clock.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
+	t.document, t.seen = d, now
 	before := t.leases
 	t.leases = make(map[limits.Key]limits.Glide, len(d.Leases))
 	for _, lease := range d.Leases {
@@ -154,6 +158,17 @@ func (t *Throttle) Apply(d *limits.Document) {
 	}
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// loopRules reports whether the loop has the say at a key: its lease is fresh, or there is none yet and
+// the document, which is fresh, says that the loop is active there. Else one reply that matches a
+// pattern would put the queue into backoff mode before the loop has seen any, and it never would see
+// more.
+func (t *Throttle) loopRules(now time.Duration, key limits.Key) bool {
+	if glide, ok := t.leases[key]; ok {
+		return !glide.Expired(now)
+	}
+	return t.document != nil && now-t.seen <= t.document.TTL() && t.document.ModeAt(key.Provider) == limits.Active
 }
 
 // CanaryTenant returns whose mail a suspended key is tried with first: "" for anybody's, also where
@@ -235,6 +250,7 @@ type route struct {
 	key       *keyState
 	effective limits.Effective
 	leased    bool
+	loop      bool // the loop has the say, not the configuration's backoff
 }
 
 // route finds the state and puts the limits of the path in force. The caller holds t.mu.
@@ -244,6 +260,7 @@ func (t *Throttle) route(now time.Duration, p *Path) route {
 	r.key.addQueue(p.Queue, p.Queued)
 	r.effective = t.effective(now, p.Key, r.key)
 	r.leased = r.effective.Epoch != 0
+	r.loop = t.loopRules(now, p.Key)
 
 	q := r.queue
 	setMeter(&q.messages, now, p.Queued.rate(r.leased))

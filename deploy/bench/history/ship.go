@@ -24,6 +24,7 @@ import (
 type mail struct {
 	r    *rand.Rand
 	last event.Event // the message that was received and is not yet delivered
+	mta  int         // its virtual MTA, which has a source of its own
 	n    int
 }
 
@@ -42,17 +43,14 @@ func (m *mail) next(now time.Time) *event.Event {
 
 func (m *mail) received(now time.Time) event.Event {
 	tenant := m.r.IntN(200)
-	var key [16]byte
-	for i := range key {
-		key[i] = byte(m.r.Uint32()) //nolint:gosec // eight of its bits
-	}
+	m.mta = m.r.IntN(40)
 	domain := fmt.Sprintf("site-%d.example", m.r.IntN(200_000))
 	sender := fmt.Sprintf("news.tenant-%d.example", tenant)
 	return event.Event{
 		FormatVersion: event.FormatVersion, Time: now, Kind: event.Received, MessageID: event.NewID(), Recipients: 1,
 		MailFrom: "bounces@" + sender, MailFromDomain: sender, FromDomain: sender,
-		Recipient: fmt.Sprintf("anna.adler%d@%s", m.r.IntN(20_000_000), domain), RecipientDomain: domain, RecipientKey: hex.EncodeToString(key[:]),
-		VMTA: fmt.Sprintf("mta-%02d", m.r.IntN(40)), Pool: "bulk", Job: fmt.Sprintf("job-%05d", m.r.IntN(5000)),
+		Recipient: fmt.Sprintf("anna.adler%d@%s", m.r.IntN(20_000_000), domain), RecipientDomain: domain,
+		VMTA: fmt.Sprintf("mta-%02d", m.mta), Pool: "bulk", Job: fmt.Sprintf("job-%05d", m.r.IntN(5000)),
 		Tenant: fmt.Sprintf("tenant-%d", tenant), SMTPUser: "feeder", Listener: "10.0.0.1:587", ClientIP: netip.AddrFrom4([4]byte{203, 0, 113, byte(tenant)}),
 		ClientMTA: "app." + sender, Size: uint64(12_000 + m.r.IntN(60_000)), ConfigHash: 1 << 60, //nolint:gosec // not negative
 		Headers: map[string]string{"Message-ID": fmt.Sprintf("<%016x@%s>", m.r.Uint64(), sender)},
@@ -62,7 +60,12 @@ func (m *mail) received(now time.Time) event.Event {
 // deliver turns the event of a message that was received into the one of its first attempt. One in
 // twenty is deferred.
 func (m *mail) deliver(e *event.Event, now time.Time) {
-	source := netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + m.r.IntN(40))}) //nolint:gosec // small
+	source := netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + m.mta)}) //nolint:gosec // small
+	var key [16]byte
+	for i := range key {
+		key[i] = byte(m.r.Uint32()) //nolint:gosec // eight of its bits
+	}
+	e.RecipientKey = hex.EncodeToString(key[:])
 	micros := func(most int) time.Duration { return time.Duration(m.r.IntN(most)) * time.Microsecond }
 	e.Time, e.Kind, e.Attempt, e.Phase = now, event.Delivered, 1, event.PhaseFinalDot
 	e.DKIMDomains = []string{e.FromDomain, "sender.example"}

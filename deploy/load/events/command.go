@@ -108,7 +108,7 @@ func report(w io.Writer, r Result, asJSON bool) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "events      %d of %d messages, %s to %s\n", r.Rows, r.Messages, r.From.Format(time.RFC3339), r.To.Format(time.RFC3339))
-	fmt.Fprintf(&b, "made in     %.1f s, %.0f/s; roll-ups %.1f s\n", r.EventSeconds, r.RowsPerSecond, r.RollupSeconds)
+	fmt.Fprintf(&b, "made in     %.1f s, %.0f/s; indexes %.1f s, roll-ups and the rest %.1f s\n", r.EventSeconds, r.RowsPerSecond, r.IndexSeconds, r.RollupSeconds)
 	fmt.Fprintf(&b, "incidents   %d\n", r.Incidents)
 	kinds := make([]string, 0, len(r.Kinds))
 	for kind := range r.Kinds {

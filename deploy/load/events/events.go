@@ -4,13 +4,12 @@
 // Nothing is sent but SQL. Each message has a number, and everything about it follows from hashes of
 // that number and the seed: the same options make the same rows on any machine. A day is made in two
 // steps: the lives of the messages that the day receives, one narrow row for each step of a life
-// (steps.sql), and then the day's events, node by node in the order of time, which gives the
-// sequence numbers of the node's log (rows.sql). The rows are written into a twin of the table events
-// and their partition is attached to it, so that no materialized view runs; the roll-ups are filled
-// by range afterwards.
+// (steps.sql), and then the day's events (rows.sql). The rows are written into a twin of the table
+// events and moved to it at the end, so that no materialized view runs; the roll-ups are filled by
+// range afterwards, and from the events what nodes and jobs write beside them.
 //
-// What the history has and what not is in deploy/docs/history.md. A run that is cut off leaves whole
-// days; its scratch tables are dropped by the next run.
+// What the history has and what not is in deploy/docs/history.md. A run that is cut off before its
+// rows are moved leaves nothing; its scratch tables are dropped by the next run.
 package events
 
 import (
@@ -20,11 +19,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"carom/schemas/service"
 	"carom/schemas/taxonomy"
@@ -73,7 +74,8 @@ type Result struct {
 	Incarnation   string            `json:"incarnation"`
 	LastSeq       map[string]uint64 `json:"last_seq"` // by node
 	EventSeconds  float64           `json:"event_seconds"`
-	RowsPerSecond float64           `json:"rows_per_second"` // without the roll-ups
+	RowsPerSecond float64           `json:"rows_per_second"` // of EventSeconds
+	IndexSeconds  float64           `json:"index_seconds"`   // for the skip indexes and projections of the events
 	RollupSeconds float64           `json:"rollup_seconds"`
 	Kinds         map[string]uint64 `json:"kinds"`
 	Incidents     int               `json:"incidents"`
@@ -92,7 +94,12 @@ type run struct {
 	incarnation uuid.UUID
 	lastSeq     []uint64 // by node
 	started     time.Time
-	rows        uint64
+	threads     int    // how many statements of write run at once
+	begun       uint32 // last date that a statement of write has begun with, as yyyymmdd
+
+	mu        sync.Mutex
+	rows      uint64
+	datesDone int
 }
 
 // The scratch tables.
@@ -134,25 +141,27 @@ func Run(ctx context.Context, conn driver.Conn, o Options) (result Result, err e
 		return Result{}, err
 	}
 	defer func() {
-		// What is left of a day that was not finished goes, whatever happened.
+		// What is left of a run that was not finished goes, whatever happened.
 		if dropped := r.drop(context.WithoutCancel(ctx)); err == nil {
 			err = dropped
 		}
 	}()
-	if err := r.prepare(ctx); err != nil {
+	structure, err := r.prepare(ctx)
+	if err != nil {
 		return Result{}, err
 	}
 	planned := incidents(o.Seed, r.from, o.Days)
-	for _, days := range r.plan() {
-		if err := r.lives(ctx, days, planned); err != nil {
-			return Result{}, fmt.Errorf("day %d: %w", days.first+1, err)
-		}
-		if err := r.events(ctx, days.first+len(days.counts)); err != nil {
-			return Result{}, fmt.Errorf("day %d: %w", days.first+1, err)
-		}
-		r.progress(days.first+len(days.counts), 0, 0)
+	if err := r.make(ctx, planned); err != nil {
+		return Result{}, err
 	}
 	eventsDone := time.Since(r.started)
+	if err := r.finish(ctx, structure); err != nil {
+		return Result{}, err
+	}
+	indexed := time.Since(r.started)
+	if err := r.beside(ctx); err != nil {
+		return Result{}, err
+	}
 	if !o.NoRollUps {
 		if err := r.rollUps(ctx); err != nil {
 			return Result{}, err
@@ -161,7 +170,7 @@ func Run(ctx context.Context, conn driver.Conn, o Options) (result Result, err e
 	result = Result{
 		Rows: r.rows, Messages: r.messages, From: r.from, To: r.Until, Seed: o.Seed, Incarnation: r.incarnation.String(),
 		LastSeq: map[string]uint64{}, EventSeconds: eventsDone.Seconds(), RowsPerSecond: float64(r.rows) / eventsDone.Seconds(),
-		RollupSeconds: (time.Since(r.started) - eventsDone).Seconds(), Incidents: len(planned),
+		IndexSeconds: (indexed - eventsDone).Seconds(), RollupSeconds: (time.Since(r.started) - indexed).Seconds(), Incidents: len(planned),
 	}
 	for node, last := range r.lastSeq {
 		result.LastSeq[nodeName(node)] = last
@@ -222,11 +231,17 @@ func (r *run) perDay() []uint64 {
 
 func nodeName(node int) string { return fmt.Sprintf("load-%d", node+1) }
 
-// prepare makes the scratch tables and fills the one of words.
-func (r *run) prepare(ctx context.Context) error {
+// prepare makes the scratch tables and fills the one of words. It returns what the twin of events
+// lacks.
+func (r *run) prepare(ctx context.Context) (structure, error) {
 	if err := r.drop(ctx); err != nil {
-		return err
+		return structure{}, err
 	}
+	var threads uint64
+	if err := r.conn.QueryRow(ctx, "SELECT toUInt64(getSetting('max_threads'))").Scan(&threads); err != nil {
+		return structure{}, fmt.Errorf("ask for the number of threads: %w", err)
+	}
+	r.threads = int(min(max(threads, 1), maxStatements)) //nolint:gosec // at most maxStatements
 	for _, statement := range []string{
 		"CREATE TABLE " + wordsTable + " (list String, place UInt32, word String) ENGINE = MergeTree ORDER BY (list, place)",
 		"CREATE TABLE " + stepsTable + ` (
@@ -240,9 +255,16 @@ func (r *run) prepare(ctx context.Context) error {
 		"SYSTEM STOP MERGES " + stepsTable,
 	} {
 		if err := r.conn.Exec(ctx, statement); err != nil {
-			return fmt.Errorf("make a scratch table: %w", err)
+			return structure{}, fmt.Errorf("make a scratch table: %w", err)
 		}
 	}
+	if err := r.fillWords(ctx); err != nil {
+		return structure{}, err
+	}
+	return r.strip(ctx)
+}
+
+func (r *run) fillWords(ctx context.Context) error {
 	lists := words()
 	if err := addReplies(lists); err != nil {
 		return err
@@ -318,7 +340,7 @@ func settings() clickhouse.Settings {
 		"max_query_size":                           4 << 20,
 		"async_insert":                             0,
 		"max_insert_threads":                       2,
-		"min_insert_block_size_rows":               1 << 20,
+		"min_insert_block_size_rows":               1 << 18, // larger ones only miss the caches
 		"min_insert_block_size_bytes":              1 << 30,
 		"max_partitions_per_insert_block":          0,
 		"throw_on_max_partitions_per_insert_block": 0,
@@ -327,6 +349,16 @@ func settings() clickhouse.Settings {
 		"compile_expressions":                      0, // it takes longer than it saves
 	}
 }
+
+// inOrder are the settings of a statement whose rows are stored as they come.
+func inOrder() clickhouse.Settings {
+	s := settings()
+	s["max_threads"], s["max_insert_threads"] = 1, 1
+	return s
+}
+
+// maxStatements bounds how many days are made at once: each takes a gigabyte or two of memory.
+const maxStatements = 4
 
 // A span is some days that are made together.
 type span struct {
@@ -380,9 +412,30 @@ func (r *run) lives(ctx context.Context, days span, planned []incident) error {
 	return nil
 }
 
-// events writes the events of the dates that later messages add nothing to, when the lives of so
-// many days are made.
-func (r *run) events(ctx context.Context, days int) error {
+// make makes the lives, and beside them the events of the days that are complete.
+func (r *run) make(ctx context.Context, planned []incident) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(r.threads)
+	err := func() error {
+		for _, days := range r.plan() {
+			if err := r.lives(groupCtx, days, planned); err != nil {
+				return fmt.Errorf("day %d: %w", days.first+1, err)
+			}
+			if err := r.events(groupCtx, group, days.first+len(days.counts)); err != nil {
+				return fmt.Errorf("day %d: %w", days.first+1, err)
+			}
+		}
+		return nil
+	}()
+	if writing := group.Wait(); writing != nil {
+		return writing // and not that lives were cancelled for it
+	}
+	return err
+}
+
+// events starts to write the events of the dates that later messages add nothing to, when the lives of
+// so many days are made.
+func (r *run) events(ctx context.Context, group *errgroup.Group, days int) error {
 	dates, err := r.dates(ctx)
 	if err != nil {
 		return err
@@ -392,100 +445,109 @@ func (r *run) events(ctx context.Context, days int) error {
 		if err != nil {
 			return err
 		}
-		dates = slices.DeleteFunc(dates, func(date uint32) bool { return uint64(date) >= next })
+		dates = slices.DeleteFunc(dates, func(d dateSteps) bool { return uint64(d.date) >= next })
 	}
-	if len(dates) == 0 {
-		return nil
-	}
-	return r.write(ctx, dates)
-}
-
-// dates returns the dates that there are steps of, as yyyymmdd. Steps after the end never happen.
-func (r *run) dates(ctx context.Context) (all []uint32, err error) {
-	parameters := clickhouse.WithParameters(clickhouse.Parameters{"end": strconv.FormatInt(r.Until.UnixMicro(), 10)})
-	err = r.conn.QueryRow(clickhouse.Context(ctx, parameters), `
-SELECT arraySort(groupUniqArray(toYYYYMMDD(time))) FROM `+stepsTable+` WHERE time < fromUnixTimestamp64Micro({end:Int64}, 'UTC')`).Scan(&all)
-	if err != nil {
-		return nil, fmt.Errorf("read which days have steps: %w", err)
-	}
-	return all, nil
-}
-
-// write writes the events of some dates in a row.
-func (r *run) write(ctx context.Context, dates []uint32) error {
-	first, last := dates[0], dates[len(dates)-1]
-	counts, err := r.countNodes(ctx, first, last)
-	if err != nil {
-		return err
-	}
-	names, values, err := columns()
-	if err != nil {
-		return err
-	}
-	var parts []string
-	for node, count := range counts {
-		if count == 0 {
-			continue
+	for _, d := range dates {
+		r.begun = d.date
+		before := slices.Clone(r.lastSeq)
+		for node, count := range d.counts {
+			r.lastSeq[node] += count
 		}
-		facts := map[string]any{
-			"Node": node, "NodeName": nodeName(node), "Incarnation": r.incarnation.String(), "FirstSeq": r.lastSeq[node] + 1,
-			"FirstDate": first, "LastDate": last,
-		}
-		text, err := r.execute("columns", strings.Join(values, ",\n    "), facts)
-		if err != nil {
-			return err
-		}
-		facts["Columns"] = text
-		part, err := r.render("rows.sql", facts)
-		if err != nil {
-			return err
-		}
-		parts = append(parts, part)
-		r.lastSeq[node] += count
-		r.rows += count
-	}
-	head, err := r.render("head.sql", map[string]any{"Target": twinTable, "Names": strings.Join(names, ", ")})
-	if err != nil {
-		return err
-	}
-	if err := r.conn.Exec(clickhouse.Context(ctx, clickhouse.WithSettings(settings())), head+strings.Join(parts, "UNION ALL\n")); err != nil {
-		return fmt.Errorf("make events: %w", err)
-	}
-	for _, date := range dates {
-		for _, statement := range []string{
-			"ALTER TABLE " + twinTable + " MOVE PARTITION ID '%d' TO TABLE events",
-			"ALTER TABLE " + stepsTable + " DROP PARTITION ID '%d'",
-		} {
-			if err := r.conn.Exec(ctx, fmt.Sprintf(statement, date)); err != nil {
-				return fmt.Errorf("move events: %w", err)
+		// A statement has one thread, which keeps its rows in order.
+		group.Go(func() error {
+			if err := r.write(ctx, d.date, before); err != nil {
+				return fmt.Errorf("%d: %w", d.date, err)
 			}
-		}
+			r.wrote(d)
+			return nil
+		})
 	}
 	return nil
 }
 
-// countNodes returns how many steps each node has from one date to another.
-func (r *run) countNodes(ctx context.Context, first, last uint32) (counts []uint64, err error) {
-	counts = make([]uint64, r.Nodes)
-	parameters := clickhouse.WithParameters(clickhouse.Parameters{
-		"first": strconv.Itoa(int(first)), "last": strconv.Itoa(int(last)), "end": strconv.FormatInt(r.Until.UnixMicro(), 10),
-	})
-	rows, err := r.conn.Query(clickhouse.Context(ctx, parameters),
-		"SELECT node, count() FROM "+stepsTable+` WHERE toYYYYMMDD(time) BETWEEN {first:UInt32} AND {last:UInt32}
-    AND time < fromUnixTimestamp64Micro({end:Int64}, 'UTC') GROUP BY node`)
+// wrote counts the events of a date.
+func (r *run) wrote(d dateSteps) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.datesDone++
+	for _, count := range d.counts {
+		r.rows += count
+	}
+	r.progress(min(r.datesDone, r.Days), 0, 0)
+}
+
+// dateSteps says how many steps each node has on a date.
+type dateSteps struct {
+	date   uint32 // yyyymmdd
+	counts []uint64
+}
+
+// dates returns the dates that there are steps of and that no statement has begun with. Steps after
+// the end never happen.
+func (r *run) dates(ctx context.Context) (all []dateSteps, err error) {
+	parameters := clickhouse.WithParameters(clickhouse.Parameters{"end": strconv.FormatInt(r.Until.UnixMicro(), 10), "begun": strconv.FormatUint(uint64(r.begun), 10)})
+	rows, err := r.conn.Query(clickhouse.Context(ctx, parameters), `SELECT toYYYYMMDD(time) AS date, node, count() FROM `+stepsTable+`
+WHERE date > {begun:UInt32} AND time < fromUnixTimestamp64Micro({end:Int64}, 'UTC') GROUP BY date, node ORDER BY date`)
 	if err != nil {
-		return nil, fmt.Errorf("count steps: %w", err)
+		return nil, fmt.Errorf("read which days have steps: %w", err)
 	}
 	defer func() { _ = rows.Close() }() // Err tells what went wrong
 	for rows.Next() {
+		var date uint32
 		var node uint8
 		var count uint64
-		if err := rows.Scan(&node, &count); err != nil {
-			return nil, fmt.Errorf("count steps: %w", err)
+		if err := rows.Scan(&date, &node, &count); err != nil {
+			return nil, fmt.Errorf("read which days have steps: %w", err)
 		}
-		counts[node] = count
+		if len(all) == 0 || all[len(all)-1].date != date {
+			all = append(all, dateSteps{date, make([]uint64, r.Nodes)})
+		}
+		all[len(all)-1].counts[node] = count
 	}
-	return counts, rows.Err()
+	return all, rows.Err()
+}
+
+// write makes the events of a date, and numbers those of each node from the number after the one of
+// lastSeqs.
+func (r *run) write(ctx context.Context, date uint32, lastSeqs []uint64) error {
+	names, values, err := columns()
+	if err != nil {
+		return err
+	}
+	facts := map[string]any{
+		"Target": twinTable, "Names": strings.Join(names, ", "), "Incarnation": r.incarnation.String(), "Date": date, "LastSeqs": lastSeqs,
+		"ProviderRanks": ranks(providers[:]), "SourceRanks": ranks(words()["source"]),
+	}
+	facts["Columns"], err = r.execute("columns", strings.Join(values, ",\n    "), facts)
+	if err != nil {
+		return err
+	}
+	head, err := r.render("head.sql", facts)
+	if err != nil {
+		return err
+	}
+	rows, err := r.render("rows.sql", facts)
+	if err != nil {
+		return err
+	}
+	if err := r.conn.Exec(clickhouse.Context(ctx, clickhouse.WithSettings(inOrder())), head+rows); err != nil {
+		return fmt.Errorf("make events: %w", err)
+	}
+	if err := r.conn.Exec(ctx, fmt.Sprintf("ALTER TABLE "+stepsTable+" DROP PARTITION ID '%d'", date)); err != nil {
+		return fmt.Errorf("drop steps: %w", err)
+	}
+	return nil
+}
+
+// ranks returns the place, from 1, that each word has in their order.
+func ranks(all []string) []int {
+	sorted := slices.Sorted(slices.Values(all))
+	places := make([]int, len(all))
+	for i, word := range all {
+		place, _ := slices.BinarySearch(sorted, word)
+		places[i] = place + 1
+	}
+	return places
 }
 
 // kinds returns how many events of each kind the history has.

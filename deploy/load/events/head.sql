@@ -1,6 +1,7 @@
 -- The lists of words behind the numbers of the steps, and functions.
 INSERT INTO {{.Target}} ({{.Names}})
 WITH
+    [{{.NodeNames}}] AS node_names,
     {{list "provider"}} AS provider_names,
     {{list "source"}} AS source_names,
     arrayMap(a -> toIPv6(a), arrayPushFront({{list "source-ip"}}, '::')) AS source_ips,

@@ -9,9 +9,9 @@ import (
 // expressions gives each column of an event its SQL over the names of rows.sql, as the sender would
 // fill it. What a kind of event does not have is empty.
 var expressions = map[string]string{
-	"node":            "{{quote .NodeName}}",
+	"node":            "node_names[toLowCardinality(node) + 1]",
 	"incarnation":     "toUUID({{quote .Incarnation}})",
-	"seq":             "seq",
+	"seq":             "toUInt64(seq)",
 	"format_version":  "toUInt8({{.FormatVersion}})",
 	"time":            "time",
 	"kind":            `CAST(toInt8(kind), {{enum "kind"}})`,
@@ -26,7 +26,7 @@ var expressions = map[string]string{
 	"dkim_domains":     "if(transferred, [sender_names[tenant_place], toLowCardinality('sender.example')], [])",
 	"recipient":        "if(of_queue OR kind = {{.ReportConsumed}}, '', address)",
 	"recipient_domain": "if(kind = {{.ReportConsumed}}, '', domain_name)",
-	"recipient_key":    "if(of_queue OR kind = {{.ReportConsumed}}, '', lower(hex(sipHash128(recipient))))",
+	"recipient_key":    "if(of_queue OR kind IN ({{.Received}}, {{.ReportConsumed}}), '', lower(hex(sipHash128(recipient))))",
 
 	"provider":   "provider_names[provider_place]",
 	"source":     "source_name",
@@ -75,7 +75,7 @@ var expressions = map[string]string{
 
 	"limit_epoch":    "toUInt64(if(is_attempt, 1000 + epoch_number, 0))",
 	"limit_actor":    "actor_names[toLowCardinality(toUInt8(multiIf(NOT is_attempt, 0, provider % 4 = 0, 2, provider % 31 = 7, 3, 1)))]",
-	"limit_reason":   "if(is_attempt AND provider % 4 = 0, concat('throttle-', toString(1000 + epoch_number)), '')",
+	"limit_reason":   "if(is_attempt AND provider % 4 = 0, concat('throttle-', toString((1000 + epoch_number) * 10000 + provider * 100 + source)), '')",
 	"limiting_scope": "limiting_names[toLowCardinality(toUInt8(if(is_attempt AND bitAnd(chance_2, 3) = 0, 1 + bitShiftRight(chance_2, 8) % 5, 0)))]",
 	"canary":         "is_attempt AND dimension_of[reply_place] = {{.DimensionBlock}} AND bitAnd(chance_2, 15) = 0",
 
@@ -110,4 +110,4 @@ func columns() (names, values []string, err error) {
 }
 
 // arrived is when the row reached the warehouse: a batch of a node comes in about once a second.
-const arrived = "fromUnixTimestamp64Micro(toInt64(intDiv(us, 1000000) * 1000000 + 1400000 + 7919 * {{.Node}}), 'UTC')"
+const arrived = "fromUnixTimestamp64Micro(toInt64(intDiv(us, 1000000) * 1000000 + 1400000 + 7919 * node), 'UTC')"

@@ -1,5 +1,6 @@
--- The events of one day on one node: what the steps' numbers stand for, in the order of time, which
--- is the order of the node's log.
+-- The events of one day: what the steps' numbers stand for. The steps are put into the order of the
+-- nodes' logs, which gives the sequence numbers, and then into the order of the table, since it takes
+-- less to sort numbers here than whole events when they are stored.
 --
 -- Words are looked up by the few distinct numbers of a block and not row by row: a function of one
 -- LowCardinality column is worked out for its dictionary alone. Place 0 of a list is no word.
@@ -57,10 +58,15 @@ FROM
                 (
                     SELECT
                         *,
+                        kind IN ({{.Complaint}}, {{.RemoteBounce}}, {{.RemoteStatus}}, {{.ReportConsumed}}) AS is_report,
+                        kind = {{.QueueDeferred}} AS of_queue,
+                        kind IN ({{.Delivered}}, {{.Deferred}}, {{.Bounced}}) AS is_attempt,
                         is_attempt OR of_queue AS is_tried,
-                        is_attempt OR of_queue OR kind IN ({{.Suppressed}}, {{.Expired}}) AS is_queued,
                         NOT is_report AND NOT of_queue AS of_message,
+                        toUInt64(toUnixTimestamp64Micro(time)) AS us,
+                        toUInt64(toUnixTimestamp64Micro(received)) AS received_us,
                         us - received_us AS waited,
+                        intHash64(salt + 100 * kind + step) AS chance,
                         intHash64(chance + 1) AS chance_2, intHash64(chance + 2) AS chance_3,
                         toLowCardinality(toUInt16(reply + 1)) AS reply_place,
                         toLowCardinality(domain) AS domain_number,
@@ -71,16 +77,12 @@ FROM
                     (
                         SELECT
                             *,
-                            toUInt64({{.FirstSeq}} + rowNumberInAllBlocks()) AS seq,
-                            kind IN ({{.Complaint}}, {{.RemoteBounce}}, {{.RemoteStatus}}, {{.ReportConsumed}}) AS is_report,
-                            kind = {{.QueueDeferred}} AS of_queue,
-                            kind IN ({{.Delivered}}, {{.Deferred}}, {{.Bounced}}) AS is_attempt,
-                            toUInt64(toUnixTimestamp64Micro(time)) AS us,
-                            toUInt64(toUnixTimestamp64Micro(received)) AS received_us,
-                            intHash64(salt + 100 * kind + step) AS chance
+                            [{{ints .LastSeqs}}][node + 1] + row_number() OVER (PARTITION BY node ORDER BY time, message, step) AS seq,
+                            kind IN ({{.Delivered}}, {{.Deferred}}, {{.Bounced}}, {{.QueueDeferred}}, {{.Suppressed}}, {{.Expired}}) AS is_queued
                         FROM {{.Steps}}
-                        WHERE toYYYYMMDD(time) BETWEEN {{.FirstDate}} AND {{.LastDate}} AND node = {{.Node}} AND time < fromUnixTimestamp64Micro({{.EndMicros}}, 'UTC')
-                        ORDER BY node, time, message, step
+                        WHERE toYYYYMMDD(time) = {{.Date}} AND time < fromUnixTimestamp64Micro({{.EndMicros}}, 'UTC')
+                        -- The table's order, by name.
+                        ORDER BY if(is_queued, [{{ints .ProviderRanks}}][provider + 1], 0), if(is_queued, [{{ints .SourceRanks}}][source + 1], 0), time
                     )
                 )
             )

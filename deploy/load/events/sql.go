@@ -14,7 +14,7 @@ import (
 	"carom/schemas/taxonomy"
 )
 
-//go:embed head.sql steps.sql rows.sql attributions.sql
+//go:embed head.sql steps.sql rows.sql limits.sql gauges.sql queues.sql annotations.sql attributions.sql
 var files embed.FS
 
 // render returns the SQL of a file with facts in it.
@@ -87,6 +87,11 @@ func (r *run) facts() map[string]any {
 	} {
 		all[name] = uint8(kind)
 	}
+	names := make([]string, r.Nodes)
+	for node := range names {
+		names[node] = quote(nodeName(node))
+	}
+	all["NodeNames"] = strings.Join(names, ", ")
 	n := len(fates)
 	firsts, finals, deferrals := make([]int, n), make([]int, n), make([]int, n)
 	deferralRoles, finalRoles := make([]int, n), make([]int, n)

@@ -254,6 +254,9 @@ func TestDialogues(t *testing.T) {
 			< 220 mx.a.test ESMTP
 			> MAIL FROM:<a@b.test>
 			< 503 5.5.1 EHLO first`},
+		{"a PROXY header without an address", scenarios.Provider{}, "> PROXY UNKNOWN\n< 220 mx.a.test ESMTP\n> RSET\n< 250 2.0.0 Ok"},
+		{"a PROXY header that is none", scenarios.Provider{}, "> PROXY TCP4 here there 1 2\n< 220 mx.a.test ESMTP\n< 501 5.5.4 Want PROXY TCP4 source destination port port\n< EOF"},
+		{"a PROXY header that comes late", scenarios.Provider{}, "< 220 mx.a.test ESMTP\n> RSET\n> PROXY TCP4 10.1.2.3 127.0.0.1 4000 25\n< 250 2.0.0 Ok\n< 500 5.5.1 Command not recognised"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			serve(t, tc.cfg).dialogue(t, tc.script)
@@ -278,6 +281,34 @@ func TestConnectionLimit(t *testing.T) {
 	// QUIT gives the place back before its answer, so who reads that finds the place free.
 	for range 3 {
 		h.dialogue(t, "< 220 mx.a.test ESMTP\n> QUIT\n< 221 2.0.0 mx.a.test closing connection")
+	}
+}
+
+// TestProxyHeaderNamesTheSource: limits hold for the address in the header.
+func TestProxyHeaderNamesTheSource(t *testing.T) {
+	h := serve(t, scenarios.Provider{BurstSeconds: 1, Rate: []scenarios.RateStep{{PerSecond: 1}}})
+	for _, address := range []string{"TCP4 10.1.2.3 127.0.0.1", "TCP4 10.1.2.4 127.0.0.1", "TCP6 2001:db8::1 ::1"} {
+		h.dialogue(t, "> PROXY "+address+` 4000 25
+			< 220 mx.a.test ESMTP
+			> HELO n.s.test
+			< 250 mx.a.test
+			> MAIL FROM:<n@s.test>
+			< 250 2.1.0 Ok
+			> RCPT TO:<u@a.test>
+			< 250 2.1.5 Ok
+			> DATA
+			< 354 End data with <CR><LF>.<CR><LF>
+			> .
+			< 250 2.0.0 Ok: queued`)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var sources []string
+	for _, d := range h.got {
+		sources = append(sources, d.Source.String())
+	}
+	if got := strings.Join(sources, " "); got != "10.1.2.3 10.1.2.4 2001:db8::1" {
+		t.Errorf("sources %q", got)
 	}
 }
 

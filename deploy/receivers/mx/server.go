@@ -1,7 +1,8 @@
 // Package mx is the SMTP server of the simulated receivers: one Server is one MX host. It speaks
 // ESMTP (RFC 5321) with PIPELINING (RFC 2920), SIZE, 8BITMIME, ENHANCEDSTATUSCODES, DSN (RFC 3461)
 // and, where asked, STARTTLS (RFC 3207), and answers as a provider.Provider decides. The source of a
-// connection is its peer's address, or what XCLIENT ADDR=… (Postfix's extension) says.
+// connection is its peer's address, or what XCLIENT ADDR=… (Postfix's extension) or a header of the PROXY
+// protocol (version 1) before the first command says.
 //
 // It keeps the header of a message and throws the body away. A reply with code 421 ends the
 // connection, as RFC 5321 3.8 has it. Peers that break the protocol get a reply and in the end lose

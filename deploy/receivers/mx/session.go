@@ -56,13 +56,19 @@ func (s *session) use(conn net.Conn) {
 
 // run speaks until the connection is to be closed.
 func (s *session) run() {
-	if !s.enter() {
+	if !s.enter(true) {
 		return
 	}
-	for {
+	for first := true; ; first = false {
 		line, err := s.readLine()
 		if err != nil {
 			return
+		}
+		if first && strings.HasPrefix(line, "PROXY ") {
+			if !s.proxied(line) {
+				return
+			}
+			continue
 		}
 		if !s.command(line) {
 			return
@@ -70,15 +76,39 @@ func (s *session) run() {
 	}
 }
 
-// enter asks the provider whether to greet, and does.
-func (s *session) enter() bool {
+// proxied takes the source from a header of the PROXY protocol, version 1, which may stand before the
+// first command. Who sends it does not wait for the greeting, so that went out already.
+func (s *session) proxied(line string) bool {
+	fields := strings.Fields(line)
+	if len(fields) >= 2 && fields[1] == "UNKNOWN" {
+		return true
+	}
+	var addr netip.Addr
+	var err error = errNoProxy
+	if len(fields) == 6 && (fields[1] == "TCP4" || fields[1] == "TCP6") {
+		addr, err = netip.ParseAddr(fields[2])
+	}
+	if err != nil {
+		s.leave()
+		s.reply("501 5.5.4 Want PROXY TCP4 source destination port port")
+		return false
+	}
+	s.leave()
+	s.source = addr.Unmap()
+	return s.enter(false)
+}
+
+var errNoProxy = errors.New("no PROXY header")
+
+// enter asks the provider whether the source may connect. If so it greets, unless that has been done.
+func (s *session) enter(greet bool) bool {
 	v := s.Provider.Connect(s.Clock.Now(), s.source)
 	if v.Class != provider.OK {
 		s.refuse(v, "")
 		return false
 	}
 	s.in = true
-	return s.reply("220 " + s.Name + " ESMTP")
+	return !greet || s.reply("220 "+s.Name+" ESMTP")
 }
 
 // leave gives the connection's place back; it comes before the last reply, so that a peer that
@@ -266,7 +296,7 @@ func (s *session) xclient(arg string) bool {
 		s.source = addr.Unmap()
 		s.greeted = false
 		s.reset()
-		return s.enter()
+		return s.enter(true)
 	}
 	return s.reply("501 5.5.4 Want XCLIENT ADDR=address")
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/service"
 )
 
@@ -52,6 +53,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	flags.DurationVar(&o.StopTimeout, "stop-timeout", 10*time.Second, "how long running statements may take on SIGTERM, a `duration`")
 	flags.StringVar(&level, "log-level", "info", "`level` of the log: debug, info, warn or error")
 	flags.BoolVar(&asJSON, "log-json", false, "log JSON lines")
+	clock.Flag(flags.FlagSet)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

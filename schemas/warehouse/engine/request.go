@@ -153,7 +153,7 @@ func parseStatement(sql string) (*sqltext.Statement, error) {
 		return nil, exception(notImplemented,
 			"The embedded engine has no sessions: SET, USE and transactions would have no effect. Give the database and settings in the URL or in a SETTINGS clause.")
 	}
-	return statement, nil
+	return inOurTime(statement)
 }
 
 // bodyOf returns r's body with its compressions taken off, or nil for a GET.

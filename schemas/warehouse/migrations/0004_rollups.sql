@@ -1,6 +1,6 @@
 -- Sums over events in steps of time; rollUps in rollups.go is the one table that they are all
 -- rendered from. Rows are states: always read them with sum(), max(), min() or
--- quantilesTDigestMerge(…)() and GROUP BY.
+-- quantilesBFloat16Merge(…)() and GROUP BY.
 --
 -- k10s, k1m and provider_minutes are what the jobs read instead of events, so that their cost
 -- follows keys and buckets, not mail. Evidence is one attempt each: delivered, deferred, bounced,
@@ -8,10 +8,10 @@
 -- says nothing of (provider, source) and is left out; an unknown user always counts, because its
 -- share is the list's quality.
 --
--- The others are for people. The finest of each family is filled by a view as events come in, the
--- coarser ones by the job that calls RollUp. Each can be rebuilt for any range from events.
+-- The others are for people. rollup_1m and reply_templates are filled by views as events come in; those by
+-- the hour and by the day by the job that calls RollUp. Each can be rebuilt for any range from events.
 --
--- PARTITION BY day, of the finest and the hourly: retention and RollUp replace whole days.
+-- PARTITION BY day, but for steps of a day: retention and RollUp replace whole days.
 {{range rollUps}}
 -- ORDER BY: {{.Why}}.
 CREATE TABLE IF NOT EXISTS {{.Table}}

@@ -5,7 +5,8 @@
 -- Sums: traffic_minute, traffic_hour, traffic_day, job_day, domain_day, sender_day, cohort_day, latency_day hold
 -- counts to be summed as one likes; a rate is one sum over another (rates.go has the only
 -- definitions). Reports: job_report, tenant_week, ip_day, time_to_deliver have the rates worked out.
--- Sums and reports read roll-ups and never events, so that a picker or a dashboard costs little.
+-- Sums and reports read roll-ups, and events of the last hour only, so that a picker or a dashboard
+-- costs little.
 --
 -- A filter on a column of the view reaches the table below: every such column is passed on as it
 -- is, or is a key of the GROUP BY.
@@ -71,7 +72,7 @@ CREATE VIEW IF NOT EXISTS bounces
     job LowCardinality(String) COMMENT 'job',
     attempt UInt32 COMMENT 'number of the last attempt; 0 if there was none, and for reported ones',
     hard Bool COMMENT 'the address is dead; else it may be mailed again',
-    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    category LowCardinality(String) COMMENT 'why, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: user, content, block, and so on',
     code UInt16 COMMENT 'SMTP reply code, 0 for none',
     enhanced LowCardinality(String) COMMENT 'enhanced status code',
@@ -113,7 +114,7 @@ CREATE VIEW IF NOT EXISTS deferrals
     queue LowCardinality(String) COMMENT 'queue, domain/vmta',
     attempt UInt32 COMMENT 'number of the attempt, from 1; 0 for a queue',
     phase LowCardinality(String) COMMENT 'where the attempt ended',
-    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    category LowCardinality(String) COMMENT 'why, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: rate, connections, block, greylist, and so on',
     code UInt16 COMMENT 'SMTP reply code, 0 if there was no reply',
     enhanced LowCardinality(String) COMMENT 'enhanced status code',
@@ -176,7 +177,7 @@ CREATE VIEW IF NOT EXISTS message_trace
     mx_host LowCardinality(String) COMMENT 'host that was talked to',
     phase LowCardinality(String) COMMENT 'where the attempt ended',
     reply String COMMENT 'what the receiver answered, or what went wrong here',
-    category LowCardinality(String) COMMENT 'what that means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what that means, one of 30 words',
     class LowCardinality(String) COMMENT 'hard: the address is dead; soft: it is not',
     tenant LowCardinality(String) COMMENT 'on whose behalf',
     job LowCardinality(String) COMMENT 'job',
@@ -209,13 +210,13 @@ WHERE kind IN ('remote-bounce', 'remote-status', 'complaint');
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
 {{measures}},
 {{volumes}},
-    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'{{end}}
-{{- define "traffic values"}}provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+    refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'{{end -}}
+{{define "tenant column"}}    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',{{end -}}
+{{- define "traffic values"}}provider, source, vmta, pool, category, toString(dimension) AS dimension,
 {{measuresOf}},
 {{volumesOf}},
     if(kind = 'rejected' AND category = 'suppressed', events, 0) AS refused_suppressed{{end -}}
@@ -225,29 +226,31 @@ CREATE VIEW IF NOT EXISTS traffic_minute
     minute DateTime('UTC') COMMENT 'start of the minute',
 {{template "traffic columns"}}
 )
-COMMENT 'Counts by minute, to be summed: from acceptance to the end of each recipient'
+COMMENT 'Counts by minute over all tenants, to be summed: from acceptance to the end of each recipient'
 AS SELECT ts AS minute, {{template "traffic values"}}
 FROM rollup_1m;
 
--- What the jobs have not summed up yet is taken from the finer table, so that a view reaches up to
--- now, whether the jobs run or not.
+-- What the jobs have not summed up yet is taken from the finer table or the events, so that a view reaches
+-- up to now, whether the jobs run or not.
 CREATE VIEW IF NOT EXISTS traffic_hour
 (
     hour DateTime('UTC') COMMENT 'start of the hour',
+{{template "tenant column"}}
 {{template "traffic columns"}}
 )
 COMMENT 'Counts by hour, to be summed'
-AS SELECT ts AS hour, {{template "traffic values"}}
-FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1h" "rollup_1m"}};
+AS SELECT ts AS hour, tenant, {{template "traffic values"}}
+FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1h"}};
 
 CREATE VIEW IF NOT EXISTS traffic_day
 (
     day Date COMMENT 'day, UTC',
+{{template "tenant column"}}
 {{template "traffic columns"}}
 )
 COMMENT 'Counts by day, to be summed'
-AS SELECT toDate(ts) AS day, {{template "traffic values"}}
-FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1d" "rollup_1h" "rollup_1m"}};
+AS SELECT toDate(ts) AS day, tenant, {{template "traffic values"}}
+FROM {{upToNow "provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h" "rollup_1d" "rollup_1h"}};
 
 CREATE VIEW IF NOT EXISTS job_day
 (
@@ -468,15 +471,15 @@ CREATE VIEW IF NOT EXISTS latency_day
     provider LowCardinality(String) COMMENT 'who took the mail',
     source LowCardinality(String) COMMENT 'address that the receiver saw',
     attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
-    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance here to acceptance there, of the delivered',
-    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
-    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
-    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
-    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+    to_deliver AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from acceptance here to acceptance there, of the delivered',
+    dns AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from MAIL to the last reply'
 )
-COMMENT 'Times as states of quantiles, to be joined by quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
+COMMENT 'Times as states of quantiles, to be joined by quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
 AS SELECT toDate(ts) AS day, provider, source, attempts, to_deliver, dns, connect, tls, transfer
-FROM {{upToNow "provider, source, attempts, to_deliver, dns, connect, tls, transfer" "latency_1d" "latency_1h" "latency_1m"}};
+FROM {{upToNow "provider, source, attempts, to_deliver, dns, connect, tls, transfer" "latency_1d" "latency_1h"}};
 
 CREATE VIEW IF NOT EXISTS time_to_deliver
 (
@@ -488,6 +491,6 @@ CREATE VIEW IF NOT EXISTS time_to_deliver
     p99_seconds Float64 COMMENT 'all but one of a hundred'
 )
 COMMENT 'How long mail takes from acceptance here to acceptance there'
-AS SELECT day, provider, source, (quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
+AS SELECT day, provider, source, (quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
 FROM latency_day
 GROUP BY day, provider, source;

@@ -166,7 +166,7 @@ func rate(name string) (warehouse.Rate, error) {
 // is ErrEmpty if there is none.
 func LastWeek(ctx context.Context, conn driver.Conn) (Period, error) {
 	var newest time.Time
-	if err := conn.QueryRow(ctx, "SELECT max(ts) FROM jobs_1h").Scan(&newest); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT "+warehouse.NewestHour).Scan(&newest); err != nil {
 		return Period{}, fmt.Errorf("look for the newest event: %w", err)
 	}
 	if newest.Unix() == 0 {

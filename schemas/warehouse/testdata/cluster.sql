@@ -18,20 +18,20 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node that wrote the event',
     incarnation UUID COMMENT 'life of the node\'s log; a reinstalled node gets a new one',
-    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps' CODEC(T64, ZSTD(1)),
+    seq UInt64 COMMENT 'sequence number in the node\'s event stream, from 1, without gaps' CODEC(Delta, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
     time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step this is',
-    message_id UUID COMMENT 'message; zero for a queue\'s event',
+    message_id UUID COMMENT 'message; zero for a queue\'s event' CODEC(ZSTD(3)),
     recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
     recipients UInt32 COMMENT 'how many recipients the event speaks of: 1, or those of a queue',
     mail_from String COMMENT 'reverse-path as the feeder gave it; empty for the null sender',
     mail_from_domain LowCardinality(String) COMMENT 'domain of mail_from, lower case',
     from_domain LowCardinality(String) COMMENT 'domain of the From header, lower case',
     dkim_domains Array(LowCardinality(String)) COMMENT 'each d= that carom signed with',
-    recipient String COMMENT 'forward-path',
+    recipient String COMMENT 'forward-path' CODEC(ZSTD(3)),
     recipient_domain LowCardinality(String) COMMENT 'domain of the recipient, lower case',
-    recipient_key String COMMENT 'keyed hash of the normalised recipient, the key of suppressions',
+    recipient_key String COMMENT 'keyed hash of the normalised recipient, the key of suppressions; empty in received events that show the recipient',
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'what the receiver sees: the bound IPv4 address or IPv6 /64',
     source_ip IPv6 COMMENT 'local address that was bound',
@@ -54,15 +54,15 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     enhanced LowCardinality(String) COMMENT 'enhanced status code (RFC 3463)',
     reply String COMMENT 'reply of the peer, or what went wrong here',
     reply_template LowCardinality(String) COMMENT 'reply with numbers, ids and addresses replaced, to group by',
-    category LowCardinality(String) COMMENT 'one of 29 words for what the reply means',
+    category LowCardinality(String) COMMENT 'one of 30 words for what the reply means',
     class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
     dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the reply is about',
     scope LowCardinality(String) COMMENT 'whom a refusal is aimed at',
     scope_value String COMMENT 'the address, domain or URL that the reply names',
     classifier_version UInt32 COMMENT 'version of the rules',
     pmta_category LowCardinality(String) COMMENT 'PowerMTA\'s bounce category',
-    size UInt64 COMMENT 'octets of the message',
-    queued_us UInt64 COMMENT 'microseconds since acceptance',
+    size UInt64 COMMENT 'octets of the message' CODEC(T64, ZSTD(1)),
+    queued_us UInt64 COMMENT 'microseconds since acceptance' CODEC(T64, ZSTD(1)),
     dns_us UInt64 COMMENT 'microseconds of DNS look-ups' CODEC(T64, ZSTD(1)),
     connect_us UInt64 COMMENT 'microseconds until the greeting; 0 on a reused connection' CODEC(T64, ZSTD(1)),
     tls_us UInt64 COMMENT 'microseconds of the TLS handshake' CODEC(T64, ZSTD(1)),
@@ -90,9 +90,9 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     data_us UInt64 COMMENT 'microseconds from there to the reply to DATA; 0 with CHUNKING' CODEC(T64, ZSTD(1)),
     body_us UInt64 COMMENT 'microseconds of sending the message' CODEC(T64, ZSTD(1)),
     final_dot_us UInt64 COMMENT 'microseconds until the reply to the end of data, or to BDAT' CODEC(T64, ZSTD(1)),
-    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock',
+    arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock' CODEC(Delta, ZSTD(1)),
     repaired Bool DEFAULT false COMMENT 'stored by a second insert, which the roll-ups leave out because they have the first',
-    INDEX message_id_bloom message_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX message_id_bloom message_id TYPE bloom_filter(0.03) GRANULARITY 1,
     INDEX original_message_id_bloom original_message_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX recipient_key_bloom recipient_key TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX headers_bloom mapValues(headers) TYPE bloom_filter(0.01) GRANULARITY 1,
@@ -106,7 +106,7 @@ ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 TTL toDateTime(arrived) + INTERVAL 180 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_bytes_for_wide_part = 268435456, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
 
 CREATE TABLE IF NOT EXISTS events ON CLUSTER `main` AS `carom`.events_local
@@ -119,7 +119,7 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream' CODEC(T64, ZSTD(1)),
+    seq UInt64 COMMENT 'sequence number in the node\'s gauge stream' CODEC(Delta, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
     time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     provider LowCardinality(String) COMMENT 'provider of the key',
@@ -159,7 +159,7 @@ CREATE TABLE IF NOT EXISTS queue_gauges_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges' CODEC(T64, ZSTD(1)),
+    seq UInt64 COMMENT 'sequence number in the node\'s stream of queue gauges' CODEC(Delta, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
     time DateTime64(6, 'UTC') COMMENT 'when it was read, by the node\'s clock; the rows of one reading share it' CODEC(Delta, ZSTD(1)),
     queue LowCardinality(String) COMMENT 'domain/vmta; empty in the one row that sums all that have no row of their own',
@@ -199,7 +199,7 @@ CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER `main`
 (
     node LowCardinality(String) COMMENT 'name of the node',
     incarnation UUID COMMENT 'life of the node\'s log',
-    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream' CODEC(T64, ZSTD(1)),
+    seq UInt64 COMMENT 'sequence number in the node\'s annotation stream' CODEC(Delta, ZSTD(1)),
     format_version UInt8 COMMENT 'version of the record format',
     time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     name LowCardinality(String) COMMENT 'what happened: start, stop, upgrade, reload, schema, policy, limit-mode, kill-switch, note, or what an order is',
@@ -246,7 +246,7 @@ CREATE TABLE IF NOT EXISTS k10s_local ON CLUSTER `main`
     max_open SimpleAggregateFunction(max, UInt32) COMMENT 'most connections of the key that one node had open',
     min_msgc_idx SimpleAggregateFunction(min, UInt32) COMMENT 'smallest message number on a connection that msgc was answered to; 4294967295 for none',
     sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none',
-    last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of these events reached ClickHouse'
+    last_arrived SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'second by which the last of these events had reached ClickHouse' CODEC(Delta, ZSTD(1))
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(ts)
@@ -285,7 +285,7 @@ SELECT
     max(open_connections) AS max_open,
     min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295)) AS min_msgc_idx,
     substring(maxIf(reply, dimension NOT IN ('ok', 'user')), 1, 500) AS sample_reply,
-    max(arrived) AS last_arrived
+    toDateTime(max(arrived) + toIntervalMicrosecond(999999), 'UTC') AS last_arrived
 FROM events_local
 WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred')
     AND provider != '' AND source != ''
@@ -318,8 +318,7 @@ CREATE TABLE IF NOT EXISTS k1m_local ON CLUSTER `main`
     canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block' CODEC(T64, ZSTD(1)),
     max_open SimpleAggregateFunction(max, UInt32) COMMENT 'most connections of the key that one node had open',
     min_msgc_idx SimpleAggregateFunction(min, UInt32) COMMENT 'smallest message number on a connection that msgc was answered to; 4294967295 for none',
-    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none',
-    last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of these events reached ClickHouse'
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none'
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(ts)
@@ -357,8 +356,7 @@ SELECT
     countIf(canary AND dimension = 'block') AS canary_block,
     max(open_connections) AS max_open,
     min(if(dimension = 'messages' AND message_on_connection > 0, message_on_connection, 4294967295)) AS min_msgc_idx,
-    substring(maxIf(reply, dimension NOT IN ('ok', 'user')), 1, 500) AS sample_reply,
-    max(arrived) AS last_arrived
+    substring(maxIf(reply, dimension NOT IN ('ok', 'user')), 1, 500) AS sample_reply
 FROM events_local
 WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced', 'queue-deferred')
     AND provider != '' AND source != ''
@@ -391,8 +389,7 @@ CREATE TABLE IF NOT EXISTS k1h ON CLUSTER `main`
     canary_block SimpleAggregateFunction(sum, UInt64) COMMENT 'canaries among block' CODEC(T64, ZSTD(1)),
     max_open SimpleAggregateFunction(max, UInt32) COMMENT 'most connections of the key that one node had open',
     min_msgc_idx SimpleAggregateFunction(min, UInt32) COMMENT 'smallest message number on a connection that msgc was answered to; 4294967295 for none',
-    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none',
-    last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of these events reached ClickHouse'
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the refusals, cut; empty for none'
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMMDD(ts)
@@ -437,7 +434,6 @@ CREATE TABLE IF NOT EXISTS rollup_1m_local ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
     class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
     dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
@@ -448,19 +444,18 @@ CREATE TABLE IF NOT EXISTS rollup_1m_local ON CLUSTER `main`
     octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
     within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
     within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
-    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
-    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
 PARTITION BY toYYYYMMDD(ts)
-ORDER BY (toStartOfHour(ts), provider, source, tenant, vmta, pool, kind, class, dimension, category, ts)
-TTL toDateTime(ts) + INTERVAL 15 DAY
+ORDER BY (toStartOfHour(ts), provider, source, vmta, pool, kind, class, dimension, category, ts)
+TTL toDateTime(ts) + INTERVAL 8 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
+COMMENT 'All events by provider, source, virtual MTA, pool, outcome and category, in steps of a minute';
 
 CREATE TABLE IF NOT EXISTS rollup_1m ON CLUSTER `main` AS `carom`.rollup_1m_local
 ENGINE = Distributed(`main`, `carom`, rollup_1m_local)
-COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a minute';
+COMMENT 'All events by provider, source, virtual MTA, pool, outcome and category, in steps of a minute';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS rollup_1m_mv ON CLUSTER `main` TO rollup_1m_local AS
 SELECT
@@ -469,7 +464,6 @@ SELECT
     source,
     vmta,
     pool,
-    tenant,
     kind,
     class,
     dimension,
@@ -480,11 +474,10 @@ SELECT
     sum(size) AS octets,
     countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
     countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
-    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h,
-    sumIf(queued_us, kind = 'delivered') AS deliver_us
+    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h
 FROM events_local
 WHERE NOT repaired
-GROUP BY ts, provider, source, vmta, pool, tenant, kind, class, dimension, category
+GROUP BY ts, provider, source, vmta, pool, kind, class, dimension, category
 COMMENT 'Fills rollup_1m from events';
 
 CREATE TABLE IF NOT EXISTS rollup_1h ON CLUSTER `main`
@@ -494,26 +487,25 @@ CREATE TABLE IF NOT EXISTS rollup_1h ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
     class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
     dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
     category LowCardinality(String) COMMENT 'category of the replies',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
     events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
     recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
     first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
     octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
     within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
     within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
-    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
-    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMMDD(ts)
-ORDER BY (toStartOfHour(ts), provider, source, tenant, vmta, pool, kind, class, dimension, category, ts)
+ORDER BY (ts, provider, source, tenant, vmta, pool, kind, class, dimension, category)
 TTL toDateTime(ts) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a hour';
+COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of an hour';
 
 CREATE TABLE IF NOT EXISTS rollup_1d ON CLUSTER `main`
 (
@@ -522,19 +514,18 @@ CREATE TABLE IF NOT EXISTS rollup_1d ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'pool that the virtual MTA was taken from',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step the events are',
     class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
     dimension Enum8('' = 0, 'ok' = 1, 'rate' = 2, 'connections' = 3, 'messages' = 4, 'block' = 5, 'greylist' = 6, 'unavailable' = 7, 'user' = 8, 'content' = 9, 'auth' = 10, 'other' = 11) COMMENT 'what the replies are about',
     category LowCardinality(String) COMMENT 'category of the replies',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the events of a whole queue',
     events SimpleAggregateFunction(sum, UInt64) COMMENT 'events' CODEC(T64, ZSTD(1)),
     recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
     first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1)),
     octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
     within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
     within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
-    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
-    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMM(ts)
@@ -543,63 +534,24 @@ TTL toDateTime(ts) + INTERVAL 1500 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a day';
 
-CREATE TABLE IF NOT EXISTS latency_1m_local ON CLUSTER `main`
-(
-    ts DateTime('UTC') COMMENT 'start of the minute' CODEC(Delta, ZSTD(1)),
-    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
-    source LowCardinality(String) COMMENT 'address that the receiver sees',
-    attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts for one recipient' CODEC(T64, ZSTD(1)),
-    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
-    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
-    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
-    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
-    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
-)
-ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (toStartOfHour(ts), provider, source, ts)
-TTL toDateTime(ts) + INTERVAL 15 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
-
-CREATE TABLE IF NOT EXISTS latency_1m ON CLUSTER `main` AS `carom`.latency_1m_local
-ENGINE = Distributed(`main`, `carom`, latency_1m_local)
-COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a minute';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS latency_1m_mv ON CLUSTER `main` TO latency_1m_local AS
-SELECT
-    toStartOfMinute(toDateTime(time, 'UTC')) AS ts,
-    provider,
-    source,
-    count() AS attempts,
-    quantilesTDigestStateIf(0.5, 0.9, 0.99)(queued_us, kind = 'delivered') AS to_deliver,
-    quantilesTDigestStateIf(0.5, 0.9, 0.99)(dns_us, dns_us > 0) AS dns,
-    quantilesTDigestStateIf(0.5, 0.9, 0.99)(connect_us, connect_us > 0) AS connect,
-    quantilesTDigestStateIf(0.5, 0.9, 0.99)(tls_us, tls_us > 0) AS tls,
-    quantilesTDigestStateIf(0.5, 0.9, 0.99)(transfer_us, transfer_us > 0) AS transfer
-FROM events_local
-WHERE NOT repaired AND kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0
-GROUP BY ts, provider, source
-COMMENT 'Fills latency_1m from events';
-
 CREATE TABLE IF NOT EXISTS latency_1h ON CLUSTER `main`
 (
     ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'address that the receiver sees',
     attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts for one recipient' CODEC(T64, ZSTD(1)),
-    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
-    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
-    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
-    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
-    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+    to_deliver AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
+    dns AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from MAIL to the last reply'
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMMDD(ts)
-ORDER BY (toStartOfHour(ts), provider, source, ts)
+ORDER BY (ts, provider, source)
 TTL toDateTime(ts) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a hour';
+COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of an hour';
 
 CREATE TABLE IF NOT EXISTS latency_1d ON CLUSTER `main`
 (
@@ -607,11 +559,11 @@ CREATE TABLE IF NOT EXISTS latency_1d ON CLUSTER `main`
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'address that the receiver sees',
     attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'attempts for one recipient' CODEC(T64, ZSTD(1)),
-    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
-    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
-    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
-    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
-    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+    to_deliver AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from acceptance to delivery, of the delivered',
+    dns AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from MAIL to the last reply'
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMM(ts)
@@ -620,7 +572,7 @@ TTL toDateTime(ts) + INTERVAL 1500 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a day';
 
-CREATE TABLE IF NOT EXISTS jobs_1h_local ON CLUSTER `main`
+CREATE TABLE IF NOT EXISTS jobs_1h ON CLUSTER `main`
 (
     ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
     job LowCardinality(String) COMMENT 'job of the messages, empty for none',
@@ -635,41 +587,14 @@ CREATE TABLE IF NOT EXISTS jobs_1h_local ON CLUSTER `main`
     octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
     within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
     within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
-    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
-    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1))
 )
-ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMMDD(ts)
 ORDER BY (tenant, job, provider, kind, class, dimension, ts)
 TTL toDateTime(ts) + INTERVAL 35 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
-
-CREATE TABLE IF NOT EXISTS jobs_1h ON CLUSTER `main` AS `carom`.jobs_1h_local
-ENGINE = Distributed(`main`, `carom`, jobs_1h_local)
-COMMENT 'All events by job, tenant, provider and outcome, in steps of a hour';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS jobs_1h_mv ON CLUSTER `main` TO jobs_1h_local AS
-SELECT
-    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
-    job,
-    tenant,
-    provider,
-    kind,
-    class,
-    dimension,
-    count() AS events,
-    sum(recipients) AS recipients,
-    countIf(attempt = 1) AS first_attempts,
-    sum(size) AS octets,
-    countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
-    countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
-    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h,
-    sumIf(queued_us, kind = 'delivered') AS deliver_us
-FROM events_local
-WHERE NOT repaired
-GROUP BY ts, job, tenant, provider, kind, class, dimension
-COMMENT 'Fills jobs_1h from events';
+COMMENT 'All events by job, tenant, provider and outcome, in steps of an hour';
 
 CREATE TABLE IF NOT EXISTS jobs_1d ON CLUSTER `main`
 (
@@ -686,8 +611,7 @@ CREATE TABLE IF NOT EXISTS jobs_1d ON CLUSTER `main`
     octets SimpleAggregateFunction(sum, UInt64) COMMENT 'octets of the messages' CODEC(T64, ZSTD(1)),
     within_1m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within a minute of acceptance' CODEC(T64, ZSTD(1)),
     within_10m SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within ten minutes' CODEC(T64, ZSTD(1)),
-    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1)),
-    deliver_us SimpleAggregateFunction(sum, UInt64) COMMENT 'microseconds from acceptance to delivery, summed over the delivered' CODEC(T64, ZSTD(1))
+    within_1h SimpleAggregateFunction(sum, UInt64) COMMENT 'delivered within an hour' CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMM(ts)
@@ -696,7 +620,7 @@ TTL toDateTime(ts) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'All events by job, tenant, provider and outcome, in steps of a day';
 
-CREATE TABLE IF NOT EXISTS domains_1h_local ON CLUSTER `main`
+CREATE TABLE IF NOT EXISTS domains_1h ON CLUSTER `main`
 (
     ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
     recipient_domain LowCardinality(String) COMMENT 'domain of the recipients',
@@ -708,32 +632,12 @@ CREATE TABLE IF NOT EXISTS domains_1h_local ON CLUSTER `main`
     recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
     first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1))
 )
-ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMMDD(ts)
 ORDER BY (recipient_domain, provider, kind, class, dimension, ts)
 TTL toDateTime(ts) + INTERVAL 35 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'All events by recipient domain and outcome, in steps of a hour';
-
-CREATE TABLE IF NOT EXISTS domains_1h ON CLUSTER `main` AS `carom`.domains_1h_local
-ENGINE = Distributed(`main`, `carom`, domains_1h_local)
-COMMENT 'All events by recipient domain and outcome, in steps of a hour';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS domains_1h_mv ON CLUSTER `main` TO domains_1h_local AS
-SELECT
-    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
-    recipient_domain,
-    provider,
-    kind,
-    class,
-    dimension,
-    count() AS events,
-    sum(recipients) AS recipients,
-    countIf(attempt = 1) AS first_attempts
-FROM events_local
-WHERE NOT repaired AND recipient_domain != ''
-GROUP BY ts, recipient_domain, provider, kind, class, dimension
-COMMENT 'Fills domains_1h from events';
+COMMENT 'All events by recipient domain and outcome, in steps of an hour';
 
 CREATE TABLE IF NOT EXISTS domains_1d ON CLUSTER `main`
 (
@@ -754,7 +658,7 @@ TTL toDateTime(ts) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'All events by recipient domain and outcome, in steps of a day';
 
-CREATE TABLE IF NOT EXISTS senders_1h_local ON CLUSTER `main`
+CREATE TABLE IF NOT EXISTS senders_1h ON CLUSTER `main`
 (
     ts DateTime('UTC') COMMENT 'start of the hour' CODEC(Delta, ZSTD(1)),
     from_domain LowCardinality(String) COMMENT 'domain of the From field',
@@ -768,35 +672,12 @@ CREATE TABLE IF NOT EXISTS senders_1h_local ON CLUSTER `main`
     recipients SimpleAggregateFunction(sum, UInt64) COMMENT 'recipients that they speak of; a queue-deferred event is one with many' CODEC(T64, ZSTD(1)),
     first_attempts SimpleAggregateFunction(sum, UInt64) COMMENT 'events that are the answer to the first attempt for their recipient' CODEC(T64, ZSTD(1))
 )
-ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMMDD(ts)
 ORDER BY (from_domain, dkim_domain, signature, provider, kind, class, dimension, ts)
 TTL toDateTime(ts) + INTERVAL 35 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
-COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
-
-CREATE TABLE IF NOT EXISTS senders_1h ON CLUSTER `main` AS `carom`.senders_1h_local
-ENGINE = Distributed(`main`, `carom`, senders_1h_local)
-COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of a hour';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS senders_1h_mv ON CLUSTER `main` TO senders_1h_local AS
-SELECT
-    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
-    from_domain,
-    dkim_domain,
-    toUInt8(place - 1) AS signature,
-    provider,
-    kind,
-    class,
-    dimension,
-    count() AS events,
-    sum(recipients) AS recipients,
-    countIf(attempt = 1) AS first_attempts
-FROM events_local
-ARRAY JOIN if(empty(dkim_domains), [''], dkim_domains) AS dkim_domain, arrayEnumerate(if(empty(dkim_domains), [''], dkim_domains)) AS place
-WHERE NOT repaired AND from_domain != ''
-GROUP BY ts, from_domain, dkim_domain, signature, provider, kind, class, dimension
-COMMENT 'Fills senders_1h from events';
+COMMENT 'All events by From domain, each DKIM domain, provider and outcome, in steps of an hour';
 
 CREATE TABLE IF NOT EXISTS senders_1d ON CLUSTER `main`
 (
@@ -954,7 +835,7 @@ CREATE TABLE IF NOT EXISTS overrides ON CLUSTER `main`
 (
     id UUID COMMENT 'the override; a later version replaces it, cancelling included',
     version UInt64 COMMENT 'version of the row, microseconds since 1970; the highest wins',
-    kind Enum8('pin' = 1, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; mode: active, advise or off; kill: the loop does nothing',
+    kind Enum8('pin' = 1, 'cancel' = 2, 'mode' = 3, 'kill' = 4) COMMENT 'pin: fixes a limit; cancel: takes a change back, and the loop waits; mode: active, advise or off; kill: the loop does nothing',
     provider LowCardinality(String) COMMENT 'provider it is for, empty for all',
     source LowCardinality(String) COMMENT 'source it is for, empty for all',
     rate Float64 COMMENT 'messages a second of a pin, 0 for not pinned',
@@ -963,7 +844,7 @@ CREATE TABLE IF NOT EXISTS overrides ON CLUSTER `main`
     connections UInt32 COMMENT 'connections of a pin, 0 for not pinned',
     messages_per_connection UInt32 COMMENT 'messages per connection of a pin, 0 for not pinned',
     mode LowCardinality(String) COMMENT 'mode to set: active, advise or off',
-    cancels String COMMENT 'id of the row of limit_log that a pin takes back, empty for none',
+    cancels String COMMENT 'id of the row of limit_log that is taken back, empty for none',
     actor String COMMENT 'who set it',
     reason String COMMENT 'why',
     created_at DateTime64(6, 'UTC') COMMENT 'when it was set',
@@ -1473,7 +1354,7 @@ CREATE VIEW IF NOT EXISTS bounces ON CLUSTER `main`
     job LowCardinality(String) COMMENT 'job',
     attempt UInt32 COMMENT 'number of the last attempt; 0 if there was none, and for reported ones',
     hard Bool COMMENT 'the address is dead; else it may be mailed again',
-    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    category LowCardinality(String) COMMENT 'why, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: user, content, block, and so on',
     code UInt16 COMMENT 'SMTP reply code, 0 for none',
     enhanced LowCardinality(String) COMMENT 'enhanced status code',
@@ -1515,7 +1396,7 @@ CREATE VIEW IF NOT EXISTS deferrals ON CLUSTER `main`
     queue LowCardinality(String) COMMENT 'queue, domain/vmta',
     attempt UInt32 COMMENT 'number of the attempt, from 1; 0 for a queue',
     phase LowCardinality(String) COMMENT 'where the attempt ended',
-    category LowCardinality(String) COMMENT 'why, one of 29 words',
+    category LowCardinality(String) COMMENT 'why, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: rate, connections, block, greylist, and so on',
     code UInt16 COMMENT 'SMTP reply code, 0 if there was no reply',
     enhanced LowCardinality(String) COMMENT 'enhanced status code',
@@ -1577,7 +1458,7 @@ CREATE VIEW IF NOT EXISTS message_trace ON CLUSTER `main`
     mx_host LowCardinality(String) COMMENT 'host that was talked to',
     phase LowCardinality(String) COMMENT 'where the attempt ended',
     reply String COMMENT 'what the receiver answered, or what went wrong here',
-    category LowCardinality(String) COMMENT 'what that means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what that means, one of 30 words',
     class LowCardinality(String) COMMENT 'hard: the address is dead; soft: it is not',
     tenant LowCardinality(String) COMMENT 'on whose behalf',
     job LowCardinality(String) COMMENT 'job',
@@ -1613,8 +1494,7 @@ CREATE VIEW IF NOT EXISTS traffic_minute ON CLUSTER `main`
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
     accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
     finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
@@ -1636,8 +1516,8 @@ CREATE VIEW IF NOT EXISTS traffic_minute ON CLUSTER `main`
     delivered_1h UInt64 COMMENT 'of the delivered, those that took an hour at most',
     refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
 )
-COMMENT 'Counts by minute, to be summed: from acceptance to the end of each recipient'
-AS SELECT ts AS minute, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+COMMENT 'Counts by minute over all tenants, to be summed: from acceptance to the end of each recipient'
+AS SELECT ts AS minute, provider, source, vmta, pool, category, toString(dimension) AS dimension,
     toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
     if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
     if(kind = 'delivered', events, 0) AS delivered,
@@ -1662,12 +1542,12 @@ FROM rollup_1m;
 CREATE VIEW IF NOT EXISTS traffic_hour ON CLUSTER `main`
 (
     hour DateTime('UTC') COMMENT 'start of the hour',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
     accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
     finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
@@ -1690,7 +1570,7 @@ CREATE VIEW IF NOT EXISTS traffic_hour ON CLUSTER `main`
     refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
 )
 COMMENT 'Counts by hour, to be summed'
-AS SELECT ts AS hour, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+AS SELECT ts AS hour, tenant, provider, source, vmta, pool, category, toString(dimension) AS dimension,
     toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
     if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
     if(kind = 'delivered', events, 0) AS delivered,
@@ -1713,18 +1593,40 @@ AS SELECT ts AS hour, provider, source, vmta, pool, tenant, category, toString(d
 FROM (
     SELECT ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1h
     UNION ALL
-    SELECT toStartOfHour(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1m AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Hour FROM rollup_1h)
+SELECT toStartOfHour(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM (
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    provider,
+    source,
+    vmta,
+    pool,
+    kind,
+    class,
+    dimension,
+    category,
+    tenant,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts,
+    sum(size) AS octets,
+    countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
+    countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
+    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h
+FROM events
+WHERE time >= (SELECT max(ts) + INTERVAL 1 hour FROM rollup_1h)
+GROUP BY ts, provider, source, vmta, pool, kind, class, dimension, category, tenant
+) AS f
 );
 
 CREATE VIEW IF NOT EXISTS traffic_day ON CLUSTER `main`
 (
     day Date COMMENT 'day, UTC',
+    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before it is known, as of accepted mail',
     source LowCardinality(String) COMMENT 'address that the receiver sees; empty before it is known',
     vmta LowCardinality(String) COMMENT 'virtual MTA',
     pool LowCardinality(String) COMMENT 'virtual MTA pool, empty for none',
-    tenant LowCardinality(String) COMMENT 'on whose behalf; empty for the failures of a whole queue',
-    category LowCardinality(String) COMMENT 'what the answer means, one of 29 words',
+    category LowCardinality(String) COMMENT 'what the answer means, one of 30 words',
     dimension LowCardinality(String) COMMENT 'what the answer is about: ok, user, rate, block and so on',
     accepted Int64 COMMENT 'recipients that were taken in, without reports that came back and aliases that were replaced; has no provider yet',
     finished UInt64 COMMENT 'recipients that were delivered or given up: delivered, hard_bounced and soft_bounced',
@@ -1747,7 +1649,7 @@ CREATE VIEW IF NOT EXISTS traffic_day ON CLUSTER `main`
     refused_suppressed UInt64 COMMENT 'recipients that were refused at RCPT because they are suppressed; not part of accepted'
 )
 COMMENT 'Counts by day, to be summed'
-AS SELECT toDate(ts) AS day, provider, source, vmta, pool, tenant, category, toString(dimension) AS dimension,
+AS SELECT toDate(ts) AS day, tenant, provider, source, vmta, pool, category, toString(dimension) AS dimension,
     toInt64(events) * multiIf(kind = 'received', 1, kind IN ('report-consumed', 'expanded'), -1, 0) AS accepted,
     if(kind IN ('delivered', 'bounced', 'expired'), events, 0) AS finished,
     if(kind = 'delivered', events, 0) AS delivered,
@@ -1770,9 +1672,31 @@ AS SELECT toDate(ts) AS day, provider, source, vmta, pool, tenant, category, toS
 FROM (
     SELECT ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1d
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM rollup_1d)
+SELECT toStartOfDay(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 day FROM rollup_1d)
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM rollup_1m AS f WHERE f.ts >= greatest((SELECT max(ts) + INTERVAL 1 Day FROM rollup_1d), (SELECT max(ts) + INTERVAL 1 Hour FROM rollup_1h))
+SELECT toStartOfDay(f.ts) AS ts, provider, source, vmta, pool, tenant, category, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM (
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    provider,
+    source,
+    vmta,
+    pool,
+    kind,
+    class,
+    dimension,
+    category,
+    tenant,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts,
+    sum(size) AS octets,
+    countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
+    countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
+    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h
+FROM events
+WHERE time >= greatest((SELECT max(ts) + INTERVAL 1 day FROM rollup_1d), (SELECT max(ts) + INTERVAL 1 hour FROM rollup_1h))
+GROUP BY ts, provider, source, vmta, pool, kind, class, dimension, category, tenant
+) AS f
 );
 
 CREATE VIEW IF NOT EXISTS job_day ON CLUSTER `main`
@@ -1824,7 +1748,28 @@ AS SELECT toDate(ts) AS day, job, tenant, provider, toString(dimension) AS dimen
 FROM (
     SELECT ts, job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM jobs_1d
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM jobs_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM jobs_1d)
+SELECT toStartOfDay(f.ts) AS ts, job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM jobs_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 day FROM jobs_1d)
+    UNION ALL
+SELECT toStartOfDay(f.ts) AS ts, job, tenant, provider, dimension, kind, class, events, first_attempts, octets, within_1m, within_10m, within_1h FROM (
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    job,
+    tenant,
+    provider,
+    kind,
+    class,
+    dimension,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts,
+    sum(size) AS octets,
+    countIf(kind = 'delivered' AND queued_us <= 60000000) AS within_1m,
+    countIf(kind = 'delivered' AND queued_us <= 600000000) AS within_10m,
+    countIf(kind = 'delivered' AND queued_us <= 3600000000) AS within_1h
+FROM events
+WHERE time >= greatest((SELECT max(ts) + INTERVAL 1 day FROM jobs_1d), (SELECT max(ts) + INTERVAL 1 hour FROM jobs_1h))
+GROUP BY ts, job, tenant, provider, kind, class, dimension
+) AS f
 );
 
 CREATE VIEW IF NOT EXISTS domain_day ON CLUSTER `main`
@@ -1867,7 +1812,23 @@ AS SELECT toDate(ts) AS day, recipient_domain, provider, toString(dimension) AS 
 FROM (
     SELECT ts, recipient_domain, provider, dimension, kind, class, events, first_attempts FROM domains_1d
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, recipient_domain, provider, dimension, kind, class, events, first_attempts FROM domains_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM domains_1d)
+SELECT toStartOfDay(f.ts) AS ts, recipient_domain, provider, dimension, kind, class, events, first_attempts FROM domains_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 day FROM domains_1d)
+    UNION ALL
+SELECT toStartOfDay(f.ts) AS ts, recipient_domain, provider, dimension, kind, class, events, first_attempts FROM (
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    recipient_domain,
+    provider,
+    kind,
+    class,
+    dimension,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts
+FROM events
+WHERE time >= greatest((SELECT max(ts) + INTERVAL 1 day FROM domains_1d), (SELECT max(ts) + INTERVAL 1 hour FROM domains_1h)) AND recipient_domain != ''
+GROUP BY ts, recipient_domain, provider, kind, class, dimension
+) AS f
 );
 
 CREATE VIEW IF NOT EXISTS sender_day ON CLUSTER `main`
@@ -1912,7 +1873,26 @@ AS SELECT toDate(ts) AS day, from_domain, dkim_domain, signature, provider, toSt
 FROM (
     SELECT ts, from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts FROM senders_1d
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts FROM senders_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM senders_1d)
+SELECT toStartOfDay(f.ts) AS ts, from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts FROM senders_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 day FROM senders_1d)
+    UNION ALL
+SELECT toStartOfDay(f.ts) AS ts, from_domain, dkim_domain, signature, provider, dimension, kind, class, events, first_attempts FROM (
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    from_domain,
+    dkim_domain,
+    toUInt8(place - 1) AS signature,
+    provider,
+    kind,
+    class,
+    dimension,
+    count() AS events,
+    sum(recipients) AS recipients,
+    countIf(attempt = 1) AS first_attempts
+FROM events
+ARRAY JOIN if(empty(dkim_domains), [''], dkim_domains) AS dkim_domain, arrayEnumerate(if(empty(dkim_domains), [''], dkim_domains)) AS place
+WHERE time >= greatest((SELECT max(ts) + INTERVAL 1 day FROM senders_1d), (SELECT max(ts) + INTERVAL 1 hour FROM senders_1h)) AND from_domain != ''
+GROUP BY ts, from_domain, dkim_domain, signature, provider, kind, class, dimension
+) AS f
 );
 
 CREATE VIEW IF NOT EXISTS returned_day ON CLUSTER `main`
@@ -1933,12 +1913,12 @@ COMMENT 'Complaints and later bounces by the day of the delivery that they answe
 AS SELECT
     toDate(delivered_at) AS day, provider, source, tenant,
     kind = 'complaint' AS complaints,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND toDateTime(day, 'UTC') + INTERVAL 2 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_24h,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_72h,
-    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS complaints_7d,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 24 HOUR AND toDateTime(day, 'UTC') + INTERVAL 2 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS complaints_24h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS complaints_72h,
+    kind = 'complaint' AND time < delivered_at + INTERVAL 7 DAY AND toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS complaints_7d,
     kind = 'remote-bounce' AS bounces,
-    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AS bounces_72h,
-    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AND class = 'hard' AS hard_bounces_72h
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AS bounces_72h,
+    kind = 'remote-bounce' AND time < delivered_at + INTERVAL 72 HOUR AND toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR AND class = 'hard' AS hard_bounces_72h
 FROM attributed
 WHERE kind IN ('complaint', 'remote-bounce');
 
@@ -1963,9 +1943,9 @@ CREATE VIEW IF NOT EXISTS cohort_day ON CLUSTER `main`
 COMMENT 'Complaints and later bounces by the day of the delivery that they answer, to be summed'
 AS SELECT
     day, provider, source, tenant, delivered,
-    if(toDateTime(day, 'UTC') + INTERVAL 2 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_24h,
-    if(toDateTime(day, 'UTC') + INTERVAL 4 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_72h,
-    if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d,
+    if(toDateTime(day, 'UTC') + INTERVAL 2 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_24h,
+    if(toDateTime(day, 'UTC') + INTERVAL 4 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_72h,
+    if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_7d,
     0 AS complaints, 0 AS complaints_24h, 0 AS complaints_72h, 0 AS complaints_7d, 0 AS bounces, 0 AS bounces_72h, 0 AS hard_bounces_72h
 FROM traffic_day
 WHERE delivered > 0
@@ -2108,7 +2088,7 @@ FROM
     FROM
     (
         SELECT
-            toMonday(day) AS week, tenant, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, refused_suppressed, 0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d
+            toMonday(day) AS week, tenant, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, refused_suppressed, 0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_7d
         FROM traffic_day
         UNION ALL
         SELECT toMonday(day) AS week, tenant, 0 AS accepted, 0 AS finished, 0 AS delivered, 0 AS hard_bounced, 0 AS soft_bounced, 0 AS expired, 0 AS attempts, 0 AS deferred_attempts, 0 AS first_attempts, 0 AS delivered_first, 0 AS deferred_recipients, 0 AS queue_failures, 0 AS suppressed, 0 AS removed, 0 AS refused_suppressed, complaints_7d, 0 AS delivered_7d FROM returned_day
@@ -2181,7 +2161,7 @@ FROM
         SELECT
             day, source, accepted, finished, delivered, hard_bounced, soft_bounced, expired, attempts, deferred_attempts, first_attempts, delivered_first, deferred_recipients, queue_failures, suppressed, removed, if(dimension = 'block', attempts, 0) AS blocked,
             if(dimension IN ('rate', 'connections', 'messages'), attempts, 0) AS throttled,
-            0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h), delivered, 0) AS delivered_7d
+            0 AS complaints_7d, if(toDateTime(day, 'UTC') + INTERVAL 8 DAY <= toStartOfHour(greatest((SELECT max(ts) FROM rollup_1m), (SELECT max(ts) FROM jobs_1h))) + INTERVAL 1 HOUR, delivered, 0) AS delivered_7d
         FROM traffic_day
         WHERE source != ''
         UNION ALL
@@ -2196,20 +2176,34 @@ CREATE VIEW IF NOT EXISTS latency_day ON CLUSTER `main`
     provider LowCardinality(String) COMMENT 'who took the mail',
     source LowCardinality(String) COMMENT 'address that the receiver saw',
     attempts UInt64 COMMENT 'attempts that a receiver answered, or that broke off: one a recipient',
-    to_deliver AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from acceptance here to acceptance there, of the delivered',
-    dns AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of DNS look-ups, where there were some',
-    connect AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds until the greeting, of new connections',
-    tls AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds of the TLS handshake, of new connections',
-    transfer AggregateFunction(quantilesTDigest(0.5, 0.9, 0.99), UInt64) COMMENT 'microseconds from MAIL to the last reply'
+    to_deliver AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from acceptance here to acceptance there, of the delivered',
+    dns AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of DNS look-ups, where there were some',
+    connect AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds until the greeting, of new connections',
+    tls AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds of the TLS handshake, of new connections',
+    transfer AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.99), Float64) COMMENT 'microseconds from MAIL to the last reply'
 )
-COMMENT 'Times as states of quantiles, to be joined by quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
+COMMENT 'Times as states of quantiles, to be joined by quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver); the three are its elements'
 AS SELECT toDate(ts) AS day, provider, source, attempts, to_deliver, dns, connect, tls, transfer
 FROM (
     SELECT ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM latency_1d
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM latency_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 Day FROM latency_1d)
+SELECT toStartOfDay(f.ts) AS ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM latency_1h AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 day FROM latency_1d)
     UNION ALL
-    SELECT toStartOfDay(f.ts) AS ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM latency_1m AS f WHERE f.ts >= greatest((SELECT max(ts) + INTERVAL 1 Day FROM latency_1d), (SELECT max(ts) + INTERVAL 1 Hour FROM latency_1h))
+SELECT toStartOfDay(f.ts) AS ts, provider, source, attempts, to_deliver, dns, connect, tls, transfer FROM (
+SELECT
+    toStartOfHour(toDateTime(time, 'UTC')) AS ts,
+    provider,
+    source,
+    count() AS attempts,
+    quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(queued_us) * 8) / 8), kind = 'delivered') AS to_deliver,
+    quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(dns_us) * 8) / 8), dns_us > 0) AS dns,
+    quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(connect_us) * 8) / 8), connect_us > 0) AS connect,
+    quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(tls_us) * 8) / 8), tls_us > 0) AS tls,
+    quantilesBFloat16StateIf(0.5, 0.9, 0.99)(exp2(round(log2(transfer_us) * 8) / 8), transfer_us > 0) AS transfer
+FROM events
+WHERE time >= greatest((SELECT max(ts) + INTERVAL 1 day FROM latency_1d), (SELECT max(ts) + INTERVAL 1 hour FROM latency_1h)) AND kind IN ('delivered', 'deferred', 'bounced') AND attempt > 0
+GROUP BY ts, provider, source
+) AS f
 );
 
 CREATE VIEW IF NOT EXISTS time_to_deliver ON CLUSTER `main`
@@ -2222,7 +2216,7 @@ CREATE VIEW IF NOT EXISTS time_to_deliver ON CLUSTER `main`
     p99_seconds Float64 COMMENT 'all but one of a hundred'
 )
 COMMENT 'How long mail takes from acceptance here to acceptance there'
-AS SELECT day, provider, source, (quantilesTDigestMerge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
+AS SELECT day, provider, source, (quantilesBFloat16Merge(0.5, 0.9, 0.99)(to_deliver) AS q)[1] / 1e6 AS p50_seconds, q[2] / 1e6 AS p90_seconds, q[3] / 1e6 AS p99_seconds
 FROM latency_day
 GROUP BY day, provider, source;
 

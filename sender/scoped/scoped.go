@@ -1,0 +1,267 @@
+// Package scoped keeps mail back by what it carries: the holds and the scoped limits that the control
+// loop gives a node (design/control.md 5.5, rules 6 and 7).
+//
+// A hold stops the mail of a tenant, a job or a From domain at a provider, but for a trickle; a scoped
+// limit is a rate for the mail that carries a domain (DKIM, SPF or From) or a URL. The limits of the key
+// (provider, source), of which all other mail is under too, are package throttle's.
+//
+// Nothing that is decided here outlives its news for ever: a scoped limit glides to none after the
+// document's time to live, as a lease does to the configuration, and a hold ends after HoldTime more.
+// A Keeper does no I/O and is safe for concurrent use. What it remembers is bounded by the document.
+package scoped
+
+import (
+	"hash/fnv"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"carom/schemas/clock"
+	"carom/schemas/event"
+	"carom/schemas/limits"
+	"carom/schemas/taxonomy"
+)
+
+// HoldTime is how long after the document's time to live a hold goes on without news: mail that was
+// held for complaints is not to go out as soon as analytics is away, and not to wait for ever either.
+// After six hours a hold would let a trickle through by itself.
+const HoldTime = 6 * time.Hour
+
+// longestWait bounds what Admit tells a message to wait: limits come and go.
+const longestWait = 30 * time.Minute
+
+// Depth says how much of a message has to be known to judge it.
+type Depth int
+
+// The depths, each with all before it.
+const (
+	Nothing  Depth = iota
+	Labels         // tenant and job
+	Envelope       // From domain
+	Message        // the domains that sign it, and its URLs
+)
+
+// Mail is what is known of a message; what is under the Depth that was asked for may be empty.
+type Mail struct {
+	ID                      event.ID
+	Provider                string
+	Tenant, Job, FromDomain string // domains in lower case
+	Domains                 []string
+	HasURL                  func(host string) bool // nil if there are none
+	Waited                  bool                   // a scoped limit told it to wait before
+	Recipients              int
+}
+
+// Verdict is what keeps a message back.
+type Verdict struct {
+	Held     bool          // until the rules change
+	Wait     time.Duration // 0 and not Held: nothing does
+	Why      string        // in words
+	ReasonID string
+}
+
+// Keeper holds the rules in force. The zero value is not usable; see New.
+type Keeper struct {
+	start time.Time
+	depth atomic.Int32 // the deepest that any rule needs
+
+	mu     sync.Mutex
+	holds  []hold
+	limits map[string][]*limit // by provider
+}
+
+type hold struct {
+	limits.Hold
+	until time.Duration
+}
+
+// limit is a scoped limit with its pace: next is when the bucket would be full again, and slot is the
+// moment that the last message which had to wait was given.
+type limit struct {
+	limits.ScopedLimit
+	glide      limits.Glide
+	next, slot time.Duration
+}
+
+// New returns a keeper without rules.
+func New() *Keeper { return &Keeper{start: clock.Now(), limits: map[string][]*limit{}} }
+
+func (k *Keeper) now() time.Duration { return clock.Since(k.start) }
+
+// Apply puts the holds and scoped limits of a document in force, in place of those before, and reports
+// whether anything is held no longer, or otherwise: then what was held should be looked at again.
+// Documents come in order of their generation.
+func (k *Keeper) Apply(d *limits.Document) (changed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	depth := Nothing
+	before := k.holds
+	k.holds = nil
+	for _, h := range d.Holds {
+		if d.IsOff(h.Provider) {
+			continue
+		}
+		h.FromDomain = strings.ToLower(h.FromDomain)
+		k.holds = append(k.holds, hold{h, now + d.TTL() + HoldTime})
+		depth = max(depth, Labels)
+		if h.FromDomain != "" {
+			depth = max(depth, Envelope)
+		}
+	}
+	known := k.limits
+	k.limits = map[string][]*limit{}
+	for _, s := range d.Scoped {
+		if d.IsOff(s.Provider) {
+			continue
+		}
+		s.Value = strings.ToLower(s.Value)
+		l := &limit{ScopedLimit: s, glide: limits.Glide{Lease: limits.Lease{Epoch: s.Epoch, RatePerSecond: s.RatePerSecond}, Seen: now, TTL: d.TTL()}}
+		l.next = now + l.depth(s.RatePerSecond) // a new limit starts with an empty bucket
+		for _, old := range known[s.Provider] {
+			if old.Scope == s.Scope && old.Value == s.Value {
+				l.next, l.slot = old.next, old.slot
+			}
+		}
+		k.limits[s.Provider] = append(k.limits[s.Provider], l)
+		depth = Message
+	}
+	k.depth.Store(int32(depth)) //nolint:gosec // one of four
+	return !slices.EqualFunc(before, k.holds, func(a, b hold) bool { return a.Hold == b.Hold })
+}
+
+// Depth returns how much of a message has to be known at present; with Nothing nobody needs to ask.
+func (k *Keeper) Depth() Depth { return Depth(k.depth.Load()) }
+
+// Held returns the hold that stops a message, or a Verdict that stops nothing.
+func (k *Keeper) Held(m *Mail) Verdict {
+	if k.Depth() == Nothing {
+		return Verdict{}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	for i := range k.holds {
+		h := &k.holds[i]
+		if h.until >= now && h.matches(m) && share(m.ID) >= h.Trickle {
+			return Verdict{Held: true, Why: "held by the control loop: " + h.about(), ReasonID: h.ReasonID}
+		}
+	}
+	return Verdict{}
+}
+
+func (h *hold) matches(m *Mail) bool {
+	return (h.Provider == "" || h.Provider == m.Provider) && (h.Tenant == "" || h.Tenant == m.Tenant) &&
+		(h.Job == "" || h.Job == m.Job) && (h.FromDomain == "" || h.FromDomain == strings.ToLower(m.FromDomain))
+}
+
+// about says what mail a hold is about.
+func (h *hold) about() string {
+	var words []string
+	for _, w := range [][2]string{{"tenant", h.Tenant}, {"job", h.Job}, {"From domain", h.FromDomain}} {
+		if w[1] != "" {
+			words = append(words, w[0]+" "+w[1])
+		}
+	}
+	if len(words) == 0 {
+		words = append(words, "all mail")
+	}
+	text := strings.Join(words, ", ")
+	if h.Provider != "" {
+		text += " at " + h.Provider
+	}
+	return text
+}
+
+// share places a message evenly in 0 to 1, always at the same place: a trickle lets the same messages
+// through whenever they are asked about.
+func share(id event.ID) float64 {
+	sum := fnv.New64a()
+	_, _ = sum.Write(id[:]) // never fails
+	x := sum.Sum64()
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9 // ids of one moment differ in few bits
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return float64((x^x>>31)>>11) / (1 << 53)
+}
+
+// Admit takes the recipients of a message off every scoped limit that it is under, or off none: then
+// the Verdict says for how long to wait, each message a little longer than the one before, so that they
+// come back one by one.
+func (k *Keeper) Admit(m *Mail) Verdict {
+	if k.Depth() < Message {
+		return Verdict{}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	var under []*limit
+	var slowest Verdict
+	for _, l := range k.limits[m.Provider] {
+		if !l.carriedBy(m) {
+			continue
+		}
+		under = append(under, l)
+		if wait := l.wait(now, m.Waited); wait > slowest.Wait {
+			slowest = Verdict{
+				Wait: wait, ReasonID: l.ReasonID,
+				Why: "the control loop limits " + l.Scope + " " + l.Value + " at " + l.Provider,
+			}
+		}
+	}
+	if slowest.Wait == 0 {
+		for _, l := range under {
+			l.take(now, max(1, m.Recipients))
+		}
+	}
+	return slowest
+}
+
+func (l *limit) carriedBy(m *Mail) bool {
+	if taxonomy.Scope(l.Scope) == taxonomy.ScopeURL {
+		return m.HasURL != nil && m.HasURL(l.Value)
+	}
+	return l.Value == strings.ToLower(m.FromDomain) || slices.Contains(m.Domains, l.Value)
+}
+
+// rate returns the messages a second that are allowed at now.
+func (l *limit) rate(now time.Duration) float64 { return l.glide.At(now, limits.None()).RatePerSecond }
+
+// space is the time of one recipient at a rate, and depth how much the bucket holds: two seconds of the
+// rate, 1 to 20 recipients, as a lease has it.
+func space(rate float64) time.Duration {
+	return time.Duration(min(float64(time.Second)/rate, float64(longestWait)))
+}
+
+func (l *limit) depth(rate float64) time.Duration {
+	if rate <= 0 {
+		return longestWait
+	}
+	return time.Duration(min(max(1, 2*rate), 20) * float64(space(rate)))
+}
+
+// wait returns how long a message has to wait, and gives it its slot.
+func (l *limit) wait(now time.Duration, waited bool) time.Duration {
+	rate := l.rate(now)
+	switch {
+	case math.IsInf(rate, 1):
+		return 0
+	case rate <= 0:
+		return longestWait
+	}
+	l.next = min(l.next, now+longestWait) // of a rate that was slower
+	due := l.next - l.depth(rate) + space(rate)
+	if due <= now && (waited || l.slot <= now) {
+		return 0
+	}
+	l.slot = max(l.slot, due, now) + space(rate)
+	return min(l.slot-now, longestWait)
+}
+
+func (l *limit) take(now time.Duration, n int) {
+	if rate := l.rate(now); rate > 0 && !math.IsInf(rate, 1) {
+		l.next = max(l.next, now) + time.Duration(n)*space(rate)
+	}
+}

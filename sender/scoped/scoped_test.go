@@ -1,0 +1,184 @@
+package scoped
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"carom/schemas/event"
+	"carom/schemas/limits"
+)
+
+func document(generation uint64) *limits.Document {
+	return &limits.Document{Format: limits.Format, Generation: generation, IssuedAt: time.Unix(0, 0), TTLSeconds: 600}
+}
+
+func id(n int) (id event.ID) {
+	id[14], id[15] = byte(n>>8), byte(n)
+	return id
+}
+
+func TestHolds(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		hold limits.Hold
+		mail Mail
+		held bool
+	}{
+		{"the tenant", limits.Hold{Tenant: "shop"}, Mail{Tenant: "shop", Provider: "yahoo"}, true},
+		{"another tenant", limits.Hold{Tenant: "shop"}, Mail{Tenant: "bank"}, false},
+		{"the tenant at the provider", limits.Hold{Provider: "yahoo", Tenant: "shop"}, Mail{Tenant: "shop", Provider: "yahoo"}, true},
+		{"the tenant elsewhere", limits.Hold{Provider: "yahoo", Tenant: "shop"}, Mail{Tenant: "shop", Provider: "google"}, false},
+		{"the job", limits.Hold{Tenant: "shop", Job: "spring"}, Mail{Tenant: "shop", Job: "spring"}, true},
+		{"another job", limits.Hold{Tenant: "shop", Job: "spring"}, Mail{Tenant: "shop", Job: "autumn"}, false},
+		{"the From domain, in capitals", limits.Hold{FromDomain: "Shop.Example"}, Mail{FromDomain: "shop.example"}, true},
+		{"another From domain", limits.Hold{FromDomain: "shop.example"}, Mail{FromDomain: "mail.shop.example"}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k, d := New(), document(1)
+			tc.hold.ReasonID = "h1"
+			d.Holds = []limits.Hold{tc.hold}
+			k.Apply(d)
+			v := k.Held(&tc.mail)
+			if v.Held != tc.held || tc.held && (v.ReasonID != "h1" || !strings.Contains(v.Why, "control loop")) {
+				t.Errorf("%+v under %+v: %+v, want held %t", tc.mail, tc.hold, v, tc.held)
+			}
+		})
+	}
+}
+
+func TestTrickleLetsItsShareThrough(t *testing.T) {
+	k, d := New(), document(1)
+	d.Holds = []limits.Hold{{Tenant: "shop", Trickle: 0.02}}
+	k.Apply(d)
+	const all = 20_000
+	through := map[int]bool{}
+	for n := range all {
+		if !k.Held(&Mail{ID: id(n), Tenant: "shop"}).Held {
+			through[n] = true
+		}
+	}
+	if n := len(through); n < all*15/1000 || n > all*25/1000 {
+		t.Errorf("%d of %d go through, want about 2 %%", n, all)
+	}
+	for n := range all {
+		if k.Held(&Mail{ID: id(n), Tenant: "shop"}).Held == through[n] {
+			t.Fatalf("message %d is judged another way the second time", n)
+		}
+	}
+}
+
+func TestWhatAnOffDoesToHolds(t *testing.T) {
+	k, d := New(), document(1)
+	d.Holds = []limits.Hold{{Provider: "yahoo", Tenant: "shop"}}
+	d.Scoped = []limits.ScopedLimit{{Provider: "yahoo", Scope: "domain", Value: "shop.example", RatePerSecond: 1}}
+	if !k.Apply(d) {
+		t.Error("a new hold is no change")
+	}
+	if k.Apply(d) {
+		t.Error("the same hold is a change")
+	}
+	d.Modes = []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: limits.Off}}
+	if !k.Apply(d) || k.Depth() != Nothing || k.Held(&Mail{Provider: "yahoo", Tenant: "shop"}).Held {
+		t.Errorf("the kill switch leaves mail held (depth %d)", k.Depth())
+	}
+}
+
+func TestHoldEndsWithoutNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, d := New(), document(1)
+		d.Holds = []limits.Hold{{Tenant: "shop"}}
+		k.Apply(d)
+		mail := Mail{Tenant: "shop"}
+		time.Sleep(d.TTL() + HoldTime)
+		if !k.Held(&mail).Held {
+			t.Error("the hold ended before its time")
+		}
+		time.Sleep(time.Second)
+		if k.Held(&mail).Held {
+			t.Error("the hold goes on without news")
+		}
+	})
+}
+
+func TestScopedLimitIsForTheMailThatCarriesIt(t *testing.T) {
+	url := func(host string) func(string) bool { return func(asked string) bool { return asked == host } }
+	for _, tc := range []struct {
+		name  string
+		limit limits.ScopedLimit
+		mail  Mail
+		want  bool
+	}{
+		{"From domain", limits.ScopedLimit{Scope: "domain", Value: "shop.example"}, Mail{FromDomain: "shop.example"}, true},
+		{"DKIM domain", limits.ScopedLimit{Scope: "domain", Value: "SHOP.example"}, Mail{FromDomain: "a.test", Domains: []string{"shop.example"}}, true},
+		{"neither", limits.ScopedLimit{Scope: "domain", Value: "shop.example"}, Mail{FromDomain: "a.test", HasURL: url("shop.example")}, false},
+		{"URL", limits.ScopedLimit{Scope: "url", Value: "shop.example"}, Mail{FromDomain: "a.test", HasURL: url("shop.example")}, true},
+		{"another URL", limits.ScopedLimit{Scope: "url", Value: "shop.example"}, Mail{FromDomain: "shop.example", HasURL: url("a.test")}, false},
+		{"no URL", limits.ScopedLimit{Scope: "url", Value: "shop.example"}, Mail{FromDomain: "shop.example"}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k, d := New(), document(1)
+			tc.limit.Provider, tc.limit.RatePerSecond = "google", 0
+			d.Scoped = []limits.ScopedLimit{tc.limit}
+			k.Apply(d)
+			tc.mail.Provider = "google"
+			if v := k.Admit(&tc.mail); (v.Wait > 0) != tc.want {
+				t.Errorf("%+v, want limited %t", v, tc.want)
+			}
+			tc.mail.Provider = "yahoo"
+			if v := k.Admit(&tc.mail); v.Wait > 0 {
+				t.Errorf("at another provider: %+v, want no limit", v)
+			}
+		})
+	}
+}
+
+// Messages come back when they were told to, and together they keep the rate, from the first second
+// on; after the document's end the limit glides away.
+func TestScopedRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, d := New(), document(1)
+		d.Scoped = []limits.ScopedLimit{{Provider: "google", Scope: "domain", Value: "shop.example", RatePerSecond: 0.5}}
+		k.Apply(d)
+		sent, refusals := 0, 0
+		send := func(until time.Duration) {
+			start := time.Now()
+			type waiting struct {
+				at   time.Time
+				mail *Mail
+			}
+			queue := make([]waiting, 0, 400)
+			for range 400 {
+				queue = append(queue, waiting{start, &Mail{Provider: "google", FromDomain: "shop.example"}})
+			}
+			for time.Since(start) < until {
+				for i := range queue {
+					w := &queue[i]
+					if w.mail == nil || w.at.After(time.Now()) {
+						continue
+					}
+					v := k.Admit(w.mail)
+					if v.Wait == 0 {
+						sent, w.mail = sent+1, nil
+						continue
+					}
+					refusals++
+					w.at, w.mail.Waited = time.Now().Add(v.Wait), true
+				}
+				time.Sleep(time.Second)
+			}
+		}
+		send(100 * time.Second)
+		if sent < 45 || sent > 51 {
+			t.Errorf("%d messages in 100 s, want 50", sent)
+		}
+		if refusals > 600 {
+			t.Errorf("400 messages were looked at in vain %d times", refusals)
+		}
+		time.Sleep(d.TTL() + limits.GlideTime)
+		if v := k.Admit(&Mail{Provider: "google", FromDomain: "shop.example"}); v.Wait != 0 {
+			t.Errorf("after the glide a message waits: %+v", v)
+		}
+	})
+}
