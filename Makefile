@@ -9,10 +9,10 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e loop loop-e2e crash soak demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak loop loop-e2e demo tools clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 build: ## build ./build/carom
 	go build -trimpath -o build/carom .
@@ -78,6 +78,29 @@ demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: lea
 loop-e2e: build engine ## scenarios of the control loop with everything real, 20 times as fast (LOOP_E2E_FLAGS="--only A3,A8 --json out.json")
 	./build/carom loop e2e $(LOOP_E2E_FLAGS)
 
+.PHONY: plugin plugin-test plugin-browser
+PLUGIN_ARCHS ?= amd64 arm64
+PLUGIN_BINARY := grafana-plugin/dist/gpx_carom_deliverability_linux_
+PLUGIN_MODULES := grafana-plugin/node_modules/.package-lock.json
+
+$(PLUGIN_MODULES): grafana-plugin/package-lock.json
+	cd grafana-plugin && npm ci --ignore-scripts
+	@touch $@
+
+plugin: $(PLUGIN_MODULES) ## build the Grafana plugin into a zip in grafana-plugin/dist (PLUGIN_ARCHS=amd64)
+	cd grafana-plugin && npm run build
+	for arch in $(PLUGIN_ARCHS); do \
+	  GOOS=linux GOARCH=$$arch go build -trimpath -ldflags '-s -w' -o $(PLUGIN_BINARY)$$arch ./grafana-plugin/pkg || exit 1; done
+	go run ./grafana-plugin/pack grafana-plugin/dist
+
+plugin-test: $(PLUGIN_MODULES) ## check types and style of the plugin's frontend and run its unit tests
+	cd grafana-plugin && npm run typecheck && npm run lint && npm test
+
+plugin-browser: plugin engine ## drive the plugin's editors and dashboards in Chromium (needs Debian's chromium; SCREENSHOTS=folder)
+	cd grafana-plugin && npm run page
+	CAROM_REQUIRE_ENGINE=1 CAROM_BROWSER=1 CAROM_PLUGIN_BINARY=$(CURDIR)/$(PLUGIN_BINARY)amd64 \
+	  go test -count=1 -timeout 15m -v -run TestBrowser ./grafana-plugin/bridge
+
 tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin
 
 bin/golangci-lint: Makefile
@@ -89,4 +112,4 @@ bin/gofumpt: Makefile
 	@touch $@
 
 clean: ## remove what was built and fetched
-	rm -rf build bin schemas/warehouse/engine/npm/node_modules
+	rm -rf build bin schemas/warehouse/engine/npm/node_modules grafana-plugin/node_modules grafana-plugin/dist grafana-plugin/page/out

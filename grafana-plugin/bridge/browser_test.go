@@ -1,0 +1,76 @@
+package bridge_test
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"carom/deploy/load/events"
+	"carom/grafana-plugin/bridge"
+	"carom/schemas/warehouse"
+	"carom/schemas/warehouse/chtest"
+)
+
+const password = "reads-0nly"
+
+// until is the end of the history: full ten minutes, so that the last minute is in the roll-ups.
+var until = time.Now().UTC().Truncate(10 * time.Minute)
+
+// serve starts an engine, the backend and the page, and returns the page's URL.
+func serve(t *testing.T, binary string, rows uint64) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	engine, url := chtest.StartWithSchema(t, "--readonly-user", "grafana", "--readonly-password-file", file)
+	if rows > 0 {
+		conn, err := events.Open(t.Context(), url, warehouse.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }() // every statement was answered
+		if _, err := events.Run(t.Context(), conn, events.Options{Rows: rows, Days: 2, Nodes: 3, Seed: 5, Until: until}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := bridge.Start(binary, bridge.Settings{
+		JSON:     map[string]any{"address": engine.Addr(), "protocol": "http", "database": "carom", "user": "grafana"},
+		Password: password,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	b.Files("/", "../page/out")
+	b.Files("/plugin/", "../dist")
+	server := httptest.NewServer(b)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// TestBrowser drives the editors and the dashboards in Chromium; `make plugin-browser` builds what it needs.
+func TestBrowser(t *testing.T) {
+	if os.Getenv("CAROM_BROWSER") == "" {
+		t.Skip("needs Chromium and the built page: make plugin-browser sets CAROM_BROWSER")
+	}
+	binary, err := filepath.Abs(os.Getenv("CAROM_PLUGIN_BINARY"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, empty := serve(t, binary, 60_000), serve(t, binary, 0)
+	cmd := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "page/browser.test.mjs")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(),
+		"PAGE_URL="+page, "EMPTY_URL="+empty,
+		fmt.Sprintf("FROM=%d", until.Add(-24*time.Hour).UnixMilli()), fmt.Sprintf("TO=%d", until.UnixMilli()),
+	)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("browser tests: %v", err)
+	}
+}

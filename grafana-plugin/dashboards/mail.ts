@@ -1,0 +1,585 @@
+// Whose mail it is and what came back: tenants, jobs, bounces, complaints, the week, one message.
+import { bars, dashboard, logs, picker, row, series, stat, table, text, textbox } from './lib';
+
+const outcome = ['delivery_rate', 'recipient_deferral_rate', 'hard_bounce_rate', 'soft_bounce_rate'];
+
+export const tenant = dashboard({
+  uid: 'carom-tenant',
+  title: 'Tenant and job',
+  description: 'Who causes what.',
+  from: 'now-24h',
+  variables: [picker('tenant', 'Tenant'), picker('provider', 'Provider')],
+  where: { provider: '$provider' },
+  rows: [
+    row(
+      'Tenants',
+      table(
+        'What became of their mail',
+        {
+          view: 'deliverability',
+          metrics: ['accepted', 'attempts', 'delivered', ...outcome, 'suppressed'],
+          by: ['tenant'],
+          where: { tenant: '$tenant' },
+          limit: 100,
+        },
+        { w: 24, h: 9 }
+      ),
+      series(
+        'Delivered per second',
+        {
+          view: 'deliverability',
+          metrics: ['delivered_per_second'],
+          by: ['tenant'],
+          where: { tenant: '$tenant', provider: '$provider' },
+          limit: 12,
+        },
+        { unit: 'mps', min: 0, stack: true }
+      ),
+      series(
+        'Dead addresses',
+        {
+          view: 'bounces',
+          metrics: ['hard_bounce_rate'],
+          by: ['tenant'],
+          where: { tenant: '$tenant', provider: '$provider' },
+          limit: 12,
+        },
+        { unit: 'percentunit', min: 0 }
+      ),
+      series(
+        'Complaints as they came',
+        {
+          view: 'complaints',
+          metrics: ['complaints'],
+          by: ['tenant'],
+          where: { tenant: '$tenant', provider: '$provider' },
+          limit: 12,
+        },
+        { min: 0, stack: true }
+      ),
+      series(
+        'Late at the first attempt',
+        {
+          view: 'deferrals',
+          metrics: ['recipient_deferral_rate'],
+          by: ['tenant'],
+          where: { tenant: '$tenant', provider: '$provider' },
+          limit: 12,
+        },
+        { unit: 'percentunit', min: 0 }
+      )
+    ),
+    row(
+      'Who made the difference',
+      table('Deferred attempts', {
+        view: 'contributors',
+        metrics: ['deferred_attempts'],
+        by: ['tenant', 'provider'],
+        where: { tenant: '$tenant', provider: '$provider' },
+      }),
+      table('Bounced', {
+        view: 'contributors',
+        metrics: ['bounced'],
+        by: ['tenant', 'provider'],
+        where: { tenant: '$tenant', provider: '$provider' },
+      }),
+      table('Blocked attempts, by job', {
+        view: 'contributors',
+        metrics: ['blocked'],
+        by: ['job', 'tenant'],
+        where: { tenant: '$tenant', provider: '$provider' },
+      }),
+      table('Dead addresses, by job', {
+        view: 'contributors',
+        metrics: ['hard_bounced'],
+        by: ['job', 'tenant'],
+        where: { tenant: '$tenant', provider: '$provider' },
+      })
+    ),
+    row(
+      'Jobs',
+      table(
+        'Jobs',
+        {
+          view: 'jobs',
+          metrics: ['accepted', 'delivered', 'left', ...outcome],
+          by: ['job', 'tenant'],
+          where: { tenant: '$tenant' },
+          limit: 100,
+        },
+        { w: 24, h: 10 }
+      )
+    ),
+  ],
+});
+
+export const job = dashboard({
+  uid: 'carom-job',
+  title: 'Job',
+  description: 'One job: how far it is, to whom it went, what came back.',
+  from: 'now-24h',
+  variables: [picker('job', 'Job', false)],
+  rows: [
+    row(
+      undefined,
+      stat('Accepted', { view: 'jobs', metrics: ['accepted'], where: { job: '$job' } }, { unit: 'short' }),
+      stat('Delivered', { view: 'jobs', metrics: ['delivered'], where: { job: '$job' } }, { unit: 'short' }),
+      stat('Left to do', { view: 'jobs', metrics: ['left'], where: { job: '$job' } }, { unit: 'short' }),
+      stat(
+        'Delivery rate',
+        { view: 'jobs', metrics: ['delivery_rate'], where: { job: '$job' } },
+        { unit: 'percentunit', limits: [0.95, 0.85] }
+      ),
+      stat(
+        'Dead addresses',
+        { view: 'jobs', metrics: ['hard_bounce_rate'], where: { job: '$job' } },
+        { unit: 'percentunit', limits: [0.02, 0.05] }
+      ),
+      stat(
+        'Within ten minutes',
+        { view: 'jobs', metrics: ['within_10m_rate'], where: { job: '$job' } },
+        { unit: 'percentunit', limits: [0.9, 0.5] }
+      )
+    ),
+    row(
+      'Course',
+      series(
+        'Accepted and delivered',
+        { view: 'deliverability', metrics: ['accepted', 'delivered'], where: { job: '$job' } },
+        { min: 0, description: 'By the hour: jobs are summed up no finer.' }
+      ),
+      series(
+        'In the queues',
+        { view: 'queues', metrics: ['ready', 'waiting', 'held', 'paused'], where: { job: '$job' } },
+        { min: 0, stack: true }
+      ),
+      table(
+        'Receivers',
+        {
+          view: 'jobs',
+          metrics: ['attempts', 'delivered', ...outcome, 'mean_seconds'],
+          by: ['provider'],
+          where: { job: '$job' },
+          limit: 50,
+        },
+        { w: 24 }
+      )
+    ),
+    row(
+      'What came back',
+      bars('Attempts that were refused, by what the answer is about', {
+        view: 'deferrals',
+        metrics: ['deferred_attempts'],
+        by: ['dimension'],
+        where: { job: '$job' },
+        limit: 12,
+      }),
+      series(
+        'Complaints',
+        { view: 'complaints', metrics: ['complaints'], by: ['provider'], where: { job: '$job' } },
+        { min: 0, stack: true }
+      ),
+      logs('Bounces', { view: 'events', where: { job: '$job', kind: 'bounced' }, limit: 100 })
+    ),
+  ],
+});
+
+export const bounces = dashboard({
+  uid: 'carom-bounces',
+  title: 'Bounces',
+  description: 'What was refused for good, why, by whom, and what came back later.',
+  from: 'now-24h',
+  variables: [picker('provider', 'Provider'), picker('tenant', 'Tenant')],
+  where: { provider: '$provider' },
+  rows: [
+    row(
+      undefined,
+      stat(
+        'Bounced',
+        { view: 'bounces', metrics: ['bounced'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'short' }
+      ),
+      stat(
+        'Dead addresses',
+        { view: 'bounces', metrics: ['hard_bounce_rate'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.02, 0.05] }
+      ),
+      stat(
+        'For other reasons',
+        { view: 'bounces', metrics: ['soft_bounce_rate'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.02, 0.1] }
+      ),
+      stat(
+        'Expired',
+        { view: 'bounces', metrics: ['expired'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'short' }
+      ),
+      stat(
+        'Came back later',
+        { view: 'bounces', metrics: ['later_bounce_rate_72h'], where: { provider: '$provider', tenant: '$tenant' } },
+        {
+          unit: 'percentunit',
+          limits: [0.005, 0.02],
+          description: 'Accepted first and returned by mail within 72 hours, of days that are old enough.',
+        }
+      ),
+      stat(
+        'Suppressed',
+        { view: 'deliverability', metrics: ['suppressed'], where: { tenant: '$tenant' } },
+        { unit: 'short' }
+      )
+    ),
+    row(
+      'Why',
+      series(
+        'By category',
+        {
+          view: 'bounces',
+          metrics: ['bounced'],
+          by: ['category'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 15,
+        },
+        { min: 0, stack: true, w: 16 }
+      ),
+      bars(
+        'Categories',
+        {
+          view: 'bounces',
+          metrics: ['bounced'],
+          by: ['category'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 15,
+        },
+        { w: 8 }
+      ),
+      table(
+        'Replies',
+        {
+          view: 'deferrals',
+          metrics: ['replies'],
+          by: ['reply_template', 'category', 'provider'],
+          where: { provider: '$provider' },
+          limit: 100,
+        },
+        { w: 24, h: 9 }
+      )
+    ),
+    row(
+      'Where and whose',
+      series(
+        'Dead addresses by receiver',
+        {
+          view: 'bounces',
+          metrics: ['hard_bounce_rate'],
+          by: ['provider'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 12,
+        },
+        { unit: 'percentunit', min: 0 }
+      ),
+      series(
+        'Dead addresses by tenant',
+        {
+          view: 'bounces',
+          metrics: ['hard_bounce_rate'],
+          by: ['tenant'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 12,
+        },
+        { unit: 'percentunit', min: 0 }
+      ),
+      table('Receivers', {
+        view: 'bounces',
+        metrics: ['bounced', 'hard_bounced', 'soft_bounced', 'expired', 'hard_bounce_rate'],
+        by: ['provider'],
+        where: { provider: '$provider', tenant: '$tenant' },
+        limit: 50,
+      }),
+      table('Jobs', {
+        view: 'bounces',
+        metrics: ['bounced', 'hard_bounced', 'soft_bounced', 'expired', 'hard_bounce_rate'],
+        by: ['job', 'tenant'],
+        where: { tenant: '$tenant', provider: '$provider' },
+        limit: 50,
+      })
+    ),
+    row(
+      'The last of them',
+      logs('Bounces', {
+        view: 'events',
+        where: { kind: 'bounced', provider: '$provider', tenant: '$tenant' },
+        limit: 100,
+      })
+    ),
+  ],
+});
+
+export const complaints = dashboard({
+  uid: 'carom-complaints',
+  title: 'Complaints',
+  description: 'Who complained, about whose mail, and how many of the mail that was delivered.',
+  from: 'now-14d',
+  refresh: '5m',
+  variables: [picker('provider', 'Provider'), picker('tenant', 'Tenant')],
+  where: { provider: '$provider' },
+  rows: [
+    row(
+      undefined,
+      stat(
+        'Complaints',
+        { view: 'complaints', metrics: ['complaints'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'short', w: 6 }
+      ),
+      stat(
+        'Within 24 hours',
+        { view: 'complaints', metrics: ['complaint_rate_24h'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.001, 0.003], w: 6 }
+      ),
+      stat(
+        'Within 7 days',
+        { view: 'complaints', metrics: ['complaint_rate_7d'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.001, 0.003], w: 6 }
+      ),
+      stat(
+        'Half within',
+        { view: 'complaints', metrics: ['hours_to_complain'], where: { provider: '$provider', tenant: '$tenant' } },
+        { unit: 'h', w: 6 }
+      )
+    ),
+    row(
+      undefined,
+      text(
+        'How to read this',
+        'A complaint counts on the day of the **delivery** that it is about, and a day counts only when it is old enough: complaints come for a week. Google and Apple send no reports, so no complaints there does not mean that nobody complained.',
+        { h: 3 }
+      )
+    ),
+    row(
+      'Rates by day of delivery',
+      series(
+        'Within 72 hours, by receiver',
+        {
+          view: 'complaints',
+          metrics: ['complaint_rate_72h'],
+          by: ['provider'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 12,
+        },
+        { unit: 'percentunit', min: 0 }
+      ),
+      series(
+        'Within 72 hours, by tenant',
+        {
+          view: 'complaints',
+          metrics: ['complaint_rate_72h'],
+          by: ['tenant'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 12,
+        },
+        { unit: 'percentunit', min: 0 }
+      )
+    ),
+    row(
+      'As they came',
+      series(
+        'By receiver',
+        {
+          view: 'complaints',
+          metrics: ['complaints'],
+          by: ['provider'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 12,
+        },
+        { min: 0, stack: true }
+      ),
+      series(
+        'By tenant',
+        {
+          view: 'complaints',
+          metrics: ['complaints'],
+          by: ['tenant'],
+          where: { provider: '$provider', tenant: '$tenant' },
+          limit: 12,
+        },
+        { min: 0, stack: true }
+      ),
+      table('By job', {
+        view: 'complaints',
+        metrics: ['complaints', 'hours_to_complain'],
+        by: ['job', 'tenant'],
+        where: { provider: '$provider', tenant: '$tenant' },
+        limit: 50,
+      }),
+      table('By From domain and sort', {
+        view: 'complaints',
+        metrics: ['complaints'],
+        by: ['from_domain', 'feedback_type'],
+        where: { provider: '$provider', tenant: '$tenant' },
+        limit: 50,
+      })
+    ),
+  ],
+});
+
+export const weekly = dashboard({
+  uid: 'carom-weekly',
+  title: 'Weekly report',
+  description: 'A week in numbers, beside the week before.',
+  from: 'now-7d',
+  refresh: '',
+  variables: [picker('tenant', 'Tenant')],
+  rows: [
+    row(
+      undefined,
+      stat(
+        'Delivered',
+        { view: 'deliverability', metrics: ['delivered'], where: { tenant: '$tenant' } },
+        { unit: 'short' }
+      ),
+      stat(
+        'Delivery rate',
+        { view: 'deliverability', metrics: ['delivery_rate'], where: { tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.95, 0.85] }
+      ),
+      stat(
+        'Dead addresses',
+        { view: 'bounces', metrics: ['hard_bounce_rate'], where: { tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.02, 0.05] }
+      ),
+      stat(
+        'Late',
+        { view: 'deferrals', metrics: ['recipient_deferral_rate'], where: { tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.1, 0.3] }
+      ),
+      stat(
+        'Complaints in 72 h',
+        { view: 'complaints', metrics: ['complaint_rate_72h'], where: { tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.001, 0.003] }
+      ),
+      stat(
+        'Within ten minutes',
+        { view: 'latency', metrics: ['within_10m_rate'], where: { tenant: '$tenant' } },
+        { unit: 'percentunit', limits: [0.9, 0.5] }
+      )
+    ),
+    row(
+      'Days',
+      series(
+        'Delivered',
+        { view: 'deliverability', metrics: ['delivered'], by: ['provider'], where: { tenant: '$tenant' }, limit: 10 },
+        { min: 0, stack: true }
+      ),
+      series(
+        'Delivery rate',
+        {
+          view: 'deliverability',
+          metrics: ['delivery_rate'],
+          by: ['provider'],
+          where: { tenant: '$tenant' },
+          limit: 10,
+        },
+        { unit: 'percentunit', min: 0, max: 1 }
+      ),
+      series(
+        'Time to deliver',
+        { view: 'latency', metrics: ['to_deliver_p50', 'to_deliver_p90'] },
+        { unit: 's', min: 0, description: 'Of all tenants: times are kept by receiver and source.' }
+      ),
+      series(
+        'Complaints within 72 hours',
+        {
+          view: 'complaints',
+          metrics: ['complaint_rate_72h'],
+          by: ['provider'],
+          where: { tenant: '$tenant' },
+          limit: 10,
+        },
+        { unit: 'percentunit', min: 0 }
+      )
+    ),
+    row(
+      'Beside the week before',
+      table('Delivered', {
+        view: 'contributors',
+        metrics: ['delivered'],
+        by: ['tenant'],
+        where: { tenant: '$tenant' },
+        limit: 30,
+      }),
+      table('Bounced', {
+        view: 'contributors',
+        metrics: ['bounced'],
+        by: ['tenant'],
+        where: { tenant: '$tenant' },
+        limit: 30,
+      }),
+      table('Deferred attempts', {
+        view: 'contributors',
+        metrics: ['deferred_attempts'],
+        by: ['provider'],
+        where: { tenant: '$tenant' },
+        limit: 30,
+      }),
+      table('Blocked attempts', {
+        view: 'contributors',
+        metrics: ['blocked'],
+        by: ['provider'],
+        where: { tenant: '$tenant' },
+        limit: 30,
+      })
+    ),
+    row(
+      'Tenants, receivers, addresses',
+      table(
+        'Tenants',
+        {
+          view: 'deliverability',
+          metrics: ['accepted', 'delivered', ...outcome],
+          by: ['tenant'],
+          where: { tenant: '$tenant' },
+          limit: 50,
+        },
+        { w: 24 }
+      ),
+      table('Receivers', {
+        view: 'deliverability',
+        metrics: ['delivered', ...outcome],
+        by: ['provider'],
+        where: { tenant: '$tenant' },
+        limit: 30,
+      }),
+      table('Source addresses', {
+        view: 'sources',
+        metrics: ['delivered', 'delivery_rate', 'blocked_rate', 'throttled_rate'],
+        by: ['source'],
+        where: { tenant: '$tenant' },
+        limit: 30,
+      })
+    ),
+  ],
+});
+
+export const trace = dashboard({
+  uid: 'carom-trace',
+  title: 'Message trace',
+  description: 'The life of one message, or of all messages to one address.',
+  from: 'now-24h',
+  refresh: '',
+  variables: [textbox('message', 'Message or recipient')],
+  rows: [
+    row(
+      undefined,
+      text(
+        'How to find a message',
+        'Type the **message id** (as in events and the accounting file; it tells its time, so the time range does not matter) or a **recipient** at the top.',
+        { h: 3 }
+      )
+    ),
+    row(
+      undefined,
+      table('Steps', { view: 'trace', search: '$message' }, { w: 24, h: 12 }),
+      logs('As a log', { view: 'trace', search: '$message' })
+    ),
+  ],
+});

@@ -1,0 +1,227 @@
+// The editors and the dashboards in a browser, from a click to ClickHouse and back. bridge/browser_test.go starts what
+// this needs and says where: PAGE_URL (with a history), EMPTY_URL (a schema without rows), FROM and TO (milliseconds
+// since 1970); SCREENSHOTS names a folder for pictures.
+import assert from 'node:assert/strict';
+import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { chromium } from 'playwright-core';
+
+const { PAGE_URL, EMPTY_URL, FROM, TO, SCREENSHOTS = '' } = process.env;
+const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const patience = 120_000; // bounds a mistake; nothing is measured by it
+
+let browser;
+before(async () => {
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    args: ['--no-sandbox', '--disable-gpu'],
+  });
+  if (SCREENSHOTS) {
+    await mkdir(SCREENSHOTS, { recursive: true });
+  }
+});
+after(() => browser?.close());
+
+/** open shows the page and fails the test for what it throws. */
+async function open(t, url, show, more = {}, size = { width: 1240, height: 900 }) {
+  const page = await browser.newPage({ viewport: size });
+  page.setDefaultTimeout(patience);
+  const thrown = [];
+  page.on('pageerror', (e) => thrown.push(e.message));
+  t.after(async () => {
+    await page.close();
+    assert.deepEqual(thrown, []);
+  });
+  await page.goto(`${url}/?${new URLSearchParams({ show, from: FROM, to: TO, ...more })}`);
+  return page;
+}
+
+async function picture(page, name) {
+  if (SCREENSHOTS) {
+    await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true });
+  }
+}
+
+const choose = async (page, name, option) => {
+  await page.getByRole('combobox', { name, exact: true }).click();
+  await page.getByRole('option', { name: option }).first().click();
+};
+
+const result = (page, state) => page.locator(`[data-panel="Result"][data-state="${state}"]`);
+
+/** serious lists what axe finds that keeps somebody from using the page; react-select's own parts are Grafana's. */
+async function serious(page, selector) {
+  await page.evaluate(axe);
+  const found = await page.evaluate((where) => globalThis.axe.run(where, { runOnly: ['wcag2a', 'wcag2aa'] }), selector);
+  return found.violations
+    .filter((v) => v.impact === 'serious' || v.impact === 'critical')
+    .map((v) => `${v.id}: ${v.nodes.map((n) => n.html.slice(0, 200)).join(' | ')}`);
+}
+
+test('type, choose, run, see the series', async (t) => {
+  const page = await open(t, PAGE_URL, 'editor');
+  await choose(page, 'View', /^Deliverability/);
+  await choose(page, 'Show', /^Delivered per second/);
+  await choose(page, 'Break down by', /^Provider/);
+  await result(page, 'data').waitFor();
+  const first = (
+    await (await page.request.get(`${PAGE_URL}/api/datasources/uid/carom/resources/values?field=provider`)).json()
+  )[0];
+  await page.getByRole('button', { name: first }).first().waitFor(); // its legend
+
+  await page.getByRole('button', { name: 'Filter', exact: true }).click();
+  await page.getByRole('combobox', { name: 'Filter 1: values' }).pressSequentially(first.slice(0, 3));
+  await page.getByRole('option', { name: first, exact: true }).first().click();
+  await result(page, 'data').waitFor();
+
+  await page.getByRole('button', { name: 'Show SQL' }).click();
+  const sql = page.getByLabel('SQL', { exact: true }).filter({ hasText: 'SELECT' });
+  await sql.filter({ hasText: `'${first}'` }).waitFor();
+  assert.match(await sql.innerText(), /FROM[\s\S]+rollup_/);
+  await picture(page, 'editor-builder');
+});
+
+test('SQL: completion, a mistake in words, a table', async (t) => {
+  const page = await open(t, PAGE_URL, 'editor', { query: JSON.stringify({ mode: 'sql', format: 'table', sql: ' ' }) });
+  const editor = page.locator('.monaco-editor').first();
+  await editor.click();
+  await page.keyboard.press('Control+A');
+  await page.keyboard.type('SELECT provider, sum(delivered) AS delivered FROM traffic_h');
+  await page.keyboard.press('Control+Space');
+  await page.locator('.suggest-widget').getByText('traffic_hour').first().waitFor();
+  await picture(page, 'editor-sql');
+  await page.keyboard.press('Escape');
+  await page.keyboard.press('Control+S');
+  await result(page, 'error').waitFor();
+  assert.match(await page.getByRole('alert').first().innerText(), /traffic_h/);
+  await page.keyboard.type("our WHERE $__timeFilter(hour) AND provider != '' GROUP BY provider ORDER BY 2 DESC");
+  await page.keyboard.press('Escape');
+  await page.keyboard.press('Control+S');
+  await result(page, 'data').waitFor();
+});
+
+test('a message is traced', async (t) => {
+  const ask = await fetch(`${PAGE_URL}/api/ds/query`, {
+    method: 'POST',
+    body: JSON.stringify({
+      from: FROM,
+      to: TO,
+      queries: [
+        {
+          refId: 'A',
+          mode: 'builder',
+          format: 'table',
+          view: 'events',
+          filters: [{ field: 'kind', op: '=', values: ['bounced'] }],
+          limit: 1,
+          maxDataPoints: 100,
+          intervalMs: 1000,
+        },
+      ],
+    }),
+  });
+  const frame = (await ask.json()).results.A.frames[0];
+  const id = frame.data.values[frame.schema.fields.findIndex((f) => f.name === 'message_id')][0];
+  const page = await open(t, PAGE_URL, 'editor', {
+    query: JSON.stringify({ mode: 'builder', view: 'trace', format: 'table' }),
+  });
+  await page.getByRole('textbox', { name: 'Message or recipient' }).fill(id);
+  await page.keyboard.press('Enter');
+  await result(page, 'data').waitFor();
+  await page.getByText('bounced').first().waitFor();
+});
+
+test('settings, health, and a mistake in the address', async (t) => {
+  const page = await open(t, PAGE_URL, 'config');
+  await page.getByRole('textbox', { name: /Address/ }).fill('http://clickhouse');
+  await page.getByText('Only host and port').waitFor();
+  await page.getByRole('textbox', { name: /Address/ }).fill('127.0.0.1:8123');
+  await page.getByText('HTTP', { exact: true }).click();
+  await page.getByRole('button', { name: 'Save & test' }).click();
+  await page
+    .getByRole('status')
+    .filter({ hasText: /Last event .* ago/ })
+    .waitFor();
+  assert.equal(JSON.parse(await page.getByLabel('Settings').innerText()).protocol, 'http');
+  await picture(page, 'settings');
+});
+
+test('the editor by keyboard alone', async (t) => {
+  const page = await open(t, PAGE_URL, 'editor');
+  await page.getByRole('combobox', { name: 'View', exact: true }).waitFor();
+  const named = () => page.evaluate(() => document.activeElement?.getAttribute('aria-label'));
+  const reached = [];
+  for (let i = 0; i < 12 && (await named()) !== 'View'; i++) {
+    await page.keyboard.press('Tab');
+    reached.push(await named());
+  }
+  assert.equal(await named(), 'View', `Tab reaches ${reached}`);
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.type('Bounces');
+  await page.keyboard.press('Enter');
+  await page.getByText('Bounces by category').first().waitFor();
+  await result(page, 'data').waitFor();
+});
+
+for (const theme of ['dark', 'light']) {
+  test(`what axe says of the ${theme} editors`, async (t) => {
+    const filters = [{ field: 'provider', op: '=', values: ['google'] }];
+    const query = JSON.stringify({ mode: 'builder', view: 'deliverability', metrics: ['delivered'], filters });
+    const editor = await open(t, PAGE_URL, 'editor', { theme, query });
+    await editor.getByRole('combobox', { name: 'Filter 1: values' }).waitFor();
+    assert.deepEqual(await serious(editor, 'section[aria-label="Query A"]'), []);
+    const config = await open(t, PAGE_URL, 'config', { theme });
+    await config.getByRole('textbox', { name: /Address/ }).waitFor();
+    assert.deepEqual(await serious(config, 'main'), []);
+  });
+}
+
+const folder = new URL('../src/dashboards/', import.meta.url);
+const names = (await readdir(folder)).map((f) => f.replace('.json', ''));
+
+/** Values for the variables that have no All: the most frequent ones. */
+async function variables(url, name) {
+  const { templating } = JSON.parse(await readFile(new URL(`${name}.json`, folder), 'utf8'));
+  const chosen = {};
+  for (const v of templating.list) {
+    if (v.type === 'query' && !v.includeAll) {
+      const values = await (
+        await fetch(`${url}/api/datasources/uid/carom/resources/values?field=${v.query.field}`)
+      ).json();
+      chosen[`var-${v.name}`] = values[0] ?? 'nothing';
+    }
+  }
+  return chosen;
+}
+
+for (const name of names) {
+  for (const [kind, url] of [
+    ['with a history', PAGE_URL],
+    ['empty', EMPTY_URL],
+  ]) {
+    test(`dashboard ${name}, ${kind}`, async (t) => {
+      const more = { name, ...(await variables(url, name)) };
+      if (name === 'trace') {
+        more['var-message'] = 'nobody@example.com';
+      }
+      const page = await open(t, url, 'dashboard', more, { width: 1620, height: 1000 });
+      const asking = Number(await page.locator('[data-asking]').getAttribute('data-asking'));
+      await page.locator(`[data-answers="${asking}"]`).waitFor();
+      const panels = await page.locator('[data-panel]').evaluateAll((all) => all.map((e) => ({ ...e.dataset })));
+      assert.deepEqual(
+        panels.filter((p) => p.state === 'error').map((p) => `${p.panel}: ${p.error}`),
+        []
+      );
+      const full = panels.filter((p) => p.state === 'data').length;
+      const slowest = panels.reduce((a, b) => (Number(a.milliseconds) > Number(b.milliseconds) ? a : b));
+      t.diagnostic(`${full} of ${asking} panels with data; slowest ${slowest.panel}: ${slowest.milliseconds} ms`);
+      const without = panels.filter((p) => p.state === 'empty').map((p) => p.panel);
+      if (kind !== 'empty' && without.length) {
+        t.diagnostic(`without data: ${without.join('; ')}`);
+      }
+      await picture(page, `${name}${kind === 'empty' ? '-empty' : ''}`);
+    });
+  }
+}
