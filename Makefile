@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 ENGINE := build/engine/libchdb.so
 PACKAGES := ./...
 
-.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e loop loop-e2e crash soak demo tools clean
+.PHONY: help build engine test race lint fmt fuzz bench bench-history gobench e2e crash soak loop loop-e2e demo tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'

@@ -164,7 +164,7 @@ func ingestAgent(ctx context.Context, args []string, stdio service.IO) error {
 }
 
 func importPMTA(ctx context.Context, args []string, stdio service.IO) error {
-	return importer.Command(ctx, args, stdio, version, suppressionKey)
+	return importer.Command(ctx, args, stdio, version, importNode)
 }
 
 func traceMail(ctx context.Context, args []string, stdio service.IO) error {
@@ -175,12 +175,30 @@ func suppress(ctx context.Context, args []string, stdio service.IO) error {
 	return analytics.SuppressCommand(ctx, args, stdio, suppressionKey)
 }
 
+// importNode reads what an import has to know of a node.
+func importNode(file string) (importer.Node, error) {
+	c, _, err := config.Load(file)
+	if err != nil {
+		return importer.Node{}, err
+	}
+	key, err := suppressionKeyOf(c, file)
+	if err != nil {
+		return importer.Node{}, err
+	}
+	hide, err := sender.Hide(c)
+	return importer.Node{SuppressionKey: key, Hide: hide}, err
+}
+
 // suppressionKey reads the key of the suppression hash from a node's configuration.
 func suppressionKey(file string) (string, error) {
 	c, _, err := config.Load(file)
 	if err != nil {
 		return "", err
 	}
+	return suppressionKeyOf(c, file)
+}
+
+func suppressionKeyOf(c *config.Config, file string) (string, error) {
 	if c.Feed.SuppressionKey.Reveal() == "" {
 		return "", service.Configf("%s has no suppression-key-file in <feed DIR>: the node uses a key that it made itself", file)
 	}

@@ -5,24 +5,21 @@ import (
 	"time"
 )
 
-// pairs sums first attempts and retries over the spans of time that hold both.
-type pairs struct{ first, firstOther, retry, retryOther uint64 }
-
 // pairs adds up the buckets of the last span of time by pair; buckets of every epoch count, since
 // both kinds of attempt saw the same change.
-func (d *decision) pairs(window, pair time.Duration) (sum pairs, from time.Duration) {
+func (d *decision) pairs(window, pair time.Duration) (sum Pairs, from time.Duration) {
 	to := d.w.end()
 	from = max(to-window, d.before.EvidenceFrom)
-	var one pairs
+	var one Pairs
 	at := time.Duration(-1)
 	flush := func() {
-		if one.first > 0 && one.retry > 0 {
-			sum.first += one.first
-			sum.firstOther += one.firstOther
-			sum.retry += one.retry
-			sum.retryOther += one.retryOther
+		if one.First > 0 && one.Retry > 0 {
+			sum.First += one.First
+			sum.FirstOther += one.FirstOther
+			sum.Retry += one.Retry
+			sum.RetryOther += one.RetryOther
 		}
-		one = pairs{}
+		one = Pairs{}
 	}
 	for i := range d.w.Buckets {
 		b := &d.w.Buckets[i]
@@ -33,10 +30,10 @@ func (d *decision) pairs(window, pair time.Duration) (sum pairs, from time.Durat
 			flush()
 			at = start
 		}
-		one.first += b.First
-		one.firstOther += b.FirstOther
-		one.retry += b.Retry
-		one.retryOther += b.RetryOther
+		one.First += b.First
+		one.FirstOther += b.FirstOther
+		one.Retry += b.Retry
+		one.RetryOther += b.RetryOther
 	}
 	flush()
 	return sum, from
@@ -50,26 +47,28 @@ func (d *decision) greylist() bool {
 	pair := min(p.PairMax, max(p.Pair, seconds(p.PairMessages/d.rate())))
 	e := Evidence{To: d.w.end(), MinMessages: NoMessages}
 	if d.Greylisting {
-		var n pairs
+		var n Pairs
 		n, e.From = d.pairs(p.OverWindow, p.OverWindow)
-		if n.retry >= p.OverRetries && float64(n.retryOther) >= p.OverShare*float64(n.retry) {
+		e.Pairs = n
+		if n.Retry >= p.OverRetries && float64(n.RetryOther) >= p.OverShare*float64(n.Retry) {
 			d.Greylisting = false
 			d.because(RuleGreylistingOver, fmt.Sprintf("%d of %d retries were refused without a reason: that is no greylisting. Such refusals count again.",
-				n.retryOther, n.retry), e)
+				n.RetryOther, n.Retry), e)
 			return true
 		}
 		d.w = d.w.greylisted()
 		return false
 	}
-	var n pairs
+	var n Pairs
 	n, e.From = d.pairs(p.Window, pair)
-	low := WilsonLow(n.firstOther, n.first, p.Z)
-	if n.first < p.First || n.retry < p.Retries || low <= p.FirstShare || WilsonHigh(n.retryOther, n.retry, p.Z) >= p.RetryShare*low {
+	e.Pairs = n
+	low := WilsonLow(n.FirstOther, n.First, p.Z)
+	if d.stale() || n.First < p.First || n.Retry < p.Retries || low <= p.FirstShare || WilsonHigh(n.RetryOther, n.Retry, p.Z) >= p.RetryShare*low {
 		return false
 	}
 	d.Greylisting = true
 	text := fmt.Sprintf("%d of %d first attempts were refused without a reason, and of the retries at the same time %d of %d: greylisting.",
-		n.firstOther, n.first, n.retryOther, n.retry)
+		n.FirstOther, n.First, n.RetryOther, n.Retry)
 	if d.RatePerSecond > 0 && d.Mode != Startup {
 		old := d.rate()
 		d.Mode, d.Cap, d.Goal = Startup, 0, 0

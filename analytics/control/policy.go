@@ -58,7 +58,8 @@ type DecreasePolicy struct {
 	FewDeepest        float64       `yaml:"few-deepest"` // not below this factor,
 	FewDeepestSure    float64       `yaml:"few-sure"`    // or this one if the bound is above FewSureShare
 	FewSureShare      float64       `yaml:"few-sure-above"`
-	AtLeast           float64       `yaml:"at-least"` // a decrease is at least to this factor
+	CleanBack         float64       `yaml:"few-clean"` // nor the first time below this share of the last clean rate
+	AtLeast           float64       `yaml:"at-least"`  // a decrease is at least to this factor
 	GoalLost          float64       `yaml:"goal-lost"`
 	GoalDecay         float64       `yaml:"goal-decay"`
 	GoalWait          time.Duration `yaml:"goal-wait"`
@@ -205,7 +206,7 @@ func Default() Policy {
 			UnclassifiedZ: 1.64, UnclassifiedShare: 0.02,
 			MinTime: 15 * time.Second, AfterFirst: 20 * time.Second, AfterFirstFast: 10 * time.Second, SureAccepted: 100, HeavyShare: 0.3,
 			Below: 0.90, BelowHeavy: 0.70, Deepest: 0.2, DeepestHeavy: 0.1,
-			FewReplies: 30, FewDeepest: 0.75, FewDeepestSure: 0.5, FewSureShare: 0.15, AtLeast: 0.95,
+			FewReplies: 30, FewDeepest: 0.75, FewDeepestSure: 0.5, FewSureShare: 0.15, CleanBack: 0.95, AtLeast: 0.95,
 			GoalLost: 0.5, GoalDecay: 0.8, GoalWait: 2 * time.Minute, GoalWaitMax: 10 * time.Minute,
 			Floor: 0.02, FloorRate: 1.0 / 60, FloorUnclear: 0.15, FloorUnclearConf: 0.1, FloorUnclearUpTo: 0.9,
 		},
@@ -227,7 +228,7 @@ func Default() Policy {
 			Window: 30 * time.Second, WindowMax: 5 * time.Minute, FewReplies: 8,
 			MinReplies: 5, BlockShare: 0.5, OutageShare: 0.6, AllReplies: 12, AllShare: 0.97,
 			Canary: 30 * time.Second, CanaryOutage: 15 * time.Second, CanaryFast: 8 * time.Second,
-			CanaryAge: 20, CanaryAgePermanent: 2, CanaryMax: 30 * time.Minute,
+			CanaryAge: 40, CanaryAgePermanent: 2, CanaryMax: 30 * time.Minute,
 			Accepted: 2, AcceptedIn: 3 * time.Minute, Back: 0.4, BackOutage: 0.7, ProbeAfter: 5 * time.Minute,
 			ColdShare: 0.25,
 		},
@@ -279,7 +280,7 @@ func (p *Policy) Validate() error {
 		"decrease.refused-share": p.Decrease.Share, "decrease.heavy-share": p.Decrease.HeavyShare,
 		"decrease.below-accepted": p.Decrease.Below, "decrease.below-accepted-heavy": p.Decrease.BelowHeavy,
 		"decrease.deepest": p.Decrease.Deepest, "decrease.deepest-heavy": p.Decrease.DeepestHeavy,
-		"decrease.at-least": p.Decrease.AtLeast, "decrease.few-deepest": p.Decrease.FewDeepest,
+		"decrease.at-least": p.Decrease.AtLeast, "decrease.few-clean": p.Decrease.CleanBack, "decrease.few-deepest": p.Decrease.FewDeepest,
 		"decrease.few-sure": p.Decrease.FewDeepestSure, "decrease.floor": p.Decrease.Floor,
 		"decrease.floor-unclassified": p.Decrease.FloorUnclear, "decrease.floor-unclassified-configured": p.Decrease.FloorUnclearConf,
 		"cooldown.below-accepted": p.Cooldown.Below, "cooldown.deepest": p.Cooldown.Deepest,

@@ -39,8 +39,8 @@ func (d *decision) decrease() bool {
 		next.Before = d.acceptedUntil(e.FirstRefusal - d.p.Step)
 	}
 	c := &d.p.Cooldown
-	few := e.Replies < d.p.Decrease.FewReplies && e.WilsonLow > c.FewSure
-	if next.Chain >= c.Chain && e.RefusedShare > c.Share && (few || a < c.CapLost*next.ChainCap || next.Chain >= c.ChainSure) {
+	few := e.Replies < d.p.Decrease.FewReplies
+	if next.Chain >= c.Chain && e.RefusedShare > c.Share && (few && e.WilsonLow > c.FewSure || a < c.CapLost*next.ChainCap || next.Chain >= c.ChainSure) {
 		next.Mode = Cooldown
 		next.RatePerSecond = max(c.Below*a, c.Deepest*limited)
 		next.CoolUntil = d.now + next.CoolTime
@@ -49,6 +49,12 @@ func (d *decision) decrease() bool {
 	} else {
 		next.Mode = Backoff
 		next.RatePerSecond = d.backoffRate(&e, a, limited)
+		// A receiver that counts single messages refuses every second one as soon as the rate is a
+		// little too high. With few replies, what was accepted then says less than the last clean rate.
+		if clean := d.p.Decrease.CleanBack * d.Clean; few && next.Chain == 1 && clean > next.RatePerSecond && clean < limited {
+			next.RatePerSecond = clean
+			a = max(a, clean)
+		}
 		d.loseGoal(&next, a)
 	}
 	next.ProbeEvery = d.p.Probe.Interval
@@ -58,7 +64,7 @@ func (d *decision) decrease() bool {
 	if a < d.p.Probe.LowShare*d.LongTerm {
 		next.ProbeEvery = min(next.ProbeEvery, d.p.Probe.IntervalLow)
 	}
-	next.Cap, next.ProbeStep = a, d.p.Probe.Step
+	next.Cap, next.ProbeStep, next.Clean = a, d.p.Probe.Step, 0
 	next.NextProbe = d.now + max(next.ProbeEvery, min(d.p.Probe.IntervalMax, seconds(d.p.Probe.Messages/a)))
 	next.RatePerSecond = max(min(next.RatePerSecond, d.p.Decrease.AtLeast*limited), d.floor(&e))
 	next.RatePerSecond = min(next.RatePerSecond, d.ceiling.RatePerSecond)
@@ -246,6 +252,7 @@ func (d *decision) increase() {
 	}
 	d.Chain, d.Before = 0, 0
 	d.LongTerm = max(d.LongTerm, e.AcceptedRate)
+	d.Clean = old
 
 	var rule Rule
 	var rate float64
@@ -296,6 +303,9 @@ func (d *decision) decreaseText(rule Rule, e *Evidence, old float64) string {
 	if rule == RuleCooldown {
 		return text + fmt.Sprintf(" Refusals went on after %d decreases: a penalty. %s -> %s, and no increase for %s.",
 			d.Chain-1, perSecond(old), perSecond(d.RatePerSecond), (d.CoolUntil-d.now).Round(time.Second))
+	}
+	if d.RatePerSecond > e.AcceptedRate {
+		return text + fmt.Sprintf(" %s -> %s.", perSecond(old), perSecond(d.RatePerSecond))
 	}
 	return text + fmt.Sprintf(" %s -> %s, below what the receiver accepts.", perSecond(old), perSecond(d.RatePerSecond))
 }

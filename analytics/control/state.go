@@ -51,6 +51,10 @@ type State struct {
 	Goal     float64 `json:"goal,omitempty"`      // capacity to come back to
 	LongTerm float64 `json:"long_term,omitempty"` // largest rate accepted cleanly
 
+	// Clean is the largest rate, in force and used, under which nothing was refused; 0 once a
+	// decrease made use of it.
+	Clean float64 `json:"clean,omitempty"`
+
 	ProbeStep  float64       `json:"probe_step,omitempty"`
 	ProbeEvery time.Duration `json:"probe_every,omitempty"`
 	NextProbe  time.Duration `json:"next_probe,omitempty"`
@@ -142,9 +146,21 @@ type Evidence struct {
 	AcceptedSince uint64
 	FromRate      float64
 
+	// Pairs are the first attempts and retries of a decision about greylisting, over all epochs.
+	Pairs Pairs
+
 	MaxOpen     uint32 // connections of the key that one node had open
 	MinMessages uint32 // smallest message number that was refused, NoMessages for none
 	Samples     []string
+}
+
+// Pairs counts replies to first attempts and to retries in spans of time that hold both, and those
+// among them that nobody could classify.
+type Pairs struct {
+	First      uint64
+	FirstOther uint64
+	Retry      uint64
+	RetryOther uint64
 }
 
 // Reason says why a limit changed. Old and New are whole limits; several reasons of one decision

@@ -46,7 +46,9 @@ func (t *Throttle) document(ctx context.Context, p *pass, snapshot *windows.Snap
 	return string(text), nil
 }
 
-// modes lists where the loop is off; where it is off by default, also where it is not.
+// modes lists where the loop is off, and where it is active: there it has the say over the backoff mode of
+// the nodes, also before a key has its first lease. Where it is off by default, what only advises is listed
+// too.
 func (p *pass) modes(snapshot *windows.Snapshot) []limits.ProviderMode {
 	if p.overrides.killed(limits.Key{Provider: limits.EveryProvider}) != nil {
 		return []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: limits.Off}}
@@ -71,7 +73,7 @@ func (p *pass) modes(snapshot *windows.Snapshot) []limits.ProviderMode {
 		if p.overrides.killed(limits.Key{Provider: name}) != nil {
 			mode = limits.Off
 		}
-		if (mode == limits.Off) != everywhere {
+		if (mode == limits.Off) != everywhere || mode == limits.Active {
 			all = append(all, limits.ProviderMode{Provider: name, Mode: mode})
 		}
 	}

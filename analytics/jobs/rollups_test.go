@@ -82,7 +82,7 @@ func TestRollUps(t *testing.T) {
 
 	// An hour that ended since the last run is rolled up, though nothing arrives any more.
 	w.store(t, rolled(hour.Add(-2*time.Hour), 5))
-	w.later(t, "70 MINUTE")
+	w.later(t, "130 MINUTE")
 	if last := mustRun(t, job.Run); last.Changes == 0 {
 		t.Errorf("the run after an hour is %+v", last)
 	}

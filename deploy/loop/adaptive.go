@@ -3,6 +3,7 @@ package loop
 import (
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"carom/analytics/control"
@@ -59,8 +60,20 @@ func (l *loopSender) tick(w *world) {
 	if w.now%w.setup.Period != l.phase || w.fault("analytics_stop", "clickhouse_stop", "controller_stop") {
 		return
 	}
-	for _, k := range w.keys {
-		l.decide(w, k)
+	times := 1
+	if w.setup.Scheduler {
+		switch n := w.now / w.setup.Period; {
+		case n%20 == 19:
+			return // this run was killed
+		case n%10 == 9:
+			times = 2
+		}
+	}
+	for range times {
+		for _, k := range w.keys {
+			l.decide(w, k)
+		}
+		l.decideScoped(w)
 	}
 }
 
@@ -106,6 +119,7 @@ func (l *loopSender) windows(w *world, k *key) control.Windows {
 	if to > 0 {
 		windows.Newest = k.buckets[to-1].Start + bucketStep
 	}
+	windows.PermanentlyDeferred = slices.ContainsFunc(windows.Buckets, func(b control.Bucket) bool { return strings.Contains(b.Sample, "permanently deferred") })
 	for _, n := range k.nodes {
 		if n.backlog > 0 {
 			windows.Waiting += 1 / count

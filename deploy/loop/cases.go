@@ -24,6 +24,11 @@ type Setup struct {
 	// Drain is how long the run goes on after the load ended.
 	Drain  time.Duration
 	Policy control.Policy
+	// Special holds what some tenants are answered, by tenant.
+	Special map[string]Special
+	// Scheduler says that an outside scheduler runs the job: each tenth run comes twice, each
+	// twentieth is killed.
+	Scheduler bool
 	// Warmup says that the sources are new and warmed up from the start.
 	Warmup bool
 	Pins   []TimedPin
@@ -53,6 +58,7 @@ type Want struct {
 	Recovery    float64 `json:"recovery_min_at_most,omitempty"`
 	BlockedRate float64 `json:"blocked_attempts_per_min_at_most,omitempty"`
 	GoodputMost float64 `json:"goodput_at_most,omitempty"`
+	Others      float64 `json:"others_at_least,omitempty"`
 	NoDecrease  bool    `json:"no_decrease,omitempty"`
 	// Static bounds the goodput of the configuration without a loop.
 	Static float64 `json:"static_at_most,omitempty"`
@@ -203,6 +209,21 @@ func Public() []Case {
 		Scenario: scene(4*hours, blocked, 12), Setup: configure(10),
 		Want: Want{Goodput: 85, Blocked: 3, BlockedRate: 2.5},
 	})
+	reputation := blocking(receiver(10))
+	reputation.Texts["BLOCK"] = "550 5.7.1 Service unavailable; client host [{ip}] blocked using a reputation list"
+	reputation.Block.Scripted = []scenarios.ScriptedBlock{{At: minutes(60), Len: minutes(90)}}
+	forever := blocking(receiver(10))
+	forever.Texts["BLOCK"] = "421 4.7.1 [TS03] All messages from {ip} will be permanently deferred; Retrying will NOT succeed."
+	forever.Block.Scripted = []scenarios.ScriptedBlock{{At: minutes(60), Len: minutes(45)}}
+	cases = append(cases, Case{
+		Name: "A8b", About: "blocked for 90 minutes with 550, longer for who hammers",
+		Scenario: scene(5*hours, reputation, 12), Setup: configure(10),
+		Want: Want{Goodput: 85, Blocked: 3, BlockedRate: 2.5},
+	}, Case{
+		Name: "A8c", About: "blocked for 45 minutes by what says that it will not pass (TS03)",
+		Scenario: scene(4*hours, forever, 12), Setup: configure(10),
+		Want: Want{Goodput: 75, Blocked: 3, BlockedRate: 1},
+	})
 	for i, kind := range scenarios.OutageKinds {
 		p := receiver(10)
 		p.Outage = []scenarios.Outage{{At: minutes(60), Len: minutes(20), Kind: kind}}
@@ -315,6 +336,33 @@ func faults() []Case {
 		Name: "B2", About: "everything answered 421 for two and a half hours",
 		Scenario: scene(5*hours, angry, 12), Setup: configure(10), Want: Want{Goodput: 85, Deferrals: 5},
 	})
+	scheduled := configure(10)
+	scheduled.Scheduler, scheduled.Period, scheduled.Delay = true, time.Minute, 105*time.Second
+	cases = append(cases, Case{
+		Name: "B3", About: "run by a scheduler each minute, some runs doubled or killed, while the limit halves",
+		Scenario: scene(4*hours, blocking(punishing(receiver(10, 100, 5))), 12), Setup: scheduled, Want: Want{Goodput: 94, Deferrals: 6},
+	})
+	for _, c := range []struct {
+		name, about string
+		tenants     int
+		special     Special
+	}{
+		{"B4", "one tenant of ten refused for its content", 10, Special{Reply: "550 5.7.1 Message rejected as spam by content scanning"}},
+		{"B5", "a shared address, the DKIM domain of one of three tenants limited to 0.3/s", 3, Special{
+			Reply:     "421-4.7.28 Gmail has detected an unusual rate of unsolicited mail originating from your DKIM domain [shop.example 36].\n421 4.7.28 To protect our users from spam, mail sent from your domain has been temporarily rate limited.",
+			PerSecond: 0.3,
+		}},
+	} {
+		s := scene(3*hours, receiver(10), 9/float64(c.tenants))
+		for i := 1; i < c.tenants; i++ {
+			other := s.Load[0]
+			other.Tenant = string(rune('a' + i))
+			s.Load = append(s.Load, other)
+		}
+		setup := configure(10)
+		setup.Special = map[string]Special{"a": c.special}
+		cases = append(cases, Case{Name: c.name, About: c.about, Scenario: s, Setup: setup, Want: Want{Others: 98}, Apart: true})
+	}
 	return cases
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"carom/deploy/receivers/scenarios"
 )
 
 // Colours that people with any colour vision tell apart (Okabe and Ito).
@@ -34,8 +37,19 @@ const (
 )
 
 // drawRun leaves the plots and the decisions of a run in a folder: NAME.svg, NAME.png and
-// NAME.decisions.ndjson, with the provider in the name where there are several.
+// NAME.decisions.ndjson, and the scenario as NAME.scenario.json; with the provider in the name where there are several.
 func drawRun(folder string, c *Case, r *Run) error {
+	text, err := scenarioJSON(c.Scenario)
+	if err != nil {
+		return fmt.Errorf("encode the scenario %s: %w", c.Name, err)
+	}
+	err = writeFile(filepath.Join(folder, c.Name+".scenario.json"), func(out io.Writer) error {
+		_, err := out.Write(text)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	for i, w := range r.worlds {
 		name := filepath.Join(folder, c.Name)
 		if len(r.worlds) > 1 {
@@ -154,6 +168,35 @@ func (w *world) limitLine() plotter.XYs {
 		last = sum
 	}
 	return line
+}
+
+// scenarioJSON returns a scenario as a file that scenarios.Parse reads: without the lists that are nil,
+// which the strict reader refuses as null.
+func scenarioJSON(s *scenarios.Scenario) ([]byte, error) {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(text, &tree); err != nil {
+		return nil, err
+	}
+	withoutNull(tree)
+	return json.MarshalIndent(tree, "", "  ")
+}
+
+func withoutNull(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		maps.DeleteFunc(v, func(_ string, value any) bool { return value == nil })
+		for _, value := range v {
+			withoutNull(value)
+		}
+	case []any:
+		for _, value := range v {
+			withoutNull(value)
+		}
+	}
 }
 
 // decision is a line of NAME.decisions.ndjson.

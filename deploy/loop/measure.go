@@ -9,11 +9,13 @@ import (
 
 // Measures are what one run is judged by (design/control.md section 8). Percentages are 0 to 100.
 type Measures struct {
-	Goodput     float64 `json:"goodput_pct"`   // G: accepted of what an oracle would have had accepted
-	Deferrals   float64 `json:"deferrals_pct"` // Df: refused for rate, block, outage or no named reason, of all but greylisting
-	Blocked     float64 `json:"block_minutes"` // B: caused, beyond what the scenario scripts
-	Recovery    float64 `json:"recovery_min"`  // R: longest, from a step of the receiver to 90 % of what it then takes
-	Delay95     float64 `json:"delay_p95_s"`   // of what was accepted, from its arrival
+	Goodput   float64 `json:"goodput_pct"`   // G: accepted of what an oracle would have had accepted
+	Deferrals float64 `json:"deferrals_pct"` // Df: refused for rate, block, outage or no named reason, of all but greylisting
+	Blocked   float64 `json:"block_minutes"` // B: caused, beyond what the scenario scripts
+	Recovery  float64 `json:"recovery_min"`  // R: longest, from a step of the receiver to 90 % of what it then takes
+	Delay95   float64 `json:"delay_p95_s"`   // of what was accepted, from its arrival
+	// Others is what of the other tenants' mail got through where one tenant is answered specially.
+	Others      float64 `json:"others_pct,omitempty"`
 	LeaseSum    float64 `json:"lease_sum"`     // S: largest sum of leases over the limit
 	LeaseAge    float64 `json:"lease_age_s"`   // A: of the oldest lease that a node obeyed
 	Explained   float64 `json:"explained_pct"` // X: changes whose evidence adds up again
@@ -64,9 +66,28 @@ func (w *world) measure() Measures {
 	if m.Changes > 0 {
 		m.Explained = 100 * float64(checked) / float64(m.Changes)
 	}
+	m.Others = w.others()
 	m.Recovery = w.recovery()
 	m.BlockedRate = w.blockedRate()
 	return m
+}
+
+// others returns the share of the mail of tenants without a special answer that was accepted, in
+// percent; 0 where no tenant has one.
+func (w *world) others() float64 {
+	accepted, made, some := 0, 0, false
+	for i := range w.special {
+		if w.special[i] != nil {
+			some = true
+			continue
+		}
+		accepted += w.accepted[i]
+		made += w.made[i]
+	}
+	if !some || made == 0 {
+		return 0
+	}
+	return 100 * float64(accepted) / float64(made)
 }
 
 // row is one bucket of the receiver's statistics, over all sources.

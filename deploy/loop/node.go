@@ -70,12 +70,23 @@ func (n *node) attempt(w *world, c *conn, id int32) {
 	if most := w.config.MsgsPerConn; most > 0 && c.sent >= most {
 		n.record(w, w.hidden.EndOfConnection(w.now, n.source), id, c.sent+1)
 		c.free, c.sent = w.now, math.MaxInt32 // closed by the next who looks at it
-		n.retries.push(retry{due: w.now, id: id})
+		n.retries.push(again{due: w.now, id: id})
 		return
 	}
 	c.sent++
 	c.free = w.now + w.latency()
-	v := w.hidden.Mail(w.now, n.source)
+	var v provider.Verdict
+	if s := w.special[m.stream]; s != nil {
+		var refused bool
+		if v, refused = s.refuses(w.now); refused {
+			n.record(w, v, id, 0)
+			if v.Reply[0] == '4' {
+				n.later(w, id)
+			}
+			return
+		}
+	}
+	v = w.hidden.Mail(w.now, n.source)
 	if v.Class == provider.OK {
 		v = w.hidden.Rcpt(w.now, n.source, w.senders[m.stream], w.recipient(m))
 	}
@@ -84,6 +95,7 @@ func (n *node) attempt(w *world, c *conn, id int32) {
 	}
 	n.record(w, v, id, 0)
 	if v.Class == provider.OK || v.Class == provider.User {
+		w.accepted[m.stream]++
 		w.delays = append(w.delays, float32((w.now - m.born).Seconds()))
 		return
 	}
@@ -110,13 +122,20 @@ func (n *node) later(w *world, id int32) {
 	m := &w.messages[id]
 	wait := w.setup.Retry[min(int(m.attempts), len(w.setup.Retry)-1)]
 	m.attempts++
-	n.retries.push(retry{due: w.now + time.Duration((1+0.1*w.rng.Float64())*float64(wait)), id: id})
+	n.retries.push(again{due: w.now + time.Duration((1+0.1*w.rng.Float64())*float64(wait)), id: id})
 }
 
 // record counts an answer as the event log would, and shows it to the guard and to the sender.
 func (n *node) record(w *world, v provider.Verdict, id int32, number int) {
 	judged := w.judge(v)
 	first := w.messages[id].attempts == 0
+	if s := w.special[w.messages[id].stream]; s != nil {
+		s.count(w.now, judged.dimension)
+	}
+	if judged.scope == taxonomy.ScopeDomain || judged.scope == taxonomy.ScopeURL {
+		w.sender.observe(w, n, judged.dimension, judged.scope)
+		return // no evidence about the source (design/control.md 5.5, rule 6)
+	}
 	b := n.bucket(w.now, n.limit.Epoch)
 	count(&b.Counts, judged.dimension)
 	switch {
@@ -213,16 +232,16 @@ func (w *world) judge(v provider.Verdict) verdict {
 	return w.verdicts[question]
 }
 
-// retry is a message that waits.
-type retry struct {
+// again is a message that waits.
+type again struct {
 	due time.Duration
 	id  int32
 }
 
 // retryHeap holds retries, the first that is due on top.
-type retryHeap []retry
+type retryHeap []again
 
-func (h *retryHeap) push(r retry) {
+func (h *retryHeap) push(r again) {
 	*h = append(*h, r)
 	s := *h
 	for i := len(s) - 1; i > 0; {
@@ -235,7 +254,7 @@ func (h *retryHeap) push(r retry) {
 	}
 }
 
-func (h *retryHeap) pop() retry {
+func (h *retryHeap) pop() again {
 	s := *h
 	top := s[0]
 	last := len(s) - 1

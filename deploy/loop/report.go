@@ -85,6 +85,7 @@ func average(runs []Measures) Measures {
 		m.Recovery += r.Recovery / n
 		m.Delay95 += r.Delay95 / n
 		m.BlockedRate += r.BlockedRate / n
+		m.Others += r.Others / n
 		m.Oracle += r.Oracle / n
 		m.Accepted += r.Accepted / len(runs)
 		m.Attempts += r.Attempts / len(runs)
@@ -124,6 +125,7 @@ func (w *Want) missed(m *Measures) []string {
 	check(m.Blocked > w.Blocked, "%.1f minutes of block caused, want at most %.1f", m.Blocked, w.Blocked)
 	check(w.Recovery > 0 && m.Recovery > w.Recovery, "recovery took %.1f minutes, want at most %.1f", m.Recovery, w.Recovery)
 	check(w.BlockedRate > 0 && m.BlockedRate > w.BlockedRate, "%.1f attempts a minute met the block, want at most %.1f", m.BlockedRate, w.BlockedRate)
+	check(m.Others < w.Others, "%.1f %% of the other tenants' mail got through, want at least %.1f", m.Others, w.Others)
 	check(w.NoDecrease && m.Decreases > 0, "%d decreases, want none", m.Decreases)
 	check(m.PerHour > maxPerHour, "%d changes in an hour, want at most %d", m.PerHour, maxPerHour)
 	check(m.LeaseSum > maxLeaseSum, "leases add up to %.4f of the limit", m.LeaseSum)

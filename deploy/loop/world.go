@@ -52,9 +52,11 @@ type world struct {
 	nodes    []*node
 	keys     []*key
 	messages []message
-	made     []int     // messages of each stream
-	shares   []float64 // of each stream that goes to the provider
-	senders  []string  // address that each stream sends from
+	made     []int      // messages of each stream
+	shares   []float64  // of each stream that goes to the provider
+	senders  []string   // address that each stream sends from
+	special  []*special // of each stream, nil for most
+	accepted []int      // of each stream
 	weights  float64
 
 	verdicts map[asked]verdict
@@ -134,6 +136,10 @@ func run(s *scenarios.Scenario, index int, setup *Setup, seed uint64, send sende
 	}
 	for i := range s.Load {
 		w.shares = append(w.shares, s.Load[i].Share(&cfg))
+		w.special, w.accepted = append(w.special, nil), append(w.accepted, 0)
+		if one, ok := setup.Special[s.Load[i].Tenant]; ok {
+			w.special[i] = &special{Special: one}
+		}
 		w.senders = append(w.senders, s.Load[i].Tenant+"@sender.test")
 	}
 	w.messages = make([]message, 0, int(w.offered(w.end))+1)
@@ -179,6 +185,7 @@ func (w *world) connectNodes() {
 		n := &node{
 			key: k, name: fmt.Sprintf("node%d", i+1), weight: weight,
 			static: split(w.setup.Static), ceiling: split(w.setup.Adaptive),
+			tokens: w.rng.Float64(), // nodes do not send in step
 		}
 		k.nodes = append(k.nodes, n)
 		w.nodes = append(w.nodes, n)
@@ -253,6 +260,11 @@ func (n *node) run(w *world) {
 		id, retry, ok := n.next(now)
 		if !ok {
 			return
+		}
+		if s := w.special[w.messages[id].stream]; s != nil && !s.may(now) {
+			n.take(retry)
+			n.retries.push(again{due: now + scopedHold, id: id})
+			continue
 		}
 		c, refused := n.connection(w)
 		if c != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"carom/ingest/importer/pmta"
+	"carom/schemas/event"
 	"carom/schemas/service"
 	"carom/schemas/suppression"
 	"carom/schemas/warehouse"
@@ -37,9 +38,15 @@ const defaultPatience = 5 * time.Minute
 // shownLines bounds the skipped records that the text report shows.
 const shownLines = 20
 
-// Command runs carom import pmta. version is that of the binary; secretFrom reads the key of the
-// suppression hash from a node's configuration file.
-func Command(ctx context.Context, args []string, stdio service.IO, version string, secretFrom func(file string) (string, error)) error {
+// Node is what the configuration of a node says of its events.
+type Node struct {
+	SuppressionKey string             // of the hash of recipients
+	Hide           func(*event.Event) // what privacy-policy of <event-log> does; nil: recipients are shown
+}
+
+// Command runs carom import pmta. version is that of the binary; nodeFrom reads a node's configuration
+// file.
+func Command(ctx context.Context, args []string, stdio service.IO, version string, nodeFrom func(file string) (Node, error)) error {
 	flags := service.NewFlags("import pmta", about, stdio)
 	rawURL, login := warehouse.Flags(flags)
 	o := Options{Version: version, Patience: defaultPatience}
@@ -50,7 +57,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	flags.StringVar(&o.PMTA.Tenant, "tenant", "import", "`name` of the tenant of mail of which the file does not tell it")
 	flags.StringVar(&o.PMTA.TenantField, "tenant-field", "", "`column` with the tenant, as in header_x-customer (default rcvSmtpUser)")
 	keyFile := flags.String("key-file", "", "`file` with the key of the suppression hash, the nodes' suppression-key-file; without it events have no recipient_key and reports find no delivery")
-	config := flags.String("c", "", "read that key from a node's configuration `FILE`")
+	config := flags.String("c", "", "a node's configuration `FILE`: take that key from it, and hide recipients as privacy-policy of its <event-log> says")
 	dryRun := flags.Bool("dry-run", false, "read and report, store nothing; needs no ClickHouse")
 	asJSON := flags.Bool("json", false, "write the report as JSON")
 	files, err := mixed(flags, args)
@@ -71,7 +78,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	if o.Fields == "default" {
 		o.Fields = pmta.Default
 	}
-	if o.PMTA.Key, err = hasher(*keyFile, *config, secretFrom); err != nil {
+	if err := likeNode(&o.PMTA, *keyFile, *config, nodeFrom); err != nil {
 		return err
 	}
 	if o.Log, err = service.Logger(stdio.Err, "info", false); err != nil {
@@ -125,26 +132,28 @@ func mixed(flags *service.Flags, args []string) (files []string, err error) {
 	}
 }
 
-// hasher returns the function that makes suppression keys, nil without a key.
-func hasher(keyFile, config string, secretFrom func(string) (string, error)) (func(string) string, error) {
+// likeNode sets how recipients are kept: by the key that a file holds, or as a node does it.
+func likeNode(o *pmta.Options, keyFile, config string, nodeFrom func(string) (Node, error)) error {
 	var secret string
 	switch {
 	case keyFile != "" && config != "":
-		return nil, service.Configf("carom import pmta: --key-file and -c exclude each other")
+		return service.Configf("carom import pmta: --key-file and -c exclude each other")
 	case config != "":
-		var err error
-		if secret, err = secretFrom(config); err != nil {
-			return nil, err
+		node, err := nodeFrom(config)
+		if err != nil {
+			return err
 		}
+		secret, o.Hide = node.SuppressionKey, node.Hide
 	case keyFile != "":
 		var err error
 		if secret, err = suppression.ReadSecret(keyFile); err != nil {
-			return nil, service.Configf("carom import pmta: %w", err)
+			return service.Configf("carom import pmta: %w", err)
 		}
 	default:
-		return nil, nil
+		return nil
 	}
-	return suppression.NewHasher([]byte(secret)).Key, nil
+	o.Key = suppression.NewHasher([]byte(secret)).Key
+	return nil
 }
 
 func show(w io.Writer, r *Report, asJSON bool) error {

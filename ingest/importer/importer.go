@@ -66,6 +66,7 @@ type run struct {
 	known      *pmta.Memory
 	states     []state
 	store      *store // nil: a dry run
+	replicated bool   // the table of events has replicas, and perhaps shards
 	report     *tally
 	late       lateness
 	finished   []state                        // files that are read, and not written down as such
@@ -99,7 +100,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	r.store = &store{conn: o.Conn, version: o.Version, patience: o.Patience, log: o.Log}
 	r.rows = make(chan *event.Block[event.Event], 2)
 	r.refill()
-	var err error
+	window, err := warehouse.DedupWindow(ctx, o.Conn, warehouse.Events.Name)
+	if err != nil {
+		return nil, err
+	}
+	r.replicated = window.Replicated
 	r.states, err = readStates(ctx, o.Conn)
 	return r, err
 }

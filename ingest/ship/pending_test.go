@@ -118,7 +118,7 @@ func TestBatchAge(t *testing.T) {
 		{time.Second, 0, time.Second},
 		{time.Second, 200 * time.Millisecond, time.Second},
 		{DefaultBatchAge, 150 * time.Millisecond, 750 * time.Millisecond},
-		{DefaultBatchAge, 350 * time.Millisecond, 1650 * time.Millisecond}, // stored within maxLag
+		{DefaultBatchAge, 350 * time.Millisecond, 1150 * time.Millisecond}, // stored within maxLag
 		{DefaultBatchAge, time.Minute, DefaultBatchAge},
 		{time.Minute, time.Minute, time.Minute}, // whoever wants it longer gets it
 	} {

@@ -54,10 +54,11 @@ const (
 // So a batch is collected for insertShare times as long as the last one took to store.
 const (
 	insertShare = 5
-	// maxLag is how long an event may take to be stored because of that: waiting, and the insert. The
+	// maxLag is how long an event may take to be stored because of that: waiting, and the insert. An
+	// insert that takes longer than the last one must still end within 2 s. The
 	// control loop allows for it when it takes a bucket for complete (analytics/windows,
 	// shortestSettle).
-	maxLag = 2 * time.Second
+	maxLag = 1500 * time.Millisecond
 )
 
 const (

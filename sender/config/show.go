@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"carom/schemas/service"
 )
@@ -18,7 +19,9 @@ carom show settings [DOMAIN[/VMTA]] [-c FILE] [--set] [--json]
 Prints what counts for the queue DOMAIN/VMTA, one directive a line: its name, its value, and the place
 that it comes from, or "default". DOMAIN may be the name of a rollup (google.rollup), VMTA that of a
 virtual MTA or of a pool; without one it is {default}. The directives of the virtual MTA or the pool
-follow. Without DOMAIN the directives outside sections are printed. The file is read, no node is asked.
+follow: max-msg-rate is the static value, adaptive-max-msg-rate how far the control loop may go above it.
+Then come the leases that the loop has given this machine for the sources of the virtual MTA, where there
+are any. Without DOMAIN the directives outside sections are printed. Files are read, no node is asked.
 
 Example:
   carom show settings gmail.com/mail1 -c /etc/carom/config --set`
@@ -108,10 +111,14 @@ func (c *Config) shown(queue string) ([]shown, error) {
 		return nil, fmt.Errorf("bad queue %q; want DOMAIN or DOMAIN/VMTA, for example gmail.com/mail1", queue)
 	}
 	if m, ok := c.VMTA(name); ok {
-		return []shown{
+		all := []shown{
 			{"queue " + domain + "/" + m.Name, places(c.Explain(domain, m.Name))},
 			{"virtual-mta " + m.Name, places(explain(vmtaScope, m, func(name string) Pos { return c.vmtaOrigin(m, name) }))},
-		}, nil
+		}
+		if leases := c.leases(domain, m, time.Now()); len(leases.Settings) > 0 {
+			all = append(all, leases)
+		}
+		return all, nil
 	}
 	if pool, ok := c.Pool(name); ok {
 		return []shown{

@@ -259,6 +259,9 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 		s.deferFor(item, denial)
 	}
 	s.back(item)
+	if errors.Is(err, throttle.ErrLater) {
+		s.overflow(denial)
+	}
 	return permit, false
 }
 

@@ -17,10 +17,11 @@ type view struct {
 	vmtas   map[string]*exit         // by the name of the virtual MTA
 	lists   map[string]*backoff.List // by name in lower case; guarded by the agent's mu
 	signing *signing
+	warm    map[string]string // see warmVMTAs
 }
 
 func newView(c *config.Config, logger *slog.Logger) (*view, error) {
-	v := &view{config: c, vmtas: map[string]*exit{}, lists: map[string]*backoff.List{}}
+	v := &view{config: c, vmtas: map[string]*exit{}, lists: map[string]*backoff.List{}, warm: warmVMTAs(c)}
 	var err error
 	if v.signing, err = newSigning(c, logger); err != nil {
 		return nil, err

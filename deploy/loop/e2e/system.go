@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,8 +40,8 @@ const (
 type system struct {
 	dir, executable string
 	scale           int
-	clockValue      string // of --time-scale
-	smtp, http      string // addresses of the node and of ClickHouse
+	origin          time.Time // of the system's time
+	smtp, http      string    // addresses of the node and of ClickHouse
 	receivers       receivers.Addresses
 	files           *supervise.Files
 	supervisor      *supervise.Supervisor
@@ -50,7 +51,7 @@ type system struct {
 // newSystem starts the receivers of a scenario, then carom up with the loop active or off.
 func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool) (_ *system, err error) {
 	y := &system{dir: dir, executable: o.executable, scale: o.scale}
-	y.clockValue = strconv.Itoa(o.scale) + "@" + time.Now().UTC().Format(time.RFC3339Nano)
+	y.origin = time.Now().UTC()
 	if y.files, err = supervise.OpenFiles(filepath.Join(dir, "log")); err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool)
 	}
 	args := []string{
 		"up", "--dir", dir, "-c", filepath.Join(dir, "carom.conf"), "--policy", filepath.Join(dir, "policy.yaml"),
-		"--time-scale", y.clockValue, "--log-files",
+		"--time-scale", strconv.Itoa(o.scale) + "@" + y.origin.Format(time.RFC3339Nano), "--log-files",
 	}
 	if o.engineLib != "" {
 		args = append(args, "--engine-lib", o.engineLib)
@@ -162,8 +163,18 @@ func (y *system) load(ctx context.Context) error {
 	return err
 }
 
-// operate runs `carom limits` with arguments.
+// operate runs `carom limits` with arguments. It lives in the machine's time, so when an order ends is
+// told in that of the system.
 func (y *system) operate(ctx context.Context, args []string) error {
+	args = slices.Clone(args)
+	if i := slices.Index(args, "--for"); i >= 0 {
+		d, err := time.ParseDuration(args[i+1])
+		if err != nil {
+			return fmt.Errorf("carom limits %s: %w", strings.Join(args, " "), err)
+		}
+		passed := time.Since(y.origin) * time.Duration(y.scale)
+		args[i], args[i+1] = "--until", y.origin.Add(passed+d).UTC().Format(time.RFC3339)
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, y.executable, append(append([]string{"limits"}, args...), "--url", "http://"+y.http+"/carom")...) //nolint:gosec // our own executable

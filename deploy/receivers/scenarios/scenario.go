@@ -18,6 +18,9 @@ func (d Duration) D() time.Duration { return time.Duration(d) }
 // String returns d as it is written in the file.
 func (d Duration) String() string { return time.Duration(d).String() }
 
+// MarshalText writes d as the file has it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
 // Scenario is one scenario file.
 type Scenario struct {
 	Version int    `json:"version"` // 1

@@ -38,6 +38,7 @@ type Options struct {
 	Tenant      string                   // of mail of which the file does not tell it
 	TenantField string                   // column with the tenant; "": rcvSmtpUser
 	Key         func(addr string) string // suppression key of an address; nil: events have none
+	Hide        func(*event.Event)       // takes recipients out of an event, as a node's privacy-policy does; nil: they are shown
 }
 
 // Converter makes events of records.
@@ -160,6 +161,9 @@ func (c *Converter) Convert(record string, l *Layout, e *event.Event) error {
 	default: // received: there is no answer in it
 	}
 	identify(e, &r)
+	if c.options.Hide != nil {
+		c.options.Hide(e) // last: the id of the message is made of the true address
+	}
 	return nil
 }
 
