@@ -52,8 +52,8 @@ type outcome struct {
 	Rate         float64 `json:"rate"`
 }
 
-// keptTenSeconds is how long k10s can be relied on to be whole.
-const keptTenSeconds = 40 * time.Hour
+// keptFine is how long k10s can be relied on to be whole.
+const keptFine = 40 * time.Hour
 
 // classes are the words of n_by_class with their condition on events.
 var classes = []struct{ name, condition string }{
@@ -78,8 +78,11 @@ func (c *change) recount(ctx context.Context, conn driver.Conn, key limits.Key) 
 		Z            float64       `json:"z"`
 		Contributors []contributor `json:"contributors"`
 	}
-	if c.evidence == "" || json.Unmarshal([]byte(c.evidence), &more) != nil {
+	if c.evidence == "" || !json.Valid([]byte(c.evidence)) {
 		return nil // a row that something else wrote
+	}
+	if err := json.Unmarshal([]byte(c.evidence), &more); err != nil {
+		return fmt.Errorf("evidence of %s: %w", c.ID, err)
 	}
 	c.Contributors = more.Contributors
 	if strings.HasPrefix(c.Rule, string(jobs.RuleHold)) && c.Rule != string(jobs.RuleHoldRelease) {
@@ -98,7 +101,7 @@ func (c *change) recount(ctx context.Context, conn driver.Conn, key limits.Key) 
 	for i, class := range classes {
 		columns[i] = "sum(" + class.name + ")"
 	}
-	if time.Since(c.From) > keptTenSeconds {
+	if time.Since(c.From) > keptFine {
 		again.From, table, time0, epoch = "events", "events", "time", "limit_epoch"
 		for i, class := range classes {
 			columns[i] = "countIf(" + class.condition + ")"

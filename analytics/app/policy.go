@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"carom/analytics/policy"
 	"carom/schemas/service"
@@ -63,10 +64,11 @@ func PolicyCommand(_ context.Context, args []string, stdio service.IO) error {
 	if *asJSON {
 		return json.NewEncoder(stdio.Out).Encode(c)
 	}
-	text := fmt.Sprintf("%s is right: mode %s", c.File, c.Mode)
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s is right: mode %s", c.File, c.Mode)
 	for _, provider := range slices.Sorted(maps.Keys(c.Providers)) {
-		text += fmt.Sprintf(", %s at %s", c.Providers[provider], provider)
+		fmt.Fprintf(&text, ", %s at %s", c.Providers[provider], provider)
 	}
-	_, err = fmt.Fprintf(stdio.Out, "%s (hash %s)\n", text, c.Hash)
+	_, err = fmt.Fprintf(stdio.Out, "%s (hash %s)\n", &text, c.Hash)
 	return err
 }

@@ -89,7 +89,8 @@ type order struct {
 
 func (o *order) note() event.Annotation {
 	note := event.Annotation{Time: time.UnixMicro(int64(o.version)).UTC()} //nolint:gosec // microseconds since 1970
-	what, tag := "", o.mode
+	var what string
+	tag := o.mode
 	switch o.kind {
 	case "kill":
 		note.Name, what, tag = "kill-switch", "the kill switch stops the loop", "kill"

@@ -148,7 +148,7 @@ LIMIT 100 BY provider, source, kind`)
 
 // bands adds the last score of each key.
 func (t *Throttle) bands(ctx context.Context, p *pass) error {
-	var keys []limits.Key
+	keys := make([]limits.Key, 0, len(p.entries))
 	for i := range p.entries {
 		keys = append(keys, p.entries[i].key)
 	}

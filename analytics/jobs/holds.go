@@ -147,7 +147,11 @@ func (j *Holds) work(ctx context.Context, r *run, result *Result) error {
 	if err != nil {
 		return err
 	}
-	d := deciding{job: j, run: r, holds: all, volumes: volumes, maturity: maturity}
+	reached, err := j.reached(ctx)
+	if err != nil {
+		return err
+	}
+	d := deciding{job: j, run: r, holds: all, volumes: volumes, maturity: maturity, reached: reached}
 	for _, s := range slices.SortedFunc(maps.Keys(suspects), func(a, b suspect) int {
 		return cmp.Or(strings.Compare(a.provider, b.provider), strings.Compare(a.tenant, b.tenant))
 	}) {
@@ -215,7 +219,8 @@ GROUP BY provider, tenant, scope, value`)
 // deliveries adds the deliveries by hour. Those of a From domain are not known by tenant: a domain that two
 // tenants use has the deliveries of both.
 func (j *Holds) deliveries(ctx context.Context, now time.Time, suspects map[suspect]map[part]*counted) error {
-	var names, jobs, domains []string
+	names := make([]string, 0, len(suspects))
+	var jobs, domains []string
 	for s, parts := range suspects {
 		names = append(names, s.provider+"/"+s.tenant)
 		for p := range parts {
@@ -259,6 +264,15 @@ GROUP BY provider, from_domain, hour`)
 		}
 		return nil
 	})
+}
+
+// reached returns how far the deliveries by job and From domain go, which the job rollups fills hour by
+// hour: complaints about later mail wait for it, or they would have nothing to be a share of.
+func (j *Holds) reached(ctx context.Context) (at time.Time, err error) {
+	if err := j.Conn.QueryRow(ctx, "SELECT toDateTime(max(ts), 'UTC') + INTERVAL 1 HOUR FROM jobs_1h").Scan(&at); err != nil {
+		return at, fmt.Errorf("read how far jobs_1h goes: %w", err)
+	}
+	return at.UTC(), nil
 }
 
 // maturity reads how late complaints come: per provider, and for all together under the empty name, the
@@ -342,6 +356,7 @@ type deciding struct {
 	holds    []hold // as they are, those of this run included
 	volumes  map[string]float64
 	maturity map[string][]float64
+	reached  time.Time // hours before it are known of every part
 	changed  []hold
 	log      [][]any
 }
@@ -386,16 +401,17 @@ func (d *deciding) decide(ctx context.Context, s suspect, parts map[part]*counte
 		evidence.HeldFor = max(now.Sub(present.began), time.Nanosecond)
 		evidence.HeldVolume -= present.volume
 	}
-	evidence.Candidates = candidates(parts, since, now)
+	evidence.Candidates = candidates(parts, since, d.reached, now)
 	h, reason := control.DecideHold(thresholds, &evidence)
 	if h.Scope != "" && evidence.HeldFor == 0 { // the budget is about the part that would be held
 		evidence.Volume = d.volume(s.provider, parts[part{h.Scope, h.Value}])
 		h, reason = control.DecideHold(thresholds, &evidence)
 	}
-	rule, status := RuleHold, ""
+	var rule control.Rule
+	var status string
 	switch {
 	case h.Action == control.HoldMail && evidence.HeldFor == 0:
-		status = "held"
+		rule, status = RuleHold, "held"
 	case h.Action == control.HoldTrickle && present.status != "trickle":
 		rule, status = RuleHoldTrickle, "trickle"
 	case h.Action == control.HoldAsk && (present == nil || present.status != "asked"):
@@ -456,13 +472,13 @@ var holdLogColumns = []string{
 }
 
 // candidates returns the parts of a tenant's mail, the narrowest first and the tenant last.
-func candidates(parts map[part]*counted, since, now time.Time) []control.HoldCandidate {
+func candidates(parts map[part]*counted, since, reached, now time.Time) []control.HoldCandidate {
 	rank := map[string]int{"job": 0, "from_domain": 1, "tenant": 2}
 	all := make([]control.HoldCandidate, 0, len(parts))
 	for p, c := range parts {
 		one := control.HoldCandidate{Scope: p.scope, Value: p.value, Recipients: c.recipients}
 		for _, hour := range slices.SortedFunc(maps.Keys(union(c.delivered, c.complaints)), time.Time.Compare) {
-			if hour.Before(since.Truncate(time.Hour)) {
+			if hour.Before(since.Truncate(time.Hour)) || !hour.Before(reached) {
 				continue
 			}
 			one.Hours = append(one.Hours, control.HoldHour{Age: int(now.Sub(hour) / time.Hour), Delivered: c.delivered[hour], Complaints: c.complaints[hour]})

@@ -196,7 +196,7 @@ LIMIT 1 BY kind, provider, name`)
 func (j *Reputation) tellFeedback(ctx context.Context, r *run, before map[[3]string]stood, feedback map[string]reputation.Feedback) {
 	for provider, state := range feedback {
 		was := before[[3]string{"provider", provider, ""}].feedback
-		text := ""
+		var text string
 		switch {
 		case state == reputation.Silent && was != string(reputation.Silent):
 			text = fmt.Sprintf("%s sends no complaints any more, though %s should have brought some: complaints do not count in its scores until it does. Check the feedback loop's registration.",

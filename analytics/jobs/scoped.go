@@ -126,11 +126,11 @@ const oldEpoch = math.MaxUint64
 // scopedWindows counts what the mail with each domain was answered. Events know the epoch of their source
 // and not that of the domain: what happened a delay after a decision counts as under it.
 func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows.Snapshot, looked map[limits.Key]*windows.Key) error {
-	var keys []limits.Key
+	keys := make([]limits.Key, 0, len(looked))
 	for key := range looked {
 		keys = append(keys, limits.Key{Provider: key.Provider, Source: strings.TrimPrefix(key.Source, scopedDomain)})
 	}
-	var providers []string
+	providers := make([]string, 0, len(keys))
 	for _, key := range keys {
 		providers = append(providers, key.Provider)
 	}

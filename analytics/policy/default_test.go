@@ -77,7 +77,7 @@ func render(b *strings.Builder, v reflect.Value, said, words map[string]string, 
 				fmt.Fprintf(b, "%s# %s\n", indent, line)
 			}
 		}
-		if d, ok := v.Field(i).Interface().(time.Duration); ok {
+		if d, ok := reflect.TypeAssert[time.Duration](v.Field(i)); ok {
 			fmt.Fprintf(b, "%s%s: %s\n", indent, word, short(d))
 		} else if v.Field(i).Kind() == reflect.Struct {
 			fmt.Fprintf(b, "%s%s:\n", indent, word)
@@ -119,8 +119,7 @@ func wrap(text string, width int) string {
 
 // fieldNames replaces the names of Go's fields in comments by the words of the file.
 func fieldNames(v reflect.Type, into map[string]string) {
-	for i := range v.NumField() {
-		f := v.Field(i)
+	for f := range v.Fields() {
 		into[f.Name] = f.Tag.Get("yaml")
 		if f.Type.Kind() == reflect.Struct {
 			fieldNames(f.Type, into)

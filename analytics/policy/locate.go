@@ -19,7 +19,7 @@ func located(data []byte, err error, path ...string) []error {
 		return []error{err}
 	}
 	list := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the errors that Validate joined
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		list = joined.Unwrap()
 	}
 	all := make([]error, len(list))

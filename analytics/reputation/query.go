@@ -2,6 +2,7 @@ package reputation
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -230,11 +231,4 @@ func ParseKey(text string) (kind, name string, err error) {
 // Kinds are what has scores.
 var Kinds = []string{"key", "tenant", "source", "provider", "sender", "recipient"}
 
-func isKind(word string) bool {
-	for _, k := range Kinds {
-		if k == word {
-			return true
-		}
-	}
-	return false
-}
+func isKind(word string) bool { return slices.Contains(Kinds, word) }
