@@ -95,7 +95,7 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 			defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
 		}
 	}
-	var outcomes []*outcome
+	outcomes := make([]*outcome, 0, 2*len(chosen))
 	for i := range chosen {
 		outcomes = append(outcomes, o.trial(ctx, &chosen[i])...)
 		if ctx.Err() != nil {
@@ -217,12 +217,12 @@ func (o *options) perform(ctx context.Context, y *system, a *act) error {
 	if err := o.until(ctx, y, a.at); err != nil || ctx.Err() != nil {
 		return nil //nolint:nilerr // the run ended before, and says why itself
 	}
-	real := a.len / time.Duration(y.scale)
+	length := a.len / time.Duration(y.scale)
 	switch a.kind {
 	case stopClickHouse:
-		return y.pause(ctx, "clickhouse", real)
+		return y.pause(ctx, "clickhouse", length)
 	case stopAnalytics:
-		return y.pause(ctx, "analytics", real)
+		return y.pause(ctx, "analytics", length)
 	default:
 		return y.operate(ctx, a.args)
 	}

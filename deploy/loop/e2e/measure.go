@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -160,7 +159,10 @@ func (y *system) recompute(ctx context.Context, c *change) (string, error) {
 	into := make([]any, len(columns))
 	query := "SELECT "
 	for i, name := range columns {
-		query += cmp.Or(map[bool]string{true: ", "}[i > 0], "") + "sum(" + name + ")"
+		if i > 0 {
+			query += ", "
+		}
+		query += "sum(" + name + ")" // of the names in limit_log, which are columns of k10s
 		into[i] = &sums[i]
 	}
 	query += ` FROM k10s WHERE provider = 'hidden' AND source = ? AND epoch = ?

@@ -303,7 +303,7 @@ func TestProxyHeaderNamesTheSource(t *testing.T) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var sources []string
+	sources := make([]string, 0, len(h.got))
 	for _, d := range h.got {
 		sources = append(sources, d.Source.String())
 	}

@@ -84,7 +84,7 @@ func (s *session) proxied(line string) bool {
 		return true
 	}
 	var addr netip.Addr
-	var err error = errNoProxy
+	err := errNoProxy
 	if len(fields) == 6 && (fields[1] == "TCP4" || fields[1] == "TCP6") {
 		addr, err = netip.ParseAddr(fields[2])
 	}
