@@ -34,7 +34,7 @@ func serve(t *testing.T, binary string, rows uint64) string {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }() // every statement was answered
-		if _, err := events.Run(t.Context(), conn, events.Options{Rows: rows, Days: 2, Nodes: 3, Seed: 5, Until: until}); err != nil {
+		if _, err := events.Run(t.Context(), conn, events.Options{Rows: rows, Days: 1, Nodes: 3, Seed: 5, Until: until}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +62,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, empty := serve(t, binary, 60_000), serve(t, binary, 0)
+	page, empty := serve(t, binary, 8_000), serve(t, binary, 0)
 	cmd := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "page/browser.test.mjs")
 	cmd.Dir = ".."
 	cmd.Env = append(os.Environ(),

@@ -1,4 +1,5 @@
 import type { ScopedVars, TypedVariableModel } from '@grafana/data';
+import catalogue from '../pkg/views/testdata/views.json';
 import { breakdownsOf, changeView, displayText, interpolate, isComplete, maxValues, quoteForSQL } from './query';
 import type { CaromQuery, ViewInfo } from './types';
 
@@ -143,6 +144,16 @@ describe('changeView', () => {
     expect(names(['hard'])).toEqual(['provider', 'tenant']);
     expect(names(['hard', 'soft'])).toEqual(['provider']);
     expect(names([])).toEqual(['provider', 'tenant']);
+  });
+});
+
+describe('the views of the backend', () => {
+  const views = catalogue as unknown as ViewInfo[];
+  it.each(views.map((v) => [v.name, v] as const))('%s begins with what it has', (_, view) => {
+    const got = changeView({ refId: 'A', mode: 'builder', format: 'timeseries' }, view);
+    expect(view.formats).toContain(got.format);
+    expect(view.metrics.map((m) => m.name)).toEqual(expect.arrayContaining(got.metrics ?? []));
+    expect(breakdownsOf(got, view).map((b) => b.name)).toEqual(expect.arrayContaining(got.breakdown ?? []));
   });
 });
 
