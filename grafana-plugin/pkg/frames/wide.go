@@ -164,7 +164,7 @@ func (s Series) Hold() {
 // Merged returns the series with the labels that keep names only; those that become the same are put
 // together by the sum of their points, or by the largest.
 func Merged(all []Series, keep []string, largest bool) []Series {
-	var out []Series
+	out := make([]Series, 0, len(all))
 	byKey := map[string]int{}
 	for _, s := range all {
 		labels := data.Labels{}

@@ -101,7 +101,7 @@ func seriesFrame(plan views.Plan, results []result) *data.Frame {
 
 // merged puts the series of a statement together that kept apart what the plan does not break down.
 func merged(all []frames.Series, s views.Statement, plan views.Plan) []frames.Series {
-	var out []frames.Series
+	out := make([]frames.Series, 0, len(all))
 	for _, m := range s.Metrics {
 		var of []frames.Series
 		for _, one := range all {

@@ -29,7 +29,6 @@ func TestShippedBackend(t *testing.T) {
 	t.Run("mistakes", func(t *testing.T) { mistakes(t, s) })
 	t.Run("resources", func(t *testing.T) { resources(t, s) })
 	t.Run("a cancelled panel", func(t *testing.T) { cancelled(t, s) })
-	t.Run("golden frames", func(t *testing.T) { goldenFrames(t, s) })
 	t.Run("fifty queries at once", func(t *testing.T) { parallelMemory(t, s) })
 	t.Run("every metric of every view by everything", func(t *testing.T) {
 		everyView(t, backend.configured(t, settingsOf(server, map[string]any{"user": ""}), ""))

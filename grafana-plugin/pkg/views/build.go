@@ -252,7 +252,9 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		bucket = fmt.Sprintf("toStartOfInterval(%%s, INTERVAL %d SECOND)", n)
 		seconds = fmt.Sprintf("greatest(1, least(%d, %d - toUnixTimestamp(t)))", n, plan.To.Unix())
 	}
-	var columns, selects, keys []string
+	var columns []string
+	selects := make([]string, 0, len(dims)+len(metrics)+len(f.extra)+1)
+	keys := make([]string, 0, len(dims))
 	for _, d := range dims {
 		e := f.column(d)
 		columns = union(columns, f.columnsIn(e))

@@ -173,7 +173,7 @@ var phases = []struct{ column, title string }{
 }
 
 func latencies() []Metric {
-	var out []Metric
+	out := make([]Metric, 0, 3*len(phases))
 	for _, p := range phases {
 		for i, q := range []string{"50", "90", "99"} {
 			m := metric(p.column+"_p"+q, unitSeconds, p.title+": "+q+" of a hundred were at most so long.", fmt.Sprintf("quantilesBFloat16Merge(0.5, 0.9, 0.99)(%s)[%d] / 1e6", p.column, i+1), FillNull, latency)

@@ -61,7 +61,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 		conditions = append(conditions, c)
 	}
 	columns := union(f.columnsIn(m.expr), f.columnsIn(f.where))
-	var selects []string
+	selects := make([]string, 0, len(plan.Breakdown)+2)
 	s := Statement{Params: b.params, Tables: f.tables(at), Dims: plan.Breakdown, Metrics: []Metric{m}}
 	for _, d := range plan.Breakdown {
 		columns = union(columns, f.columnsIn(f.column(d)))
@@ -71,9 +71,11 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 	s.Columns = append(s.Columns, Column{Name: "now", Title: m.Title, Unit: m.Unit}, Column{Name: "before", Title: "Before", Unit: m.Unit},
 		Column{Name: "change", Title: "Change", Unit: m.Unit}, Column{Name: "share", Title: "Share of all changes", Unit: unitShare})
 	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: stamp(then), to: stamp(end), fields: wanted})
-	inner := append(selects, "r.ts >= "+stamp(from)+" AS is_now", f.qualified(m.expr)+" AS value")
-	outer := append(slices.Clone(plan.Breakdown), "sumIf(value, is_now) AS now", "sumIf(value, NOT is_now) AS before",
-		"toInt64(now) - toInt64(before) AS change", "change / nullIf(sum(abs(change)) OVER (), 0) AS share")
+	inner := slices.Concat(selects, []string{"r.ts >= " + stamp(from) + " AS is_now", f.qualified(m.expr) + " AS value"})
+	outer := slices.Concat(plan.Breakdown, []string{
+		"sumIf(value, is_now) AS now", "sumIf(value, NOT is_now) AS before",
+		"toInt64(now) - toInt64(before) AS change", "change / nullIf(sum(abs(change)) OVER (), 0) AS share",
+	})
 	s.SQL = "SELECT\n    " + strings.Join(outer, ",\n    ") + "\nFROM\n(\n    SELECT\n        " + strings.Join(inner, ",\n        ") +
 		"\n    FROM " + indent(rows) + "\n    GROUP BY " + strings.Join(slices.Concat(plan.Breakdown, []string{"is_now"}), ", ") + "\n)"
 	if len(plan.Breakdown) > 0 {

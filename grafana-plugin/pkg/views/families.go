@@ -161,7 +161,7 @@ var queues = &family{
 	source: func(s scope) string {
 		// A reading is a row for each queue, tenant and job. Its sums, then the largest of the step.
 		keys := union([]string{"ts", "node"}, s.fields)
-		var sums, most []string
+		sums, most := make([]string, 0, len(queueValues)), make([]string, 0, len(queueValues))
 		for _, v := range queueValues {
 			if slices.Contains(s.wanted, v.name) {
 				sums = append(sums, v.together+"("+v.name+") AS "+v.name)

@@ -74,7 +74,7 @@ const (
 func (b *builder) rows() (Plan, error) {
 	src := b.view.rows
 	plan := Plan{View: b.view, Format: b.query.Format, From: b.window.From.UTC(), To: b.window.To.UTC()}
-	var conditions []string
+	conditions := make([]string, 0, len(b.filters)+2)
 	timed := src.time != ""
 	if src.where != "" {
 		conditions = append(conditions, src.where)
@@ -151,7 +151,7 @@ func (b *builder) rows() (Plan, error) {
 
 // pick returns the columns of those names.
 func (src *rowSource) pick(view string, names []string) ([]rowColumn, error) {
-	var out []rowColumn
+	out := make([]rowColumn, 0, len(names))
 	for _, n := range union(names) {
 		i := slices.IndexFunc(src.columns, func(c rowColumn) bool { return c.Name == n })
 		if i < 0 {
