@@ -267,6 +267,8 @@ func (p *Policy) Validate() error {
 		"suspend.canary-outage": p.Suspend.CanaryOutage, "suspend.canary-fast": p.Suspend.CanaryFast,
 		"cooldown.wait": p.Cooldown.Wait, "connections.window": p.Connections.Window,
 		"connections.clean-time": p.Connections.CleanTime, "messages-per-connection.interval": p.Messages.Interval,
+		"suspend.canary-max": p.Suspend.CanaryMax, "greylisting.pair": p.Greylisting.Pair, "greylisting.window": p.Greylisting.Window,
+		"greylisting.over-window": p.Greylisting.OverWindow, "warm-up.day": p.Warmup.Day, "advice-every": p.AdviceEvery,
 	}
 	for name, d := range durations {
 		if d <= 0 {
@@ -288,6 +290,11 @@ func (p *Policy) Validate() error {
 		"suspend.block-share": p.Suspend.BlockShare, "suspend.outage-share": p.Suspend.OutageShare, "suspend.all-share": p.Suspend.AllShare,
 		"suspend.back": p.Suspend.Back, "suspend.back-outage": p.Suspend.BackOutage, "suspend.cold-share": p.Suspend.ColdShare,
 		"connections.refused-share": p.Connections.Share,
+		"greylisting.first-share":   p.Greylisting.FirstShare, "greylisting.retry-share": p.Greylisting.RetryShare, "greylisting.over-share": p.Greylisting.OverShare,
+		"warm-up.used-share": p.Warmup.UsedShare, "warm-up.refused-share": p.Warmup.RefusedShare, "warm-up.hold-share": p.Warmup.HoldShare,
+		"warm-up.complaint-share": p.Warmup.ComplaintShare,
+		"hold.prior-share":        p.Hold.PriorShare, "hold.complaint-share": p.Hold.Share, "hold.explains": p.Hold.Explains, "hold.good-share": p.Hold.GoodShare,
+		"hold.trickle": p.Hold.Trickle, "hold.max-volume": p.Hold.MaxVolume,
 	}
 	for name, x := range shares {
 		if !(x > 0 && x <= 1) {
@@ -298,11 +305,21 @@ func (p *Policy) Validate() error {
 		"increase.max": p.Increase.Max, "increase.recover": p.Increase.Recover, "increase.startup": p.Increase.Startup,
 		"increase.startup-above": p.Increase.StartupOver, "increase.goal": p.Increase.Goal, "increase.goal-far": p.Increase.GoalFar,
 		"increase.goal-retry": p.Increase.GoalRetry, "probe.interval-growth": p.Probe.IntervalGrowth, "cooldown.wait-growth": p.Cooldown.WaitGrowth,
+		"warm-up.growth": p.Warmup.Growth,
 	}
 	for name, x := range factors {
 		if !(x >= 1 && x <= 10) {
 			errs = append(errs, fmt.Errorf("%s is %v, want 1 to 10", name, x))
 		}
+	}
+	if !(p.Warmup.FirstPerHour > 0) || p.Warmup.SilentDays < 1 {
+		errs = append(errs, errors.New("warm-up.first-per-hour and warm-up.silent-days: want more than 0"))
+	}
+	if !(p.Suspend.CanaryAge >= 1 && p.Suspend.CanaryAgePermanent >= 1) {
+		errs = append(errs, errors.New("suspend.canary-age and suspend.canary-age-permanent: want 1 or more"))
+	}
+	if !(p.Hold.PriorDelivered > 0) {
+		errs = append(errs, errors.New("hold.prior-delivered: want more than 0"))
 	}
 	return errors.Join(errs...)
 }

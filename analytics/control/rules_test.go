@@ -10,8 +10,6 @@ import (
 	"carom/schemas/limits"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // A pin is obeyed to the digit, the loop says what it would do once an hour, and what it knew
 // before holds again afterwards.
 func TestPin(t *testing.T) {
@@ -19,7 +17,7 @@ func TestPin(t *testing.T) {
 	before := control.State{Mode: control.Cruise, Epoch: 4, LastEpoch: 4, RatePerSecond: 8, Cap: 8.5}
 	refusing := append(times(3, control.Counts{OK: 80}), times(3, control.Counts{OK: 40, Rate: 40})...)
 	w := window(static, 4, refusing...)
-	w.Pin = &control.Pin{Rate: ptr(3.0), By: "anna", Reason: "new content", Until: now + 2*time.Hour}
+	w.Pin = &control.Pin{Rate: new(3.0), By: "anna", Reason: "new content", Until: now + 2*time.Hour}
 	state, want, reasons := decide(t, before, w)
 	r := only(t, reasons, control.RulePin)
 	if want.RatePerSecond != 3 || want.Epoch != 5 || r.Old.RatePerSecond != 8 || r.New.RatePerSecond != 3 || !strings.Contains(r.Text, "anna") || !strings.Contains(r.Text, "new content") {
@@ -56,11 +54,11 @@ func TestPinBounds(t *testing.T) {
 		pin  control.Pin
 		want float64
 	}{
-		{"ceiling", control.Pin{Ceiling: ptr(6.0)}, 6},
-		{"floor", control.Pin{Floor: ptr(9.0)}, 9},
-		{"floor above the configuration", control.Pin{Floor: ptr(90.0)}, 10},
-		{"rate above the configuration", control.Pin{Rate: ptr(90.0)}, 10},
-		{"no number", control.Pin{Rate: ptr(math.NaN())}, 10}, // the loop recovers
+		{"ceiling", control.Pin{Ceiling: new(6.0)}, 6},
+		{"floor", control.Pin{Floor: new(9.0)}, 9},
+		{"floor above the configuration", control.Pin{Floor: new(90.0)}, 10},
+		{"rate above the configuration", control.Pin{Rate: new(90.0)}, 10},
+		{"no number", control.Pin{Rate: new(math.NaN())}, 10}, // the loop recovers
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := window(static, 4, clean...)
@@ -142,7 +140,7 @@ func TestFrozen(t *testing.T) {
 		t.Fatalf("punished while frozen: %+v", reasons)
 	}
 	w.Frozen = ""
-	if _, _, reasons = control.Decide(ptr(control.Default()), state, now, w); len(reasons) != 0 {
+	if _, _, reasons = control.Decide(new(control.Default()), state, now, w); len(reasons) != 0 {
 		t.Fatalf("punished for the time in which it was frozen: %+v", reasons)
 	}
 	w = window(static, 0, bad...)
@@ -347,6 +345,32 @@ func TestContributors(t *testing.T) {
 	for _, c := range got[:2] {
 		if c.Verdict != control.Theirs {
 			t.Errorf("both sources suffer alike: %+v", c)
+		}
+	}
+}
+
+// A threshold that makes no sense is refused by its name.
+func TestPolicyValidate(t *testing.T) {
+	p := control.Default()
+	if err := p.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*control.Policy){
+		"step":                    func(p *control.Policy) { p.Step = 0 },
+		"suspend.canary-max":      func(p *control.Policy) { p.Suspend.CanaryMax = 0 },
+		"suspend.canary-age":      func(p *control.Policy) { p.Suspend.CanaryAge = 0 },
+		"warm-up.growth":          func(p *control.Policy) { p.Warmup.Growth = 0.5 },
+		"warm-up.silent-days":     func(p *control.Policy) { p.Warmup.SilentDays = 0 },
+		"warm-up.day":             func(p *control.Policy) { p.Warmup.Day = -time.Hour },
+		"greylisting.retry-share": func(p *control.Policy) { p.Greylisting.RetryShare = 2 },
+		"hold.complaint-share":    func(p *control.Policy) { p.Hold.Share = math.NaN() },
+		"hold.prior-delivered":    func(p *control.Policy) { p.Hold.PriorDelivered = 0 },
+		"decrease.few-clean":      func(p *control.Policy) { p.Decrease.CleanBack = 1.5 },
+	} {
+		p := control.Default()
+		spoil(&p)
+		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error %v", name, err)
 		}
 	}
 }

@@ -28,6 +28,9 @@ const (
 	arrivalPiece = time.Hour
 	// closing is how long after its end an hour counts as closed for the comparison of roll-ups.
 	closing = 10 * time.Minute
+	// rollUpsLate is how far the job rollups may lag behind without completeness going on alone: three of
+	// its periods.
+	rollUpsLate = 15 * time.Minute
 	// maxShown bounds the roll-ups' differences that a report names.
 	maxShown = 1000
 	// importPrefix begins the names of nodes whose numbers are lines of a file: those that were skipped
@@ -128,7 +131,7 @@ func (c *Completeness) RunRange(ctx context.Context, from, to time.Time) (Result
 				return fmt.Errorf("count %s: %w", t.table, err)
 			}
 		}
-		if err := c.compare(ctx, from, to, true, report); err != nil {
+		if err := c.compare(ctx, from, to, nil, report); err != nil {
 			return err
 		}
 		c.finish(l, report, result)
@@ -149,6 +152,10 @@ func (c *Completeness) work(ctx context.Context, r *run, result *Result) error {
 		return err
 	}
 	to := r.started.Add(-c.settle())
+	to, follows, err := c.follow(ctx, to)
+	if err != nil {
+		return err
+	}
 	report := &CompletenessReport{}
 	began := l.arrivedTo
 	compared := map[time.Time]bool{} // hours, by this run: it reads whatever is there
@@ -174,7 +181,7 @@ func (c *Completeness) work(ctx context.Context, r *run, result *Result) error {
 			}
 		}
 		maps.DeleteFunc(hours, func(h time.Time, _ bool) bool { return compared[h] })
-		if err := c.compareHours(ctx, hours, to, report); err != nil {
+		if err := c.compareHours(ctx, hours, to, follows, report); err != nil {
 			return err
 		}
 		maps.Copy(compared, hours)
@@ -187,6 +194,21 @@ func (c *Completeness) work(ctx context.Context, r *run, result *Result) error {
 	result.DataTo = l.arrivedTo
 	c.finish(l, report, result)
 	return nil
+}
+
+// follow returns to which moment of arrival a run looks, and which roll-ups it leaves out. It goes as far
+// as the job rollups did, and compares what that filled from events too. If that job does not run, what
+// it fills is left out: it is late, and not wrong. What is made of roll-ups by the day is compared over a
+// range.
+func (c *Completeness) follow(ctx context.Context, to time.Time) (time.Time, []string, error) {
+	w, err := loadWatermark(ctx, c.Conn, rollUpsJob)
+	if err != nil {
+		return to, nil, err
+	}
+	if w.dataTo.Before(to.Add(-rollUpsLate)) {
+		return to, warehouse.Coarser(), nil
+	}
+	return earlier(to, w.dataTo), warehouse.FromRollUps(), nil
 }
 
 // closedSince adds the hours that have closed after the last run, which went to began, until to: they were
@@ -383,8 +405,8 @@ func (c *Completeness) touched(ctx context.Context, from, to time.Time, hours ma
 	})
 }
 
-// compareHours compares the roll-ups of those hours that are closed at at.
-func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]bool, at time.Time, report *CompletenessReport) error {
+// compareHours compares the roll-ups, without those named by except, of those hours that are closed at at.
+func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]bool, at time.Time, except []string, report *CompletenessReport) error {
 	var closed []time.Time
 	for h := range hours {
 		if !h.Add(time.Hour + closing).After(at) {
@@ -397,7 +419,7 @@ func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]boo
 		for j < len(closed) && closed[j].Equal(closed[j-1].Add(time.Hour)) && j-i < 24 {
 			j++
 		}
-		if err := c.compare(ctx, closed[i], closed[j-1].Add(time.Hour), false, report); err != nil {
+		if err := c.compare(ctx, closed[i], closed[j-1].Add(time.Hour), except, report); err != nil {
 			return err
 		}
 		i = j
@@ -405,16 +427,12 @@ func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]boo
 	return nil
 }
 
-// compare compares the roll-ups from from to to with the events, and rebuilds the hours that differ. Without
-// coarse only those that views fill are looked at: the others follow them by a job of their own.
-func (c *Completeness) compare(ctx context.Context, from, to time.Time, coarse bool, report *CompletenessReport) error {
+// compare compares the roll-ups, without those named by except, from from to to with the events, and
+// rebuilds the hours that differ.
+func (c *Completeness) compare(ctx context.Context, from, to time.Time, except []string, report *CompletenessReport) error {
 	differences := func(from, to time.Time) ([]warehouse.Difference, error) {
 		all, err := warehouse.Differences(ctx, c.Conn, from, to)
-		if err != nil || coarse {
-			return all, err
-		}
-		coarser := warehouse.Coarser()
-		return slices.DeleteFunc(all, func(d warehouse.Difference) bool { return slices.Contains(coarser, d.Table) }), nil
+		return slices.DeleteFunc(all, func(d warehouse.Difference) bool { return slices.Contains(except, d.Table) }), err
 	}
 	found, err := differences(from, to)
 	if err != nil || len(found) == 0 {

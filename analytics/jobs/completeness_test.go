@@ -112,6 +112,25 @@ VALUES ('n1', ?, now64(6), now64(6), 203)`, uuid.UUID{0: 1}); err != nil {
 		t.Errorf("k1m counts %d of %d events, %v", counted, there, err)
 	}
 
+	// So does one that the job rollups fills, once that has run.
+	if _, err := (&RollUps{Conn: conn}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Exec(t.Context(), "ALTER TABLE jobs_1h DELETE WHERE true SETTINGS mutations_sync = 2"); err != nil {
+		t.Fatal(err)
+	}
+	shipped(t, conn, "n4", 1, 10, hour)
+	if r = run("not rolled up yet", 0); len(r.RebuiltHours) != 0 {
+		t.Errorf("rebuilt %v before the job rollups saw what arrived", r.RebuiltHours)
+	}
+	if err := conn.Exec(t.Context(), "INSERT INTO job_runs (job, started_at, status, data_to) VALUES ('rollups', now64(6) + 1, 'ok', now64(6) + 1)"); err != nil {
+		t.Fatal(err)
+	}
+	r = run("a roll-up of the job lost rows", 10)
+	if len(r.RebuiltHours) != 1 || len(r.Differences) != 0 {
+		t.Errorf("rebuilt %v, differences %v; want the hour rebuilt and no difference left", r.RebuiltHours, r.Differences)
+	}
+
 	// A range is counted again, whatever the ledger says.
 	result, err := job.RunRange(t.Context(), hour, time.Now().UTC())
 	if err != nil {

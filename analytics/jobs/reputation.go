@@ -18,8 +18,8 @@ import (
 
 const reputationJob = "reputation"
 
-// Reputation is the job that scores everybody: the formula runs in ClickHouse over roll-ups
-// (reputation.Query), the bands here, because a band remembers where it was. It also writes what came of
+// Reputation is the job that scores everybody: ClickHouse sums over roll-ups (reputation.Query), the formula and
+// the bands, which remember where they were, are Go's. It also writes what came of
 // the loop's changes (limit_outcomes).
 //
 // A feedback loop that has fallen silent is told of by a warning and an annotation, when it falls silent
@@ -53,23 +53,28 @@ func (j *Reputation) work(ctx context.Context, r *run, result *Result) error {
 	for i := range scores {
 		s := &scores[i]
 		was := before[s.id()]
-		is := j.Policy.Next(was.Standing, s.score, s.scoreHigh, s.answers, r.started)
+		is := j.Policy.Next(was.Standing, s.Score, s.ScoreHigh, s.answers, r.started)
 		if was.Band != "" && was.Band != is.Band {
 			result.Changes++
-			j.Log.InfoContext(ctx, "band changed", "kind", s.kind, "provider", s.provider, "name", s.name, "from", was.Band, "to", is.Band, "score", s.score, "worst", s.worst)
+			j.Log.InfoContext(ctx, "band changed", "kind", s.kind, "provider", s.provider, "name", s.name, "from", was.Band, "to", is.Band, "score", s.Score, "worst", s.Worst)
 		}
 		word := string(feedback[s.provider])
 		if s.provider == "" {
 			word = string(reputation.None)
-			if slices.Contains(s.components, reputation.Complaints) {
+			if len(s.Components) > 0 && s.Components[0].Name == reputation.Complaints {
 				word = string(reputation.Live)
 			}
 		} else if word == "" {
 			word = string(reputation.None)
 		}
 		rows = append(rows, []any{
-			r.started, r.generation, s.kind, s.provider, s.name, s.score, s.scoreHigh, is.Band, is.Since, is.Toward, orEpoch(is.TowardSince),
-			s.answers, s.confidence, s.perDay, word, s.capped, s.worst, s.components, s.k, s.n, s.r0, s.r, s.low, s.high, s.sub, s.fast,
+			r.started, r.generation, s.kind, s.provider, s.name, s.Score, s.ScoreHigh, is.Band, is.Since, is.Toward, orEpoch(is.TowardSince),
+			s.answers, s.confidence, s.perDay, word, s.capped, s.Worst,
+			column(s, func(c *reputation.Component) string { return c.Name }), column(s, func(c *reputation.Component) float64 { return c.K }),
+			column(s, func(c *reputation.Component) float64 { return c.N }), column(s, func(c *reputation.Component) float64 { return c.R0 }),
+			column(s, func(c *reputation.Component) float64 { return c.R }), column(s, func(c *reputation.Component) float64 { return c.Low }),
+			column(s, func(c *reputation.Component) float64 { return c.High }), column(s, func(c *reputation.Component) float64 { return c.Sub }),
+			column(s, func(c *reputation.Component) bool { return c.Fast }),
 		})
 	}
 	result.Keys, result.DataTo = len(scores), r.started
@@ -83,17 +88,24 @@ func (j *Reputation) work(ctx context.Context, r *run, result *Result) error {
 	return j.outcomes(ctx, r)
 }
 
-// scored is a row of reputation.Query.
+// scored is somebody's score with what it comes from.
 type scored struct {
-	kind, provider, name, capped, worst   string
-	score, scoreHigh, answers, confidence float64
-	perDay                                float64
-	components                            []string
-	k, n, r0, r, low, high, sub           []float64
-	fast                                  []bool
+	reputation.Result
+
+	kind, provider, name, capped string
+	answers, confidence, perDay  float64
 }
 
 func (s *scored) id() [3]string { return [3]string{s.kind, s.provider, s.name} }
+
+// column returns one value of each component.
+func column[T any](s *scored, of func(*reputation.Component) T) []T {
+	all := make([]T, len(s.Components))
+	for i := range s.Components {
+		all[i] = of(&s.Components[i])
+	}
+	return all
+}
 
 // feedback judges the feedback loop of every provider.
 func (j *Reputation) feedback(ctx context.Context, now time.Time) (map[string]reputation.Feedback, error) {
@@ -124,17 +136,28 @@ func (j *Reputation) scores(ctx context.Context, now time.Time, feedback map[str
 	slices.Sort(live)
 	rows, err := j.Conn.Query(with(ctx, clickhouse.Parameters(j.Policy.Parameters(now, live))), reputation.Query)
 	if err != nil {
-		return nil, fmt.Errorf("compute scores: %w", err)
+		return nil, fmt.Errorf("sum answers for scores: %w", err)
 	}
-	var all []scored
-	err = each(rows, "compute scores", func() error {
-		var s scored
-		err := rows.Scan(&s.kind, &s.provider, &s.name, &s.score, &s.scoreHigh, &s.answers, &s.confidence, &s.perDay, &s.capped, &s.worst,
-			&s.components, &s.k, &s.n, &s.r0, &s.r, &s.low, &s.high, &s.sub, &s.fast)
-		all = append(all, s)
+	var sums []reputation.Sums
+	err = each(rows, "sum answers for scores", func() error {
+		var s reputation.Sums
+		err := rows.Scan(&s.Kind, &s.Provider, &s.Name, &s.AttemptsPerDay, &s.Permanent, &s.FastK, &s.FastN, &s.SlowK, &s.SlowN)
+		sums = append(sums, s)
 		return err
 	})
-	return all, err
+	if err != nil {
+		return nil, err
+	}
+	all := make([]scored, len(sums))
+	for i, result := range j.Policy.Scores(sums) {
+		s := &sums[i]
+		all[i] = scored{Result: result, kind: s.Kind, provider: s.Provider, name: s.Name, perDay: s.AttemptsPerDay}
+		all[i].answers, all[i].confidence = result.Answers(&j.Policy)
+		if s.Permanent {
+			all[i].capped = "permanently deferred"
+		}
+	}
+	return all, nil
 }
 
 // stood is where somebody stood after the last run.

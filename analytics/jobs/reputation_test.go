@@ -93,7 +93,7 @@ func near(t *testing.T, what string, got, want, within float64) {
 	}
 }
 
-// Complaint rates give the scores of the design, and every row agrees with the formula in Go.
+// Complaint rates give the scores of the design, and every row agrees with the formula in SQL and in Go.
 func testReputation(t *testing.T, w *world) {
 	// So many that the prior is next to nothing, and everything else is perfect.
 	const many = 2_000_000
@@ -152,6 +152,23 @@ func testReputation(t *testing.T, w *world) {
 	}
 	if n < 20 {
 		t.Fatalf("%d scores", n)
+	}
+
+	// The formula of the design in SQL, over the stored k, n and r0.
+	var wrong uint64
+	w.scan(t, `SELECT countIf(abs(score - 100 * exp(costs / weights)) > 1e-6)
+		FROM (
+			SELECT kind, provider, name, any(score) AS score, sum(w.2 * log(least(1, greatest(0.01, log(w.4 / r) / log(w.4 / w.3))))) AS costs, sum(w.2) AS weights
+			FROM (
+				SELECT kind, provider, name, score, w, (one_k + w.1 * one_r0) / (one_n + w.1) AS r
+				FROM reputation
+				ARRAY JOIN k AS one_k, n AS one_n, r0 AS one_r0,
+					arrayMap(c -> multiIf(c = 'complaints', (2000., 0.4, 0.0005, 0.003), c = 'unknown-users', (500., 0.2, 0.005, 0.08), c = 'blocks', (200., 0.25, 0.002, 0.1), (100., 0.15, 0.02, 0.3)), components) AS w
+			)
+			GROUP BY kind, provider, name
+		)`, &wrong)
+	if wrong != 0 {
+		t.Errorf("%d scores are not what the formula in SQL gives", wrong)
 	}
 
 	google := one(t, all, "key", "google", "192.0.2.1")

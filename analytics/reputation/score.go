@@ -63,6 +63,95 @@ func (p *Policy) Score(components []Component) Result {
 	return result
 }
 
+// Sums are what Query knows of somebody: the cases and answers of each component, in the order of the
+// components (complaints, unknown users, blocks, refusals), decayed by the short and the long half-life.
+type Sums struct {
+	Kind, Provider, Name string
+	AttemptsPerDay       float64
+	Permanent            bool // a reply of the last day says that retrying does not help
+
+	FastK, FastN, SlowK, SlowN []float64
+}
+
+// Scores makes a score of each of sums, in their order. Those of keys and tenants stand on what is usual at
+// their provider; those with little mail share one prior. A score is bounded where a receiver said that it
+// will not relent.
+func (p *Policy) Scores(sums []Sums) []Result {
+	type group struct{ kind, provider string }
+	groupOf := func(s *Sums) group {
+		if s.AttemptsPerDay < p.TailPerDay {
+			return group{s.Kind, "tail"}
+		}
+		return group{s.Kind, s.Provider}
+	}
+	type prior struct{ k, n [4]float64 }
+	priors := map[group]*prior{}
+	for i := range sums {
+		s := &sums[i]
+		g := priors[groupOf(s)]
+		if g == nil {
+			g = &prior{}
+			priors[groupOf(s)] = g
+		}
+		for c := range g.k {
+			g.k[c] += positive(s.SlowK, c)
+			g.n[c] += positive(s.SlowN, c)
+		}
+	}
+	all := make([]Result, len(sums))
+	for i := range sums {
+		s := &sums[i]
+		g := priors[groupOf(s)]
+		var components []Component
+		for c, of := range p.components() {
+			one := Component{Name: names[c], R0: of.Prior, K: positive(s.SlowK, c), N: positive(s.SlowN, c)}
+			if s.Kind == "key" || s.Kind == "tenant" {
+				one.R0 = (g.k[c] + of.PriorWeight*of.Prior) / (g.n[c] + of.PriorWeight)
+			}
+			fastK, fastN := positive(s.FastK, c), positive(s.FastN, c)
+			if one.N+fastN <= 0 {
+				continue // nothing is known of it
+			}
+			slow, fast := (one.K+of.PriorWeight*one.R0)/(one.N+of.PriorWeight), (fastK+of.PriorWeight*one.R0)/(fastN+of.PriorWeight)
+			if fastN >= p.FastLeast && fast > slow {
+				one.K, one.N, one.Fast = fastK, fastN, true
+			}
+			components = append(components, one)
+		}
+		all[i] = p.Score(components)
+		if s.Permanent {
+			all[i].Score, all[i].ScoreHigh = min(all[i].Score, p.PermanentCap), min(all[i].ScoreHigh, p.PermanentCap)
+		}
+	}
+	return all
+}
+
+// positive returns a sum that may be a little under zero, because probes were taken out of it.
+func positive(list []float64, i int) float64 {
+	if i >= len(list) {
+		return 0
+	}
+	return max(0, list[i])
+}
+
+// Answers returns how many answers a score stands on, and the weight of the own numbers against the prior:
+// that of complaints, or of the component that costs most where they are not known.
+func (r *Result) Answers(p *Policy) (answers, confidence float64) {
+	for _, c := range r.Components {
+		policy, _ := p.component(c.Name)
+		switch c.Name {
+		case Complaints:
+			confidence = c.N / (c.N + policy.PriorWeight)
+		case Refusals:
+			answers = c.N
+		}
+		if c.Name == r.Worst && r.Components[0].Name != Complaints {
+			confidence = c.N / (c.N + policy.PriorWeight)
+		}
+	}
+	return answers, confidence
+}
+
 // fill computes the share, its interval and the sub-score.
 func (c *Component) fill(p *ComponentPolicy) {
 	a, b := c.K+p.PriorWeight*c.R0, c.N+p.PriorWeight

@@ -290,7 +290,8 @@ func faults() []Case {
 		s.Faults = []scenarios.Fault{{At: minutes(95), Kind: kind, Len: scenarios.Duration(length)}}
 		return s
 	}
-	cases := []Case{
+	cases := make([]Case, 0, 16)
+	cases = append(cases, []Case{
 		{
 			Name: "A17", About: "ClickHouse stopped for 20 minutes while the limit halves",
 			Scenario: broken("clickhouse_stop", 20*time.Minute), Setup: configure(10), Want: Want{Goodput: 75, Deferrals: 10},
@@ -299,7 +300,7 @@ func faults() []Case {
 			Name: "A17b", About: "analytics stopped for two hours while the limit halves",
 			Scenario: broken("analytics_stop", 2*hours), Setup: configure(10), Want: Want{Goodput: 70, Deferrals: 15},
 		},
-	}
+	}...)
 	four := scene(4*hours, receiver(4), 19.2)
 	four.Faults = []scenarios.Fault{{At: minutes(60), Kind: "analytics_stop", Len: minutes(120)}}
 	own := configure(16)

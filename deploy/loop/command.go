@@ -179,7 +179,7 @@ func (o *options) run(ctx context.Context, cases []Case, methods []Method, progr
 		seeds = 1
 	}
 	report := &Report{Version: 1, Missed: []string{}}
-	var jobs []work
+	jobs := make([]work, 0, len(cases)*len(methods)*seeds)
 	for i := range cases {
 		report.Cases = append(report.Cases, CaseReport{Name: cases[i].Name, About: cases[i].About, Apart: cases[i].Apart, Want: cases[i].Want})
 		for m := range methods {
@@ -230,7 +230,7 @@ func (o *options) run(ctx context.Context, cases []Case, methods []Method, progr
 
 // judgeRandom turns the rows of random scenarios into statistics.
 func (o *options) judgeRandom(report *Report, methods []Method) {
-	var abouts []string
+	abouts := make([]string, 0, len(report.Cases))
 	goodput := map[string][]float64{}
 	for i := range report.Cases {
 		c := &report.Cases[i]

@@ -189,7 +189,7 @@ func (w *world) recovery() float64 {
 
 // steps are the times at which the receiver changes what it takes.
 func (w *world) steps() []time.Duration {
-	var at []time.Duration
+	at := make([]time.Duration, 0, len(w.config.Rate)+len(w.config.Block.Scripted)+len(w.config.Outage))
 	for _, r := range w.config.Rate[min(1, len(w.config.Rate)):] {
 		at = append(at, r.At.D())
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
@@ -199,7 +200,7 @@ func (r *Report) WriteText(w io.Writer, methods []Method) error {
 		r.table(&b, methods)
 	}
 	if r.Random != nil {
-		r.Random.write(&b, methods)
+		r.Random.write(&b)
 	}
 	if len(r.Missed) == 0 {
 		fmt.Fprintln(&b, "\nEverything that is wanted was reached.")
@@ -212,33 +213,32 @@ func (r *Report) WriteText(w io.Writer, methods []Method) error {
 
 func (r *Report) table(b *strings.Builder, methods []Method) {
 	fmt.Fprintf(b, "Goodput in percent of an oracle that knows every hidden limit, mean of %d seeds.\n\n", len(r.Seeds))
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "case\twant\t")
+	head := []string{"case", "want"}
 	for _, m := range methods {
-		fmt.Fprintf(t, "%s\t", m.Name)
+		head = append(head, m.Name)
 	}
-	fmt.Fprint(t, "deferred\tblock min\trecover min\tp95 delay s\tchanges\tmost/h\t\n")
+	rows := [][]string{append(head, "deferred", "block min", "recover min", "p95 delay s", "changes", "most/h")}
 	for i := range r.Cases {
 		c := &r.Cases[i]
-		mark := ""
-		if len(c.Missed) > 0 {
-			mark = "! "
-		}
+		name := c.Name
 		if c.Apart {
-			mark += "("
+			name = "(" + name + ")"
 		}
-		fmt.Fprintf(t, "%s%s\t%s\t", mark, closing(c.Name, c.Apart), number(c.Want.Goodput))
+		if len(c.Missed) > 0 {
+			name = "! " + name
+		}
+		row := []string{name, number(c.Want.Goodput)}
 		for _, m := range methods {
-			fmt.Fprintf(t, "%.1f\t", c.Goodput[m.Name])
+			row = append(row, fmt.Sprintf("%.1f", c.Goodput[m.Name]))
 		}
-		fmt.Fprintf(t, "%.1f %%\t%.1f\t%.1f\t%.0f\t%d\t%d\t\n", c.Mean.Deferrals, c.Mean.Blocked, c.Mean.Recovery, c.Mean.Delay95, c.Mean.Changes, c.Mean.PerHour)
+		rows = append(rows, append(row, fmt.Sprintf("%.1f %%", c.Mean.Deferrals), fmt.Sprintf("%.1f", c.Mean.Blocked),
+			fmt.Sprintf("%.1f", c.Mean.Recovery), fmt.Sprintf("%.0f", c.Mean.Delay95), strconv.Itoa(c.Mean.Changes), strconv.Itoa(c.Mean.PerHour)))
 	}
-	fmt.Fprint(t, "mean\t\t")
+	mean := []string{"mean", ""}
 	for _, m := range r.Methods {
-		fmt.Fprintf(t, "%.1f\t", m.Mean)
+		mean = append(mean, fmt.Sprintf("%.1f", m.Mean))
 	}
-	fmt.Fprint(t, "\t\t\t\t\t\t\n")
-	_ = t.Flush() // to memory
+	align(b, append(rows, mean))
 	fmt.Fprintln(b)
 	for i := range r.Cases {
 		fmt.Fprintf(b, "  %-5s %s\n", r.Cases[i].Name, r.Cases[i].About)
@@ -252,11 +252,13 @@ func (r *Report) table(b *strings.Builder, methods []Method) {
 	}
 }
 
-func closing(name string, apart bool) string {
-	if apart {
-		return name + ")"
+// align writes rows as columns that end in one line.
+func align(b *strings.Builder, rows [][]string) {
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, row := range rows {
+		_, _ = io.WriteString(t, strings.Join(row, "\t")+"\t\n") // to memory
 	}
-	return name
+	_ = t.Flush()
 }
 
 func number(x float64) string {
@@ -336,14 +338,13 @@ func (r *RandomReport) judge() []string {
 	return missed
 }
 
-func (r *RandomReport) write(b *strings.Builder, _ []Method) {
+func (r *RandomReport) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\n%d random scenarios, seeds %d to %d: goodput in percent of the oracle.\n\n", r.Count, r.From, r.From+uint64(r.Count)-1) //nolint:gosec // not negative
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "method\tmean\tp10\tmin\t\n")
+	rows := [][]string{{"method", "mean", "p10", "min"}}
 	for _, m := range r.Methods {
-		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t\n", m.Name, m.Mean, m.P10, m.Min)
+		rows = append(rows, []string{m.Name, fmt.Sprintf("%.1f", m.Mean), fmt.Sprintf("%.1f", m.P10), fmt.Sprintf("%.1f", m.Min)})
 	}
-	_ = t.Flush() // to memory
+	align(b, rows)
 	fmt.Fprintln(b, "\nThe loop's worst:")
 	for _, w := range r.Worst {
 		fmt.Fprintf(b, "  %5.1f  seed %d: %s\n", w.Goodput, w.Seed, w.About)

@@ -48,9 +48,13 @@ type Guard struct {
 
 // Observe takes one reply at time now into account. Refusals are the dimensions rate, block,
 // unavailable and other; connections, messages and greylist say nothing about the rate and are
-// not counted, nor is a reply that is aimed at a domain, a URL or a recipient.
+// not counted, nor is a reply that is aimed at a domain, a URL or a recipient, nor what is answered to
+// the trials of a suspended key.
 func (g *Guard) Observe(now time.Duration, dimension taxonomy.Dimension, scope taxonomy.Scope) {
 	g.step(now)
+	if g.canary {
+		return // trials are to be refused, and slower ones would find out later that it is over
+	}
 	var x float64
 	switch dimension {
 	case taxonomy.Connections, taxonomy.Messages, taxonomy.Greylist:
@@ -84,10 +88,6 @@ func (g *Guard) step(now time.Duration) {
 		g.base = float64(g.stepReplies) / (now - g.stepped).Seconds()
 	}
 	g.stepped, g.stepReplies = now, 0
-	if g.canary {
-		g.replies = 0
-		return // trials are to be refused, and slower ones would find out later that it is over
-	}
 	factor := 1 - g.cut
 	switch {
 	case g.replies >= guardCutReplies && g.refused > guardCutAbove:

@@ -151,6 +151,22 @@ func TestGuardResets(t *testing.T) {
 	})
 }
 
+// Trials go out at their own pace however often they are refused: what they are for is to find
+// out when it is over.
+func TestGuardLeavesTrialsAlone(t *testing.T) {
+	for _, d := range []taxonomy.Dimension{taxonomy.Block, taxonomy.Unavailable, taxonomy.Other} {
+		var g limits.Guard
+		g.Lease(0, limits.Lease{Epoch: 5, RatePerSecond: 10})
+		g.Lease(time.Second, limits.Lease{Epoch: 6, RatePerSecond: 1.0 / 30, Canary: true})
+		for at := time.Second; at < time.Hour; at += 30 * time.Second {
+			g.Observe(at, d, taxonomy.ScopeSource)
+			if f := g.Factor(at); f != 1 {
+				t.Fatalf("%s: after %s trials go out at %v of their rate", d, at, f)
+			}
+		}
+	}
+}
+
 func TestGuardOfAnUnlimitedRate(t *testing.T) {
 	var g limits.Guard
 	at := time.Duration(0)

@@ -12,18 +12,24 @@ import (
 
 // TestShippedBackend speaks with the built binary as Grafana does, over an engine with a history.
 func TestShippedBackend(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the backend is a process of its own, which the race detector does not see: not with -short")
+	}
 	server := history(t)
 	backend := start(t, build(t))
 	s := backend.configured(t, settingsOf(server), readerPassword)
 	t.Run("health", func(t *testing.T) { healthy(t, s) })
 	t.Run("a series", func(t *testing.T) { seriesOfAView(t, s) })
 	t.Run("a limit over time", func(t *testing.T) { limitOverTime(t, s) })
+	t.Run("scores", func(t *testing.T) { scores(t, s) })
+	t.Run("data sources that cannot be used", func(t *testing.T) { unhappy(t, s, server) })
 	t.Run("links", func(t *testing.T) { fromMessageToTrace(t, s) })
 	t.Run("types", func(t *testing.T) { types(t, s) })
 	t.Run("SQL", func(t *testing.T) { userSQL(t, s) })
 	t.Run("mistakes", func(t *testing.T) { mistakes(t, s) })
 	t.Run("resources", func(t *testing.T) { resources(t, s) })
 	t.Run("a cancelled panel", func(t *testing.T) { cancelled(t, s) })
+	t.Run("golden frames", func(t *testing.T) { goldenFrames(t, s) })
 	t.Run("fifty queries at once", func(t *testing.T) { parallelMemory(t, s) })
 	t.Run("every metric of every view by everything", func(t *testing.T) {
 		everyView(t, backend.configured(t, settingsOf(server, map[string]any{"user": ""}), ""))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/grafana/grafana-plugin-sdk-go/data"
 
 	"carom/grafana-plugin/pkg/views"
+	"carom/schemas/warehouse/chtest"
 )
 
 // frame asks a query that must have one frame.
@@ -377,4 +379,70 @@ func peakMemory(t *testing.T, pid int) int64 {
 	}
 	t.Fatal("no VmHWM")
 	return math.MaxInt64
+}
+
+// scores shows the score of a tenant at the provider that thinks least of it, held from run to run.
+func scores(t *testing.T, s source) {
+	f := frame(t, s, over{until.Add(-time.Hour), until, time.Minute}, map[string]any{"view": "reputation", "breakdown": []string{"tenant"}})
+	if len(f.Fields) != 2 || f.Fields[1].Labels["tenant"] != "acme" {
+		t.Fatalf("fields %v", f.Fields)
+	}
+	for row := range f.Rows() {
+		if v, err := f.Fields[1].FloatAt(row); err != nil || v != 60 {
+			t.Fatalf("minute %d: %v %v, want 60", row, v, err)
+		}
+	}
+	table := frame(t, s, over{until.Add(-time.Hour), until, time.Minute}, map[string]any{"view": "reputation", "format": "table", "breakdown": []string{"provider", "source"}})
+	band, _ := table.FieldByName("band")
+	if v, _ := band.ConcreteAt(0); table.Rows() != 1 || v != "high" {
+		t.Errorf("%d rows, band %v", table.Rows(), v)
+	}
+}
+
+// unhappy are the data sources that cannot be used, and what their health check says.
+func unhappy(t *testing.T, s source, server *chtest.Server) {
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := silent.Addr().String()
+	_ = silent.Close()
+	for _, tc := range []struct {
+		name     string
+		settings map[string]any
+		password string
+		want     string
+	}{
+		{"nobody there", map[string]any{"address": closed}, readerPassword, "refuses the connection: is it running there"},
+		{"wrong password", nil, "swordfish-swordfish", `refuses the user "grafana": check user and password`},
+		{"another database", map[string]any{"database": "default"}, readerPassword, "has no tables of carom: set another database, or run carom schema apply"},
+		{"no database", map[string]any{"database": "nowhere"}, readerPassword, "has no database nowhere"},
+		{"the other protocol", map[string]any{"protocol": "native"}, readerPassword, "does not speak ClickHouse's native protocol"},
+		{"TLS where none is", map[string]any{"tls": true}, readerPassword, "speaks no TLS on this port"},
+		{"no such host", map[string]any{"address": "nowhere.invalid:8123"}, readerPassword, "is not known: check the name of the host"},
+		{"no address", map[string]any{"address": ""}, readerPassword, "set the address of ClickHouse"},
+		{"a URL for an address", map[string]any{"address": "http://alice:" + readerPassword + "@h:1"}, readerPassword, "want HOST:PORT; the protocol is a setting of its own"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bad := s.configured(t, settingsOf(server, tc.settings), tc.password)
+			message := ""
+			r, err := bad.health.CheckHealth(t.Context(), healthRequest(backend.ToProto().PluginContext(bad.context)))
+			switch {
+			case err != nil:
+				message = err.Error() // of settings that make no data source
+			case backend.FromProto().CheckHealthResponse(r).Status == backend.HealthStatusOk:
+				t.Fatalf("health is %q", r.GetMessage())
+			default:
+				message = r.GetMessage()
+			}
+			if !strings.Contains(message, tc.want) || strings.Contains(message, tc.password) {
+				t.Errorf("health: %q, want %q", message, tc.want)
+			}
+		})
+	}
+	t.Run("a user that may write", func(t *testing.T) {
+		if r := s.configured(t, settingsOf(server, map[string]any{"user": ""}), "").check(t); r.Status != backend.HealthStatusOk || !strings.Contains(r.Message, "Attention: this user may write") {
+			t.Errorf("health: %q", r.Message)
+		}
+	})
 }

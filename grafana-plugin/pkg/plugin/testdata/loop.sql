@@ -30,3 +30,8 @@ VALUES ('load-1', toUUID('00000000-0000-7000-8000-000000000001'), 'event', 1, {u
 
 INSERT INTO nodes (node, incarnation, seen_at, started_at, version, event_seq)
 VALUES ('load-1', toUUID('00000000-0000-7000-8000-000000000001'), now64(6), now64(6) - INTERVAL 1 DAY, 'test', 1000), ('load-2', toUUID('00000000-0000-7000-8000-000000000002'), now64(6), now64(6), 'test', 5);
+
+INSERT INTO reputation (ts, generation, kind, provider, name, score, score_high, band, band_since, n_eff, confidence, attempts_per_day, feedback, worst)
+SELECT {until:DateTime('UTC')} - INTERVAL 5 * intDiv(number, 4) + 5 MINUTE, number, ['provider', 'key', 'tenant', 'tenant'][number % 4 + 1], ['google', 'google', 'google', 'yahoo'][number % 4 + 1],
+    ['', '192.0.2.1', 'acme', 'acme'][number % 4 + 1], [90, 80, 70, 60][number % 4 + 1], 95, 'high', {until:DateTime('UTC')} - INTERVAL 3 DAY, 5000, 0.9, 10000, 'live', 'complaints'
+FROM numbers(400);
