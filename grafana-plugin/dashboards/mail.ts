@@ -157,7 +157,7 @@ export const job = dashboard({
         'Receivers',
         {
           view: 'jobs',
-          metrics: ['attempts', 'delivered', ...outcome, 'mean_seconds'],
+          metrics: ['attempts', 'delivered', ...outcome, 'within_10m_rate'],
           by: ['provider'],
           where: { job: '$job' },
           limit: 50,
