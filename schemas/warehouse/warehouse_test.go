@@ -244,11 +244,11 @@ type rollupKey struct {
 }
 
 type rollup struct {
-	Counts                     map[string]uint64
-	MaxOpen, MinMessages       uint32
-	SampleReply                string
-	N1, F1, N2, F2, Canaries   uint64
-	CanaryBlock, LastArrivedOK uint64
+	Counts                   map[string]uint64
+	MaxOpen, MinMessages     uint32
+	SampleReply              string
+	N1, F1, N2, F2, Canaries uint64
+	CanaryBlock              uint64
 }
 
 // names of the counters by dimension.
@@ -271,7 +271,7 @@ func recompute(events []event.Event, step time.Duration, more func(event.Event) 
 		key := rollupKey{e.Provider, e.Source, more(e), e.Time.Truncate(step)}
 		r, ok := out[key]
 		if !ok {
-			r = rollup{Counts: map[string]uint64{}, MinMessages: 1<<32 - 1, LastArrivedOK: 1}
+			r = rollup{Counts: map[string]uint64{}, MinMessages: 1<<32 - 1}
 			for _, name := range counters {
 				r.Counts[name] = 0
 			}
@@ -313,8 +313,7 @@ func readRollup(t *testing.T, conn driver.Conn, table, more string) map[rollupKe
 	t.Helper()
 	names := []string{"ok", "usr", "rate", "conn", "msgc", "block", "grey", "unav", "content", "auth", "other"}
 	rows, err := conn.Query(t.Context(), fmt.Sprintf(`SELECT provider, source, toString(%s), ts, [sum(%s)],
-    sum(n1), sum(f1), sum(n2), sum(f2), sum(canaries), sum(canary_block), max(max_open), min(min_msgc_idx), max(sample_reply),
-    toUInt64(max(last_arrived) > now64(6) - INTERVAL 1 HOUR)
+    sum(n1), sum(f1), sum(n2), sum(f2), sum(canaries), sum(canary_block), max(max_open), min(min_msgc_idx), max(sample_reply)
 FROM %s GROUP BY provider, source, %s, ts`, more, strings.Join(names, "), sum("), table, more))
 	if err != nil {
 		t.Fatal(err)
@@ -326,7 +325,7 @@ FROM %s GROUP BY provider, source, %s, ts`, more, strings.Join(names, "), sum(")
 		var r rollup
 		var counts []uint64
 		if err := rows.Scan(&k.provider, &k.source, &k.more, &k.ts, &counts, &r.N1, &r.F1, &r.N2, &r.F2, &r.Canaries, &r.CanaryBlock,
-			&r.MaxOpen, &r.MinMessages, &r.SampleReply, &r.LastArrivedOK); err != nil {
+			&r.MaxOpen, &r.MinMessages, &r.SampleReply); err != nil {
 			t.Fatal(err)
 		}
 		r.Counts = map[string]uint64{}
