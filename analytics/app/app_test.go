@@ -236,7 +236,7 @@ func TestMistakesOfTheOperator(t *testing.T) {
 		{"no key", func(t *testing.T) (string, error) { return showLimits(t, "explain") }, "provider/source"},
 		{"a bad key", func(t *testing.T) (string, error) { return showLimits(t, "explain", "google") }, `key "google"`},
 		{"no changes", func(t *testing.T) (string, error) { return showLimits(t, "explain", "x/y", "--last", "0") }, "--last"},
-		{"an unknown verb", func(t *testing.T) (string, error) { return showLimits(t, "pin", "x/y") }, "pin x/y"},
+		{"an unknown verb", func(t *testing.T) (string, error) { return showLimits(t, "fix", "x/y") }, "fix x/y"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := tc.run(t)

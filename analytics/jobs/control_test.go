@@ -385,7 +385,7 @@ func (w *world) holds(mode limits.Mode) *jobs.Holds {
 // A million is delivered in an evening and complained about over two days: at 0.1 % it goes on, at 0.6 % it
 // is held soon after enough has come in. Older mail tells how late complaints come.
 func testHolds(t *testing.T, w *world) {
-	late := func(provider, tenant string, deliveredAgo time.Duration, until time.Duration, share float64, mail int) {
+	late := func(provider, tenant string, deliveredAgo, until time.Duration, share float64, mail int) {
 		for hour := range 48 { // evenly over two days
 			if came := deliveredAgo - time.Duration(hour)*time.Hour - 30*time.Minute; came >= until {
 				w.complained(t, provider, tenant, "j-"+tenant, tenant+".test", deliveredAgo, came, int(share*float64(mail)/48))

@@ -57,7 +57,7 @@ func TestLeasesOverTime(t *testing.T) {
 			nodes[i] = &fleetNode{name: fmt.Sprint("n", i), alive: i == 0, gauged: -time.Hour}
 		}
 		chance := func(percent int, what string) bool { return rapid.IntRange(0, 99).Draw(t, what) < percent }
-		handedOut := 0.0
+		var handedOut float64
 		for now := time.Duration(0); now < 20*time.Minute; now += step {
 			for _, n := range nodes {
 				if chance(2, "dies or joins") {

@@ -61,9 +61,9 @@ func TestRead(t *testing.T) {
 		return now.Truncate(10 * time.Second).Add(time.Duration(seconds) * time.Second)
 	}
 
-	// Two batches fill one bucket; the second came 1.5 s after its end.
+	// Two batches fill one bucket; the second came 2 s after its end.
 	bucket(t, conn, google, 3, at(-10), at(-4), 40, 1, control.NoMessages)
-	bucket(t, conn, google, 3, at(-10), at(0).Add(1500*time.Millisecond), 60, 2, 21)
+	bucket(t, conn, google, 3, at(-10), at(2), 60, 2, 21)
 	bucket(t, conn, google, 2, at(-10), at(-3), 5, 0, control.NoMessages)
 	bucket(t, conn, google, 3, at(0), at(1), 9, 0, control.NoMessages) // still open
 	bucket(t, conn, google, 1, at(-1200), at(-1190), 700, 0, control.NoMessages)
@@ -96,8 +96,8 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.To.Equal(at(0)) || s.Lateness != 1500*time.Millisecond || s.Delay != 28*time.Second {
-		t.Errorf("to %v, lateness %v, delay %v; want %v, 1.5s, 28s", s.To, s.Lateness, s.Delay, at(0))
+	if !s.To.Equal(at(0)) || s.Lateness != 2*time.Second || s.Delay != 28*time.Second {
+		t.Errorf("to %v, lateness %v, delay %v; want %v, 2s, 28s", s.To, s.Lateness, s.Delay, at(0))
 	}
 	k := s.Keys[google]
 	if k == nil || len(s.Keys) != 1 {

@@ -213,11 +213,12 @@ func (r *Report) WriteText(w io.Writer, methods []Method) error {
 
 func (r *Report) table(b *strings.Builder, methods []Method) {
 	fmt.Fprintf(b, "Goodput in percent of an oracle that knows every hidden limit, mean of %d seeds.\n\n", len(r.Seeds))
-	head := []string{"case", "want"}
+	head := append(make([]string, 0, len(methods)+8), "case", "want")
 	for _, m := range methods {
 		head = append(head, m.Name)
 	}
-	rows := [][]string{append(head, "deferred", "block min", "recover min", "p95 delay s", "changes", "most/h")}
+	rows := make([][]string, 0, len(r.Cases)+2)
+	rows = append(rows, append(head, "deferred", "block min", "recover min", "p95 delay s", "changes", "most/h"))
 	for i := range r.Cases {
 		c := &r.Cases[i]
 		name := c.Name
@@ -227,14 +228,14 @@ func (r *Report) table(b *strings.Builder, methods []Method) {
 		if len(c.Missed) > 0 {
 			name = "! " + name
 		}
-		row := []string{name, number(c.Want.Goodput)}
+		row := append(make([]string, 0, len(methods)+8), name, number(c.Want.Goodput))
 		for _, m := range methods {
 			row = append(row, fmt.Sprintf("%.1f", c.Goodput[m.Name]))
 		}
 		rows = append(rows, append(row, fmt.Sprintf("%.1f %%", c.Mean.Deferrals), fmt.Sprintf("%.1f", c.Mean.Blocked),
 			fmt.Sprintf("%.1f", c.Mean.Recovery), fmt.Sprintf("%.0f", c.Mean.Delay95), strconv.Itoa(c.Mean.Changes), strconv.Itoa(c.Mean.PerHour)))
 	}
-	mean := []string{"mean", ""}
+	mean := append(make([]string, 0, len(r.Methods)+2), "mean", "")
 	for _, m := range r.Methods {
 		mean = append(mean, fmt.Sprintf("%.1f", m.Mean))
 	}
@@ -340,7 +341,7 @@ func (r *RandomReport) judge() []string {
 
 func (r *RandomReport) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\n%d random scenarios, seeds %d to %d: goodput in percent of the oracle.\n\n", r.Count, r.From, r.From+uint64(r.Count)-1) //nolint:gosec // not negative
-	rows := [][]string{{"method", "mean", "p10", "min"}}
+	rows := append(make([][]string, 0, len(r.Methods)+1), []string{"method", "mean", "p10", "min"})
 	for _, m := range r.Methods {
 		rows = append(rows, []string{m.Name, fmt.Sprintf("%.1f", m.Mean), fmt.Sprintf("%.1f", m.P10), fmt.Sprintf("%.1f", m.Min)})
 	}

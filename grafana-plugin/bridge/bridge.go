@@ -48,7 +48,8 @@ func Start(binary string, s Settings) (*Bridge, error) {
 		return nil, fmt.Errorf("settings of the data source: %w", err)
 	}
 	b := &Bridge{mux: http.NewServeMux(), context: backend.PluginContext{
-		OrgID: 1, PluginID: "carom-deliverability-datasource", User: &backend.User{Login: "admin"},
+		OrgID:    1, //nolint:staticcheck // Grafana 11 has no namespace
+		PluginID: "carom-deliverability-datasource", User: &backend.User{Login: "admin"},
 		DataSourceInstanceSettings: &backend.DataSourceInstanceSettings{
 			ID: 1, UID: "carom", Name: "carom", JSONData: text, Updated: time.Now(), DecryptedSecureJSONData: map[string]string{"password": s.Password},
 		},

@@ -31,7 +31,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "pack:", err)
 		os.Exit(1)
 	}
-	fmt.Println(name)
+	_, _ = fmt.Fprintln(os.Stdout, name)
 }
 
 // manifest is what is read of plugin.json.

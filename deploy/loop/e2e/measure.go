@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"carom/deploy/receivers"
@@ -157,17 +158,18 @@ func (y *system) recompute(ctx context.Context, c *change) (string, error) {
 	}
 	sums := make([]uint64, len(columns))
 	into := make([]any, len(columns))
-	query := "SELECT "
+	var query strings.Builder
+	query.WriteString("SELECT ")
 	for i, name := range columns {
 		if i > 0 {
-			query += ", "
+			query.WriteString(", ")
 		}
-		query += "sum(" + name + ")" // of the names in limit_log, which are columns of k10s
+		query.WriteString("sum(" + name + ")") // of the names in limit_log, which are columns of k10s
 		into[i] = &sums[i]
 	}
-	query += ` FROM k10s WHERE provider = 'hidden' AND source = ? AND epoch = ?
-    AND ts >= fromUnixTimestamp64Micro(?) AND ts < fromUnixTimestamp64Micro(?)`
-	if err := y.conn.QueryRow(ctx, query, source, c.epochFrom, c.from.UnixMicro(), c.to.UnixMicro()).Scan(into...); err != nil {
+	query.WriteString(` FROM k10s WHERE provider = 'hidden' AND source = ? AND epoch = ?
+    AND ts >= fromUnixTimestamp64Micro(?) AND ts < fromUnixTimestamp64Micro(?)`)
+	if err := y.conn.QueryRow(ctx, query.String(), source, c.epochFrom, c.from.UnixMicro(), c.to.UnixMicro()).Scan(into...); err != nil {
 		return "", fmt.Errorf("count the evidence of %s: %w", c.id, err)
 	}
 	for i, name := range columns {

@@ -65,7 +65,7 @@ func (o *outcome) pinned(from, to float64) float64 {
 }
 
 // fromReceivers fills in what the receivers saw until end: rows are those of one source.
-func (o *outcome) fromReceivers(rows []provider.Row, steps []step, end time.Duration, oracle float64, caused float64) {
+func (o *outcome) fromReceivers(rows []provider.Row, steps []step, end time.Duration, oracle, caused float64) {
 	o.rows = rows
 	deferred, judged, blocked := 0, 0, 0
 	blockedTime := 0.0

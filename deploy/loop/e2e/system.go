@@ -158,7 +158,7 @@ func (y *system) load(ctx context.Context) error {
 		},
 	})
 	if ctx.Err() != nil {
-		return nil // it was told to stop
+		return nil //nolint:nilerr // it was told to stop
 	}
 	return err
 }

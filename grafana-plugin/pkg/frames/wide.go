@@ -168,14 +168,15 @@ func Merged(all []Series, keep []string, largest bool) []Series {
 	byKey := map[string]int{}
 	for _, s := range all {
 		labels := data.Labels{}
-		key := s.Name
+		var key strings.Builder
+		key.WriteString(s.Name)
 		for _, k := range keep {
 			labels[k] = s.Labels[k]
-			key += "\x00" + s.Labels[k]
+			key.WriteString("\x00" + s.Labels[k])
 		}
-		i, ok := byKey[key]
+		i, ok := byKey[key.String()]
 		if !ok {
-			byKey[key] = len(out)
+			byKey[key.String()] = len(out)
 			out = append(out, Series{Name: s.Name, Labels: labels, Points: slices.Clone(s.Points)})
 			continue
 		}

@@ -13,8 +13,6 @@ var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 func at(minute int) time.Time { return noon.Add(time.Duration(minute) * time.Minute) }
 
-func ptr(v float64) *float64 { return &v }
-
 func TestGrid(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -45,10 +43,10 @@ func TestWide(t *testing.T) {
 	w := Wide{Times: Grid(at(0), at(4), time.Minute)}
 	w.Add(when, data.Fields{provider}, data.Fields{n, rate})
 	want := []Series{
-		{"n", data.Labels{"provider": "a"}, []*float64{ptr(1), ptr(2), ptr(3), nil}},
-		{"rate", data.Labels{"provider": "a"}, []*float64{nil, ptr(0.2), ptr(0.3), nil}},
-		{"n", data.Labels{"provider": "b"}, []*float64{ptr(7), nil, nil, nil}},
-		{"rate", data.Labels{"provider": "b"}, []*float64{ptr(math.Inf(1)), nil, nil, nil}},
+		{"n", data.Labels{"provider": "a"}, []*float64{new(1), new(2), new(3), nil}},
+		{"rate", data.Labels{"provider": "a"}, []*float64{nil, new(0.2), new(0.3), nil}},
+		{"n", data.Labels{"provider": "b"}, []*float64{new(7), nil, nil, nil}},
+		{"rate", data.Labels{"provider": "b"}, []*float64{new(math.Inf(1)), nil, nil, nil}},
 	}
 	if diff := cmp.Diff(want, w.Series); diff != "" {
 		t.Error(diff)
@@ -56,10 +54,10 @@ func TestWide(t *testing.T) {
 
 	w.Series[2].Hold()
 	Series{Points: w.Series[0].Points}.Zero()
-	if diff := cmp.Diff([]*float64{ptr(7), ptr(7), ptr(7), ptr(7)}, w.Series[2].Points); diff != "" {
+	if diff := cmp.Diff([]*float64{new(7), new(7), new(7), new(7)}, w.Series[2].Points); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]*float64{ptr(1), ptr(2), ptr(3), ptr(0)}, w.Series[0].Points); diff != "" {
+	if diff := cmp.Diff([]*float64{new(1), new(2), new(3), new(0)}, w.Series[0].Points); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -81,9 +79,9 @@ func TestMergedAndLargest(t *testing.T) {
 	of := func(source, provider string, points ...*float64) Series {
 		return Series{"limit", data.Labels{"provider": provider, "source": source}, points}
 	}
-	all := []Series{of("1", "a", ptr(1), nil), of("2", "a", ptr(2), ptr(5)), of("1", "b", nil, ptr(4))}
+	all := []Series{of("1", "a", new(1), nil), of("2", "a", new(2), new(5)), of("1", "b", nil, new(4))}
 	sums := Merged(all, []string{"provider"}, false)
-	want := []Series{{"limit", data.Labels{"provider": "a"}, []*float64{ptr(3), ptr(5)}}, {"limit", data.Labels{"provider": "b"}, []*float64{nil, ptr(4)}}}
+	want := []Series{{"limit", data.Labels{"provider": "a"}, []*float64{new(3), new(5)}}, {"limit", data.Labels{"provider": "b"}, []*float64{nil, new(4)}}}
 	if diff := cmp.Diff(want, sums); diff != "" {
 		t.Error(diff)
 	}

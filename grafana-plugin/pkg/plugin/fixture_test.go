@@ -4,6 +4,7 @@ package plugin_test
 
 import (
 	_ "embed"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,9 +56,7 @@ func history(tb testing.TB) *chtest.Server {
 func settingsOf(server *chtest.Server, more ...map[string]any) map[string]any {
 	all := map[string]any{"address": server.Addr(), "protocol": "http", "database": "carom", "user": reader}
 	for _, m := range more {
-		for k, v := range m {
-			all[k] = v
-		}
+		maps.Copy(all, m)
 	}
 	return all
 }

@@ -137,11 +137,12 @@ func (h health) message(user string) string {
 			parts = append(parts, fmt.Sprintf("user %s only reads", user))
 		}
 	}
-	text := strings.Join(parts, "; ") + "."
+	var text strings.Builder
+	text.WriteString(strings.Join(parts, "; ") + ".")
 	for _, w := range h.Warnings {
-		text += " Attention: " + w + "."
+		text.WriteString(" Attention: " + w + ".")
 	}
-	return text
+	return text.String()
 }
 
 func plural(n uint64, word string) string {

@@ -53,7 +53,7 @@ func start(tb testing.TB, binary string) *shipped {
 		VersionedPlugins: map[int]goplugin.PluginSet{grpcplugin.ProtocolVersion: {
 			"data": &grpcplugin.DataGRPCPlugin{}, "diagnostics": &grpcplugin.DiagnosticsGRPCPlugin{}, "resource": &grpcplugin.ResourceGRPCPlugin{},
 		}},
-		Cmd:              exec.Command(binary), //nolint:noctx // Kill ends it
+		Cmd:              exec.Command(binary),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		Logger:           hclog.NewNullLogger(),
 	})
@@ -91,7 +91,8 @@ func (s *shipped) configured(tb testing.TB, settings map[string]any, password st
 		tb.Fatal(err)
 	}
 	return source{s, backend.PluginContext{
-		OrgID: 1, PluginID: "carom-deliverability-datasource", User: &backend.User{Login: "alice"},
+		OrgID:    1, //nolint:staticcheck // Grafana 11 has no namespace
+		PluginID: "carom-deliverability-datasource", User: &backend.User{Login: "alice"},
 		DataSourceInstanceSettings: &backend.DataSourceInstanceSettings{
 			ID: 1, UID: "carom", Name: "carom", JSONData: text, Updated: time.Now(), DecryptedSecureJSONData: map[string]string{"password": password},
 		},

@@ -163,7 +163,7 @@ func types(t *testing.T, s source) {
 			if text, is := v.(fmt.Stringer); is {
 				got = text.String()
 			}
-			if field.Type() == data.FieldTypeJSON || field.Type() == data.FieldTypeNullableJSON {
+			if field.Type() == data.FieldTypeJSON {
 				got = fmt.Sprintf("%s", v)
 			}
 		}

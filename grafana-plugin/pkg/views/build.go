@@ -219,7 +219,12 @@ func niceStep(d time.Duration) time.Duration {
 			return s
 		}
 	}
-	return (d + oneDay - 1) / oneDay * oneDay
+	return wholeDays(d)
+}
+
+// wholeDays rounds up.
+func wholeDays(d time.Duration) time.Duration {
+	return (d + oneDay - 1).Truncate(oneDay)
 }
 
 // statement builds the query for the metrics of one family; from is where its rows begin.

@@ -28,7 +28,7 @@ func before(w Window) time.Duration {
 	case length <= 7*oneDay:
 		return 7 * oneDay
 	default:
-		return (length + oneDay - 1) / oneDay * oneDay
+		return wholeDays(length)
 	}
 }
 

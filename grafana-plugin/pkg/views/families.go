@@ -209,10 +209,10 @@ func init() {
 }
 
 func warmupMetrics() []Metric {
-	out := []Metric{
+	out := append(make([]Metric, 0, 11),
 		metric("warmup_day", "none", "Day of warm-up, from 1.", "max(if(warmup_start > toDateTime64(0, 6, 'UTC'), dateDiff('day', warmup_start, ts) + 1, 0))", FillNull, warmupGauges).titled("Day of warm-up"),
 		metric("warmup_rate", unitPerSec, "Messages a second that the warm-up allows now, over all nodes.", "sum(effective_rate)", FillNull, warmupGauges).titled("Rate allowed"),
-	}
+	)
 	for _, m := range pick("delivered", "delivered_per_second", "attempts", "delivery_rate", "hard_bounce_rate", "recipient_deferral_rate", "attempt_deferral_rate", "blocked", "throttled") {
 		m.families = []*family{inWarmup}
 		out = append(out, m)

@@ -20,7 +20,7 @@ var end = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 func TestMain(m *testing.M) {
 	now = func() time.Time { return end }
-	os.Exit(m.Run()) //nolint:forbidigo // of a test
+	os.Exit(m.Run())
 }
 
 func golden(t *testing.T, file, got string) {
