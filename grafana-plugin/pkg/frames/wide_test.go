@@ -43,9 +43,9 @@ func TestWide(t *testing.T) {
 	w := Wide{Times: Grid(at(0), at(4), time.Minute)}
 	w.Add(when, data.Fields{provider}, data.Fields{n, rate})
 	want := []Series{
-		{"n", data.Labels{"provider": "a"}, []*float64{new(1), new(2), new(3), nil}},
+		{"n", data.Labels{"provider": "a"}, []*float64{new(1.0), new(2.0), new(3.0), nil}},
 		{"rate", data.Labels{"provider": "a"}, []*float64{nil, new(0.2), new(0.3), nil}},
-		{"n", data.Labels{"provider": "b"}, []*float64{new(7), nil, nil, nil}},
+		{"n", data.Labels{"provider": "b"}, []*float64{new(7.0), nil, nil, nil}},
 		{"rate", data.Labels{"provider": "b"}, []*float64{new(math.Inf(1)), nil, nil, nil}},
 	}
 	if diff := cmp.Diff(want, w.Series); diff != "" {
@@ -54,10 +54,10 @@ func TestWide(t *testing.T) {
 
 	w.Series[2].Hold()
 	Series{Points: w.Series[0].Points}.Zero()
-	if diff := cmp.Diff([]*float64{new(7), new(7), new(7), new(7)}, w.Series[2].Points); diff != "" {
+	if diff := cmp.Diff([]*float64{new(7.0), new(7.0), new(7.0), new(7.0)}, w.Series[2].Points); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]*float64{new(1), new(2), new(3), new(0)}, w.Series[0].Points); diff != "" {
+	if diff := cmp.Diff([]*float64{new(1.0), new(2.0), new(3.0), new(0.0)}, w.Series[0].Points); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -79,9 +79,9 @@ func TestMergedAndLargest(t *testing.T) {
 	of := func(source, provider string, points ...*float64) Series {
 		return Series{"limit", data.Labels{"provider": provider, "source": source}, points}
 	}
-	all := []Series{of("1", "a", new(1), nil), of("2", "a", new(2), new(5)), of("1", "b", nil, new(4))}
+	all := []Series{of("1", "a", new(1.0), nil), of("2", "a", new(2.0), new(5.0)), of("1", "b", nil, new(4.0))}
 	sums := Merged(all, []string{"provider"}, false)
-	want := []Series{{"limit", data.Labels{"provider": "a"}, []*float64{new(3), new(5)}}, {"limit", data.Labels{"provider": "b"}, []*float64{nil, new(4)}}}
+	want := []Series{{"limit", data.Labels{"provider": "a"}, []*float64{new(3.0), new(5.0)}}, {"limit", data.Labels{"provider": "b"}, []*float64{nil, new(4.0)}}}
 	if diff := cmp.Diff(want, sums); diff != "" {
 		t.Error(diff)
 	}
