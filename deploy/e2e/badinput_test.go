@@ -115,7 +115,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "no job that exists", args: "analytics run frob",
-			status: exitConfig, lines: []string{`^carom analytics run: .*"frob": want throttle, suppression, attribution, webhook, rollups or completeness`},
+			status: exitConfig, lines: []string{`^carom analytics run: .*"frob": want throttle, suppression, attribution, reputation, holds, webhook, change-webhook, rollups or completeness`},
 		},
 		{
 			name: "policy that is none", args: "analytics run throttle --policy policy.yaml --url http://" + nobody + "/carom",
