@@ -430,7 +430,7 @@ func TestCommand(t *testing.T) {
 		{"--to 127.0.0.1:1", 2, "--scenario is missing"},
 		{"--to 127.0.0.1 --scenario demo", 2, "want HOST:PORT"},
 		{"--to 192.0.2.1:25 --scenario demo", 2, "192.0.2.1 is not on this machine"},
-		{"--to 127.0.0.1:1 --scenario nope", 2, "not one of demo"},
+		{"--to 127.0.0.1:1 --scenario nope", 2, "not one of apple"},
 		{"--to 127.0.0.1:1 --scenario demo --rate 0/s", 2, "want a rate like 200/s"},
 		{"--to 127.0.0.1:1 --scenario demo --rate 5/x", 2, "want a rate like 200/s"},
 		{"--to 127.0.0.1:1 --scenario demo --connections 0", 2, "out of range"},
