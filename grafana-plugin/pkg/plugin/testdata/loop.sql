@@ -1,5 +1,12 @@
 -- A day of the control loop around the history that carom load events makes: two keys, of which one
 -- is cut and one is in warm-up. {until:DateTime} is the end of the history.
+-- What load events makes of the loop gives way to it.
+TRUNCATE TABLE gauges;
+
+TRUNCATE TABLE queue_gauges;
+
+TRUNCATE TABLE limit_log;
+
 INSERT INTO gauges (node, incarnation, seq, format_version, time, provider, source, backlog, open_connections, throttle_bound, local_factor, static_rate, static_connections, effective_rate, lease_rate, lease_epoch, warmup_start, established)
 SELECT 'load-1', toUUID('00000000-0000-7000-8000-000000000001'), number + 1, 1, {until:DateTime('UTC')} - INTERVAL 10 * intDiv(number, 2) + 10 SECOND,
     if(number % 2 = 0, 'google', 'yahoo'), if(number % 2 = 0, '192.0.2.1', '192.0.2.2'), 100 + number % 7, 5, 0.5, 1, 50, 10, 40, 40, 7,
