@@ -66,6 +66,10 @@ func mail(node, i int) event.Event {
 		e.Kind, e.Attempt = event.Received, 0
 	case 1:
 		reply(event.Deferred, 421, "421 4.7.0 too many messages, try again later", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Rate)
+		if i%20 == 1 {
+			reply(event.Deferred, 421, "421 4.7.28 too much mail with the DKIM domain news.invalid", taxonomy.RateLimited, taxonomy.Soft, taxonomy.Rate)
+			e.Scope, e.ScopeValue = taxonomy.ScopeDomain, "news.invalid"
+		}
 	case 2:
 		reply(event.Bounced, 550, "550 5.1.1 no such user", taxonomy.BadMailbox, taxonomy.Hard, taxonomy.User)
 	case 3:
