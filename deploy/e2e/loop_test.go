@@ -16,7 +16,7 @@ import (
 
 // loopScenario has a receiver that takes a third of what the node may send and is sent.
 const loopScenario = `{
-  "version": 1, "seed": 7, "duration": "60s",
+  "version": 1, "seed": 7, "duration": "120s",
   "providers": [{
     "name": "tight", "domains": ["tight.test"], "mx": ["mx.tight.test"], "latency_ms": [5, 15], "refuse_at": "mail",
     "rate": [{"at": "0s", "per_s": 20}], "burst_s": 2,
@@ -49,7 +49,7 @@ func TestLoop(t *testing.T) {
 	}()
 
 	var c change
-	await(t, 35*time.Second, "a change in limit_log", func(ctx context.Context) error {
+	await(t, 80*time.Second, "a change in limit_log", func(ctx context.Context) error {
 		return y.conn.QueryRow(ctx, `SELECT epoch, epoch_from, rate_old, rate_new, reason_text, n_by_class, window_from, window_to FROM limit_log
 WHERE kind = 'change' AND provider = 'tight.test' AND source = '127.0.0.2' ORDER BY ts LIMIT 1`).Scan(
 			&c.epoch, &c.epochFrom, &c.rateOld, &c.rateNew, &c.reason, &c.evidence, &c.from, &c.to)

@@ -26,6 +26,9 @@ func public(t *testing.T, name string) Case {
 // The whole table takes minutes (make loop); these rows stand for it: a steady receiver, a drop that is
 // punished, a block that is extended, greylisting without text, slow mail, a tenant's domain.
 func TestShortTable(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector makes it ten times as long, and its runs share nothing: not with -short")
+	}
 	for _, name := range []string{"A1", "A3", "A8", "A10b", "A12b", "A15b", "A18", "B2", "B5"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
