@@ -24,6 +24,12 @@ func labelled(n byte, tenant string) *Item {
 	return i
 }
 
+// pass lets time pass, and what happened in it be seen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func TestParkedMailWaitsUntilItIsLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []byte
@@ -33,7 +39,7 @@ func TestParkedMailWaitsUntilItIsLetGo(t *testing.T) {
 		for n, tenant := range []string{"shop", "bank", "shop"} {
 			m.Add(name, labelled(byte(n), tenant))
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if string(sent) != "\x01" {
 			t.Fatalf("sent %v, want the bank's alone", sent)
 		}
@@ -44,7 +50,7 @@ func TestParkedMailWaitsUntilItIsLetGo(t *testing.T) {
 		if items, recipients := m.Count(Filter{Tenant: "shop"}); items != 2 || recipients != 2 {
 			t.Errorf("an operator sees %d items with %d recipients, want 2 and 2", items, recipients)
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if len(sent) != 1 {
 			t.Fatalf("sent %v while it is parked", sent)
 		}
@@ -53,11 +59,11 @@ func TestParkedMailWaitsUntilItIsLetGo(t *testing.T) {
 			return true
 		}
 		m.Unpark()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if string(sent) != "\x01\x00\x02" {
 			t.Errorf("sent %v, want the two others after the hold", sent)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if m.Queue(name) != nil {
 			t.Error("an empty queue is not forgotten")
 		}
@@ -70,20 +76,20 @@ func TestParkedMailIsFinishedWhenItsTimeIsOver(t *testing.T) {
 		m := run(t, parkOf("shop", &sent))
 		name := Name{"a.test", "v"}
 		m.Add(name, labelled(7, "shop"))
-		time.Sleep(59 * time.Minute)
+		pass(59 * time.Minute)
 		seen := 0
 		m.Sweep(time.Now(), func(n Name, i *Item) {
 			if n == name && i.Message[0] == 7 {
 				seen++
 			}
 		})
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if seen != 1 || len(sent) != 0 {
 			t.Fatalf("seen %d times and sent %v before its time was over", seen, sent)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		m.Sweep(time.Now(), func(Name, *Item) {})
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if string(sent) != "\x07" {
 			t.Errorf("%v was handed out to be finished, want the parked message", sent)
 		}
@@ -95,7 +101,7 @@ func TestParkedMailCanBeDeleted(t *testing.T) {
 		var sent []byte
 		m := run(t, parkOf("shop", &sent))
 		m.Add(Name{"a.test", "v"}, labelled(7, "shop"))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		taken := m.Take(Filter{Tenant: "shop"}, 10)
 		if len(taken) != 1 || taken[0].Item.Parked || m.Recipients(Name{"a.test", "v"}) != 0 {
 			t.Errorf("took %+v", taken)
@@ -124,7 +130,7 @@ func TestNextOfPrefersATenant(t *testing.T) {
 		if got := next("bank"); got != 1 {
 			t.Errorf("first %d, want the bank's new mail 1", got)
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if got := next("bank"); got != 9 {
 			t.Errorf("then %d, want the bank's due retry 9", got)
 		}
