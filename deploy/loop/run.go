@@ -20,8 +20,8 @@ const (
 	staticName = "static"
 )
 
-// Methods returns the loop, and what it is compared with. The parameters of the baselines are those
-// that do best over the public cases among the usual ones (deploy/docs/loop.md).
+// Methods returns the loop, and what it is compared with. The parameters of the baselines are usual ones,
+// chosen by hand and not by a search (deploy/docs/loop.md).
 func Methods() []Method {
 	return []Method{
 		{Name: loopName, About: "carom's loop, adaptive ceilings open", make: func() sender { return &loopSender{} }},
