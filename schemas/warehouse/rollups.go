@@ -175,6 +175,17 @@ var rollUps = slices.Concat(
 				{"unknown", "sum, UInt64", "countIf(kind = 'bounced')", "refused for good: no such user"},
 			},
 		},
+		{
+			Table: "scoped_refusals", Days: 2, Step: "ten seconds", bucket: tenSeconds, partition: byDay, order: "provider, scope, value, ts",
+			where:   "kind IN ('deferred', 'bounced') AND provider != '' AND scope IN ('domain', 'url') AND scope_value != ''",
+			Comment: "Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds",
+			Why:     "the loop reads the last minutes of every scope; refusals only: they are few",
+			keys:    []rollUpColumn{provider, {"scope", typeOf("scope"), "scope", "what the refusal is aimed at: domain or url"}, {"value", "String", "scope_value", "the domain or URL that it names"}},
+			values: []rollUpColumn{
+				{"refusals", "sum, UInt64", "count()", "refusals"},
+				{"sample_reply", "max, String", "substring(max(reply), 1, 500)", "one of them, cut"},
+			},
+		},
 	},
 	[]rollUp{
 		{

@@ -2,8 +2,8 @@
 -- rendered from. Rows are states: always read them with sum(), max(), min() or
 -- quantilesBFloat16Merge(…)() and GROUP BY.
 --
--- k10s, k1m and provider_minutes are what the jobs read instead of events, so that their cost
--- follows keys and buckets, not mail. Evidence is one attempt each: delivered, deferred, bounced,
+-- k10s, k1m, provider_minutes and scoped_refusals are what the jobs read instead of events, so that
+-- their cost follows keys and buckets, not mail. Evidence is one attempt each: delivered, deferred, bounced,
 -- and queue-deferred once for the whole queue. A refusal aimed at a domain, a URL or one recipient
 -- says nothing of (provider, source) and is left out; an unknown user always counts, because its
 -- share is the list's quality.

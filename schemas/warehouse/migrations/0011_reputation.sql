@@ -1,5 +1,5 @@
--- What the loop knows of reputation (reputation), which mail it keeps back for complaints (holds), what
--- came of its changes (limit_outcomes), and refusals that are not about a source (scoped_refusals).
+-- What the loop knows of reputation (reputation), which mail it keeps back for complaints (holds), and
+-- what came of its changes (limit_outcomes).
 
 -- ORDER BY: "the score of this provider's keys over time"; the last run is found by ts.
 -- The arrays of a row belong together: component by component, those that do not count are left out.
@@ -86,38 +86,3 @@ ORDER BY (id, after_minutes)
 {{ttl "limit_outcomes" "changed_at" 400}}
 SETTINGS {{durable}}
 COMMENT 'What came of each decrease, suspension and hold after 15 minutes, an hour and a day; read with FINAL';
-
--- ORDER BY: the loop reads the last minutes of every scope. Refusals only: they are few.
-CREATE TABLE IF NOT EXISTS scoped_refusals
-(
-    ts DateTime('UTC') COMMENT 'start of the ten seconds',
-    provider LowCardinality(String) COMMENT 'provider that refused',
-    scope LowCardinality(String) COMMENT 'what the refusal is aimed at: domain or url',
-    value String COMMENT 'the domain or URL that it names',
-    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second',
-    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: blocked',
-    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unavailable',
-    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content',
-    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication',
-    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused otherwise',
-    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the replies, cut',
-    last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of them reached ClickHouse'
-)
-ENGINE = {{engine "AggregatingMergeTree"}}
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (provider, scope, value, ts)
-{{ttl "scoped_refusals" "ts" 2}}
-SETTINGS {{durable}}, ttl_only_drop_parts = 1
-COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS scoped_refusals_mv TO scoped_refusals AS
-SELECT
-    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts, provider, scope, scope_value AS value,
-    countIf(dimension = 'rate') AS rate, countIf(dimension = 'block') AS block, countIf(dimension = 'unavailable') AS unav,
-    countIf(dimension = 'content') AS content, countIf(dimension = 'auth') AS auth,
-    countIf(dimension NOT IN ('rate', 'block', 'unavailable', 'content', 'auth')) AS other,
-    substring(max(reply), 1, 500) AS sample_reply, max(arrived) AS last_arrived
-FROM events
-WHERE kind IN ('deferred', 'bounced') AND provider != '' AND scope IN ('domain', 'url') AND scope_value != '' AND NOT repaired
-GROUP BY ts, provider, scope, value
-COMMENT 'Fills scoped_refusals from events';

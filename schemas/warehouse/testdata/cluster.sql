@@ -427,6 +427,39 @@ WHERE NOT repaired AND provider != '' AND (kind = 'delivered' OR kind = 'bounced
 GROUP BY ts, provider
 COMMENT 'Fills provider_minutes from events';
 
+CREATE TABLE IF NOT EXISTS scoped_refusals_local ON CLUSTER `main`
+(
+    ts DateTime('UTC') COMMENT 'start of the ten seconds' CODEC(Delta, ZSTD(1)),
+    provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
+    scope LowCardinality(String) COMMENT 'what the refusal is aimed at: domain or url',
+    value String COMMENT 'the domain or URL that it names',
+    refusals SimpleAggregateFunction(sum, UInt64) COMMENT 'refusals' CODEC(T64, ZSTD(1)),
+    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of them, cut'
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
+PARTITION BY toYYYYMMDD(ts)
+ORDER BY (provider, scope, value, ts)
+TTL toDateTime(ts) + INTERVAL 2 DAY
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
+
+CREATE TABLE IF NOT EXISTS scoped_refusals ON CLUSTER `main` AS `carom`.scoped_refusals_local
+ENGINE = Distributed(`main`, `carom`, scoped_refusals_local)
+COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS scoped_refusals_mv ON CLUSTER `main` TO scoped_refusals_local AS
+SELECT
+    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts,
+    provider,
+    scope,
+    scope_value AS value,
+    count() AS refusals,
+    substring(max(reply), 1, 500) AS sample_reply
+FROM events_local
+WHERE NOT repaired AND kind IN ('deferred', 'bounced') AND provider != '' AND scope IN ('domain', 'url') AND scope_value != ''
+GROUP BY ts, provider, scope, value
+COMMENT 'Fills scoped_refusals from events';
+
 CREATE TABLE IF NOT EXISTS rollup_1m_local ON CLUSTER `main`
 (
     ts DateTime('UTC') COMMENT 'start of the minute' CODEC(Delta, ZSTD(1)),
@@ -2303,42 +2336,4 @@ ORDER BY (id, after_minutes)
 TTL toDateTime(changed_at) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'What came of each decrease, suspension and hold after 15 minutes, an hour and a day; read with FINAL';
-
-CREATE TABLE IF NOT EXISTS scoped_refusals_local ON CLUSTER `main`
-(
-    ts DateTime('UTC') COMMENT 'start of the ten seconds',
-    provider LowCardinality(String) COMMENT 'provider that refused',
-    scope LowCardinality(String) COMMENT 'what the refusal is aimed at: domain or url',
-    value String COMMENT 'the domain or URL that it names',
-    rate SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: too many messages a second',
-    block SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: blocked',
-    unav SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: unavailable',
-    content SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: content',
-    auth SimpleAggregateFunction(sum, UInt64) COMMENT 'refused: authentication',
-    other SimpleAggregateFunction(sum, UInt64) COMMENT 'refused otherwise',
-    sample_reply SimpleAggregateFunction(max, String) COMMENT 'one of the replies, cut',
-    last_arrived SimpleAggregateFunction(max, DateTime64(6, 'UTC')) COMMENT 'when the last of them reached ClickHouse'
-)
-ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
-PARTITION BY toYYYYMMDD(ts)
-ORDER BY (provider, scope, value, ts)
-TTL toDateTime(ts) + INTERVAL 2 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
-COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
-
-CREATE TABLE IF NOT EXISTS scoped_refusals ON CLUSTER `main` AS `carom`.scoped_refusals_local
-ENGINE = Distributed(`main`, `carom`, scoped_refusals_local)
-COMMENT 'Refusals that are aimed at a domain or URL and say nothing of the source, in steps of ten seconds';
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS scoped_refusals_mv ON CLUSTER `main` TO scoped_refusals_local AS
-SELECT
-    toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND) AS ts, provider, scope, scope_value AS value,
-    countIf(dimension = 'rate') AS rate, countIf(dimension = 'block') AS block, countIf(dimension = 'unavailable') AS unav,
-    countIf(dimension = 'content') AS content, countIf(dimension = 'auth') AS auth,
-    countIf(dimension NOT IN ('rate', 'block', 'unavailable', 'content', 'auth')) AS other,
-    substring(max(reply), 1, 500) AS sample_reply, max(arrived) AS last_arrived
-FROM events_local
-WHERE kind IN ('deferred', 'bounced') AND provider != '' AND scope IN ('domain', 'url') AND scope_value != '' AND NOT repaired
-GROUP BY ts, provider, scope, value
-COMMENT 'Fills scoped_refusals from events';
 

@@ -37,6 +37,8 @@ GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1m_local` TO `
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1h` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes_local` TO `carom_import`;
+GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`scoped_refusals` TO `carom_import`;
+GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`scoped_refusals_local` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1m` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1m_local` TO `carom_import`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1h` TO `carom_import`;
@@ -55,6 +57,7 @@ GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k10
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1m_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1h_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`provider_minutes_stage_`* TO `carom_import`;
+GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`scoped_refusals_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1m_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1h_stage_`* TO `carom_import`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1d_stage_`* TO `carom_import`;
@@ -94,6 +97,8 @@ GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1m_local` TO `
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`k1h` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`provider_minutes_local` TO `carom_analytics`;
+GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`scoped_refusals` TO `carom_analytics`;
+GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`scoped_refusals_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1m` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1m_local` TO `carom_analytics`;
 GRANT ON CLUSTER `main` SELECT, INSERT, ALTER DELETE ON `carom`.`rollup_1h` TO `carom_analytics`;
@@ -112,6 +117,7 @@ GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k10
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1m_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`k1h_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`provider_minutes_stage_`* TO `carom_analytics`;
+GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`scoped_refusals_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1m_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1h_stage_`* TO `carom_analytics`;
 GRANT ON CLUSTER `main` CREATE TABLE, DROP TABLE, SELECT, INSERT ON `carom`.`rollup_1d_stage_`* TO `carom_analytics`;
