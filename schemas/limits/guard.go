@@ -37,13 +37,15 @@ type Guard struct {
 	replies int     // since the last step that acted
 	blocks  int     // in a row
 	stepped time.Duration
+	blocked time.Duration // when blocks cut the rate last
 
 	stepReplies int     // since the last step
 	base        float64 // replies a second before the guard acted
 
 	epoch  uint64
 	rate   float64
-	canary bool
+	canary bool // the last lease was for trials
+	trials bool // what is sent now is trials
 }
 
 // Observe takes one reply at time now into account. Refusals are the dimensions rate, block,
@@ -52,8 +54,8 @@ type Guard struct {
 // the trials of a suspended key.
 func (g *Guard) Observe(now time.Duration, dimension taxonomy.Dimension, scope taxonomy.Scope) {
 	g.step(now)
-	if g.canary {
-		return // trials are to be refused, and slower ones would find out later that it is over
+	if g.trials {
+		return // they are to be refused, and slower ones would find out later that it is over
 	}
 	var x float64
 	switch dimension {
@@ -73,7 +75,8 @@ func (g *Guard) Observe(now time.Duration, dimension taxonomy.Dimension, scope t
 		g.blocks = 0
 		return
 	}
-	if g.blocks++; g.blocks == guardBlocks {
+	if g.blocks++; g.blocks >= guardBlocks && (g.blocked == 0 || now-g.blocked >= guardStep) {
+		g.blocked = now // what was on its way then says nothing about the new rate
 		g.cut = 1 - max(guardSmallest, (1-g.cut)*guardBlockCut)
 		g.refused, g.replies, g.blocks = guardAfterCut, 0, 0
 	}
@@ -133,5 +136,5 @@ func (g *Guard) Lease(now time.Duration, l Lease) {
 	if first || l.RatePerSecond < g.rate || (g.canary && !l.Canary) {
 		g.cut, g.refused, g.replies, g.blocks, g.stepped = 0, guardAfterCut, 0, 0, now
 	}
-	g.epoch, g.rate, g.canary = l.Epoch, l.RatePerSecond, l.Canary
+	g.epoch, g.rate, g.canary, g.trials = l.Epoch, l.RatePerSecond, l.Canary, l.Canary
 }

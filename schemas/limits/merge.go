@@ -43,6 +43,7 @@ func Merge(now time.Duration, static, adaptive Limit, term Term, guard *Guard) E
 	if guard == nil {
 		return out
 	}
+	guard.trials = out.Canary // which end with the lease, also without the next one
 	if rate := guard.Apply(now, out.RatePerSecond); rate < out.RatePerSecond {
 		out.RatePerSecond, out.Actor = rate, ByGuard
 	}

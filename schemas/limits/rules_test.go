@@ -167,6 +167,40 @@ func TestGuardLeavesTrialsAlone(t *testing.T) {
 	}
 }
 
+// With analytics away trials end in a glide to the configuration, and there the guard is needed again.
+func TestGuardActsWhenTrialsAreOver(t *testing.T) {
+	var g limits.Guard
+	lease := limits.Lease{Epoch: 6, RatePerSecond: 1.0 / 30, Connections: 1, Canary: true}
+	g.Lease(0, lease)
+	static := limits.Static(10, 10, 0)
+	glide := limits.Glide{Lease: lease, TTL: limits.DefaultTTL}
+	at := limits.DefaultTTL + 2*limits.GlideTime
+	if term := glide.At(at, static); term.Canary {
+		t.Fatalf("the suspension never ends: %+v", term)
+	}
+	for end := at + time.Minute; at < end; at += time.Second {
+		limits.Merge(at, static, limits.Limit{}, glide.At(at, static), &g)
+		g.Observe(at, taxonomy.Rate, taxonomy.ScopeNone)
+	}
+	if f := g.Factor(at); f == 1 {
+		t.Error("a minute of refusals at the configured rate, and the guard does nothing")
+	}
+}
+
+// Answers that were on their way when the guard cut are about the rate before.
+func TestGuardCutsOnceForWhatWasInFlight(t *testing.T) {
+	var g limits.Guard
+	for at := time.Duration(0); at < 10*time.Second; at += 100 * time.Millisecond {
+		g.Observe(at, taxonomy.OK, taxonomy.ScopeNone)
+	}
+	for range 20 {
+		g.Observe(10*time.Second, taxonomy.Block, taxonomy.ScopeSource)
+	}
+	if f := g.Factor(10 * time.Second); f != 0.25 {
+		t.Errorf("20 blocks at one moment leave %v of the rate, want a quarter", f)
+	}
+}
+
 func TestGuardOfAnUnlimitedRate(t *testing.T) {
 	var g limits.Guard
 	at := time.Duration(0)
