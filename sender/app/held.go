@@ -52,6 +52,9 @@ func (n *node) watchHeld(ctx context.Context) error {
 
 // sweepHeld looks at all held mail once. known is what the last look saw, and is brought up to date.
 func (n *node) sweepHeld(ctx context.Context, now time.Time, known map[unique.Handle[queue.Labels]]*heldMail) error {
+	if n.keeper.Lapsed() {
+		n.queues.Unpark()
+	}
 	for _, h := range known {
 		h.recipients, h.oldest = 0, 0
 	}

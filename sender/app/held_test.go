@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unique"
 
@@ -101,4 +102,30 @@ func TestReleasedMailIsDueAgain(t *testing.T) {
 	if s.Held != 0 || s.Due != 1 {
 		t.Errorf("status %+v, want one due and none held", s)
 	}
+}
+
+// A hold that ended without news lets go what is parked already.
+func TestLapsedHoldLetsMailGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := holding(t, 0)
+		d := &limits.Document{Format: limits.Format, Generation: 1, IssuedAt: time.Now(), TTLSeconds: 60, Holds: []limits.Hold{{Tenant: "shop", ReasonID: "h"}}}
+		n.keeper.Apply(d)
+		q := n.queues.Queue(queue.Name{Domain: "a.test", VMTA: "v"})
+		known := map[unique.Handle[queue.Labels]]*heldMail{}
+		for _, step := range []struct {
+			after time.Duration
+			held  int
+		}{{time.Minute, 1}, {scoped.HoldTime + time.Minute, 0}} {
+			time.Sleep(step.after)
+			if err := n.sweepHeld(t.Context(), time.Now(), known); err != nil {
+				t.Fatal(err)
+			}
+			if got := q.Status(time.Now()).Held; got != step.held {
+				t.Errorf("%s later %d are held, want %d", step.after, got, step.held)
+			}
+		}
+		if item, ok := q.Next(time.Now()); !ok || item.Parked {
+			t.Errorf("%+v is handed out as held until its end, want it let go", item)
+		}
+	})
 }

@@ -112,5 +112,8 @@ func (n *node) apply(c *config.Config) error {
 	n.recorder.SetConfigHash(c.Hash())
 	n.recorder.Categorize(categories(c))
 	n.server.Reload(c)
+	if n.queues != nil {
+		n.queues.Unpark() // adaptive-hold may have changed; sessions park again what is still held
+	}
 	return nil
 }

@@ -55,6 +55,9 @@ func (s *session) keptBack(item *queue.Item) bool {
 		return false
 	}
 	s.queue.Park(item)
+	if !s.Keeper.Held(m).Held { // the hold ended before the item was among those that its end lets go
+		s.queue.Unpark()
+	}
 	return true
 }
 

@@ -213,6 +213,7 @@ func (s *session) take(now time.Time) (*queue.Item, bool) {
 // The permit comes before the connection, so that nobody opens one to be silent on it, and what
 // would have to wait for long gives everything back.
 func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
+	s.kept = false
 	if s.slot && s.conn == nil { // of a connection that is gone: the next one counts anew, and may go another way
 		s.Throttle.Disconnect(s.path)
 		s.slot = false

@@ -23,9 +23,14 @@ func (q *Queue) Park(item *Item) {
 // Unpark makes all parked items due again, each as it was before.
 func (m *Manager) Unpark() {
 	for _, q := range m.all(nil) {
-		if q.unpark(func(*Item) bool { return true }, false) {
-			q.shard.changed(q, time.Time{})
-		}
+		q.Unpark()
+	}
+}
+
+// Unpark makes the queue's parked items due again, each as it was before.
+func (q *Queue) Unpark() {
+	if q.unpark(func(*Item) bool { return true }, false) {
+		q.shard.changed(q, time.Time{})
 	}
 }
 
@@ -72,7 +77,7 @@ const lookahead = 1000
 // first due retry, else the first new mail.
 func (q *Queue) NextOf(tenant string, now time.Time) (*Item, bool) {
 	q.mu.Lock()
-	if item := q.firstOf(tenant, At(now)); item != nil && !q.paused {
+	if item := q.firstOf(tenant, At(now)); item != nil {
 		if q.starting > 0 {
 			q.starting--
 		}

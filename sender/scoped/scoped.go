@@ -51,7 +51,7 @@ type Mail struct {
 	Tenant, Job, FromDomain string // domains in lower case
 	Domains                 []string
 	HasURL                  func(host string) bool // nil if there are none
-	Waited                  bool                   // a scoped limit told it to wait before
+	Waited                  bool                   // it had to wait before, as a scoped limit may have told it
 	Recipients              int
 }
 
@@ -98,7 +98,6 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	depth := Nothing
 	before := k.holds
 	k.holds = nil
 	for _, h := range d.Holds {
@@ -107,10 +106,6 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 		}
 		h.FromDomain = strings.ToLower(h.FromDomain)
 		k.holds = append(k.holds, hold{h, now + d.TTL() + HoldTime})
-		depth = max(depth, Labels)
-		if h.FromDomain != "" {
-			depth = max(depth, Envelope)
-		}
 	}
 	known := k.limits
 	k.limits = map[string][]*limit{}
@@ -127,10 +122,39 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 			}
 		}
 		k.limits[s.Provider] = append(k.limits[s.Provider], l)
+	}
+	k.setDepth()
+	return !slices.EqualFunc(before, k.holds, func(a, b hold) bool { return a.Hold == b.Hold })
+}
+
+// Lapsed forgets the holds that went without news for too long, and reports whether there were any: then
+// what they held should be looked at again.
+func (k *Keeper) Lapsed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	before := len(k.holds)
+	k.holds = slices.DeleteFunc(k.holds, func(h hold) bool { return h.until < now })
+	if len(k.holds) == before {
+		return false
+	}
+	k.setDepth()
+	return true
+}
+
+// setDepth says how deep the rules look. The caller holds k.mu.
+func (k *Keeper) setDepth() {
+	depth := Nothing
+	for i := range k.holds {
+		depth = max(depth, Labels)
+		if k.holds[i].FromDomain != "" {
+			depth = max(depth, Envelope)
+		}
+	}
+	if len(k.limits) > 0 {
 		depth = Message
 	}
 	k.depth.Store(int32(depth)) //nolint:gosec // one of four
-	return !slices.EqualFunc(before, k.holds, func(a, b hold) bool { return a.Hold == b.Hold })
 }
 
 // Depth returns how much of a message has to be known at present; with Nothing nobody needs to ask.
@@ -256,7 +280,9 @@ func (l *limit) wait(now time.Duration, waited bool) time.Duration {
 	if due <= now && (waited || l.slot <= now) {
 		return 0
 	}
-	l.slot = max(l.slot, due, now) + space(rate)
+	if l.slot = max(l.slot, due, now) + space(rate); l.slot-now > longestWait {
+		l.slot = max(due, now) + space(rate) // the line is longer than that: it begins again beside what has slots
+	}
 	return min(l.slot-now, longestWait)
 }
 

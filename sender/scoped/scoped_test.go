@@ -92,12 +92,15 @@ func TestHoldEndsWithoutNews(t *testing.T) {
 		k.Apply(d)
 		mail := Mail{Tenant: "shop"}
 		time.Sleep(d.TTL() + HoldTime)
-		if !k.Held(&mail).Held {
+		if !k.Held(&mail).Held || k.Lapsed() {
 			t.Error("the hold ended before its time")
 		}
 		time.Sleep(time.Second)
 		if k.Held(&mail).Held {
 			t.Error("the hold goes on without news")
+		}
+		if !k.Lapsed() || k.Lapsed() || k.Depth() != Nothing {
+			t.Errorf("the end of the hold is not told once (depth %d)", k.Depth())
 		}
 	})
 }
@@ -179,6 +182,44 @@ func TestScopedRate(t *testing.T) {
 		time.Sleep(d.TTL() + limits.GlideTime)
 		if v := k.Admit(&Mail{Provider: "google", FromDomain: "shop.example"}); v.Wait != 0 {
 			t.Errorf("after the glide a message waits: %+v", v)
+		}
+	})
+}
+
+// A line that is longer than the longest wait keeps the rate as well.
+func TestScopedRateOfALongLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, d := New(), document(1)
+		d.Scoped = []limits.ScopedLimit{{Provider: "google", Scope: "domain", Value: "shop.example", RatePerSecond: 1}}
+		const messages, seconds = 6000, 5000
+		at := make([]time.Time, messages) // when each is due; zero once it is sent
+		for i := range at {
+			at[i] = time.Now()
+		}
+		sent, refusals := 0, 0
+		for second := range seconds {
+			if second%60 == 0 {
+				k.Apply(d) // news
+			}
+			for i := range at {
+				if at[i].IsZero() || at[i].After(time.Now()) {
+					continue
+				}
+				v := k.Admit(&Mail{Provider: "google", FromDomain: "shop.example", Waited: second > 0})
+				if v.Wait == 0 {
+					sent, at[i] = sent+1, time.Time{}
+					continue
+				}
+				refusals++
+				at[i] = time.Now().Add(v.Wait)
+			}
+			time.Sleep(time.Second)
+		}
+		if sent < seconds*9/10 || sent > seconds+5 {
+			t.Errorf("%d messages in %d s at 1/s", sent, seconds)
+		}
+		if refusals > 10*messages {
+			t.Errorf("%d messages were looked at in vain %d times", messages, refusals)
 		}
 	})
 }
