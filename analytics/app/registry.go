@@ -91,7 +91,8 @@ func (o *options) jobs(conn driver.Conn, current func() *policy.Policy, log *slo
 		if err != nil {
 			return nil, service.Configf("change-webhook: %w", err)
 		}
-		told := &jobs.ChangeWebhook{Conn: conn, Client: client, Endpoint: webhook.Endpoint(w.URL), Log: log.With("component", "change-webhook"), Version: version}
+		// A name of its own: both webhooks may have one URL, and each looks after what waits under its name.
+		told := &jobs.ChangeWebhook{Conn: conn, Client: client, Endpoint: webhook.Endpoint(w.URL) + "#changes", Log: log.With("component", "change-webhook"), Version: version}
 		all = append(all, job{name: "change-webhook", run: told.Run})
 	}
 	for i := range all {

@@ -13,6 +13,11 @@ import (
 // the ceiling of the configuration, changes nothing without a reason that holds its evidence, and
 // raises nothing on stale data or into a bad list.
 //
+// A key (provider, scope value), the mail that carries one DKIM or SPF domain or URL to a provider that
+// refuses for it (design/control.md 5.5, rule 6), is decided about in the same way: w counts the answers to
+// that mail, none of which counts for (provider, source), and w.Static is limits.None(), since such a key
+// has no configuration.
+//
 // The first rule about the rate that matches wins; connections and messages per connection are
 // decided beside it. All changes of one call make one epoch.
 func Decide(p *Policy, s State, now time.Duration, w *Windows) (State, Limits, []Reason) {
@@ -41,15 +46,6 @@ func Decide(p *Policy, s State, now time.Duration, w *Windows) (State, Limits, [
 	}
 	d.clamp()
 	return d.finish()
-}
-
-// DecideScoped decides about a key (provider, scope value): the mail that carries one DKIM or SPF
-// domain or URL to a provider that refuses for it (design/control.md 5.5, rule 6). It is Decide:
-// w counts the answers to the mail that carries the value, and none of them counts in the windows of
-// (provider, source). Such a key has no configuration, so w.Static is limits.None() and nothing is
-// limited until the provider refuses.
-func DecideScoped(p *Policy, s State, now time.Duration, w *Windows) (State, Limits, []Reason) {
-	return Decide(p, s, now, w)
 }
 
 // Release returns the state of a key that the loop may no longer limit, and why: the mode of its

@@ -131,7 +131,7 @@ func (c *Completeness) RunRange(ctx context.Context, from, to time.Time) (Result
 				return fmt.Errorf("count %s: %w", t.table, err)
 			}
 		}
-		if err := c.compare(ctx, from, to, nil, report); err != nil {
+		if err := c.compare(ctx, from, to, comparison{}, report); err != nil {
 			return err
 		}
 		c.finish(l, report, result)
@@ -152,7 +152,7 @@ func (c *Completeness) work(ctx context.Context, r *run, result *Result) error {
 		return err
 	}
 	to := r.started.Add(-c.settle())
-	to, follows, err := c.follow(ctx, to)
+	to, how, err := c.follow(ctx, to)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (c *Completeness) work(ctx context.Context, r *run, result *Result) error {
 			}
 		}
 		maps.DeleteFunc(hours, func(h time.Time, _ bool) bool { return compared[h] })
-		if err := c.compareHours(ctx, hours, to, follows, report); err != nil {
+		if err := c.compareHours(ctx, hours, to, how, report); err != nil {
 			return err
 		}
 		maps.Copy(compared, hours)
@@ -196,19 +196,26 @@ func (c *Completeness) work(ctx context.Context, r *run, result *Result) error {
 	return nil
 }
 
-// follow returns to which moment of arrival a run looks, and which roll-ups it leaves out. It goes as far
-// as the job rollups did, and compares what that filled from events too. If that job does not run, what
-// it fills is left out: it is late, and not wrong. What is made of roll-ups by the day is compared over a
-// range.
-func (c *Completeness) follow(ctx context.Context, to time.Time) (time.Time, []string, error) {
+// comparison says how roll-ups are compared.
+type comparison struct {
+	except []string // roll-ups that are left out
+	// rolledTo is what arrived last of what the job rollups has seen, zero for all: an hour for which more
+	// came later is late, and not wrong, in what that job fills.
+	rolledTo time.Time
+}
+
+// follow returns to which moment of arrival a run looks, and how it compares. It goes as far as the job
+// rollups did, and compares what that filled from events too. If that job does not run, what it fills is
+// left out: it is late, and not wrong. What is made of other roll-ups is compared over a range.
+func (c *Completeness) follow(ctx context.Context, to time.Time) (time.Time, comparison, error) {
 	w, err := loadWatermark(ctx, c.Conn, rollUpsJob)
 	if err != nil {
-		return to, nil, err
+		return to, comparison{}, err
 	}
 	if w.dataTo.Before(to.Add(-rollUpsLate)) {
-		return to, warehouse.Coarser(), nil
+		return to, comparison{except: warehouse.Coarser()}, nil
 	}
-	return earlier(to, w.dataTo), warehouse.FromRollUps(), nil
+	return earlier(to, w.dataTo), comparison{except: warehouse.FromRollUps(), rolledTo: w.dataTo}, nil
 }
 
 // closedSince adds the hours that have closed after the last run, which went to began, until to: they were
@@ -405,8 +412,8 @@ func (c *Completeness) touched(ctx context.Context, from, to time.Time, hours ma
 	})
 }
 
-// compareHours compares the roll-ups, without those named by except, of those hours that are closed at at.
-func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]bool, at time.Time, except []string, report *CompletenessReport) error {
+// compareHours compares the roll-ups of those hours that are closed at at.
+func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]bool, at time.Time, how comparison, report *CompletenessReport) error {
 	var closed []time.Time
 	for h := range hours {
 		if !h.Add(time.Hour + closing).After(at) {
@@ -419,7 +426,7 @@ func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]boo
 		for j < len(closed) && closed[j].Equal(closed[j-1].Add(time.Hour)) && j-i < 24 {
 			j++
 		}
-		if err := c.compare(ctx, closed[i], closed[j-1].Add(time.Hour), except, report); err != nil {
+		if err := c.compare(ctx, closed[i], closed[j-1].Add(time.Hour), how, report); err != nil {
 			return err
 		}
 		i = j
@@ -427,12 +434,18 @@ func (c *Completeness) compareHours(ctx context.Context, hours map[time.Time]boo
 	return nil
 }
 
-// compare compares the roll-ups, without those named by except, from from to to with the events, and
-// rebuilds the hours that differ.
-func (c *Completeness) compare(ctx context.Context, from, to time.Time, except []string, report *CompletenessReport) error {
+// compare compares the roll-ups from from to to with the events, and rebuilds the hours that differ.
+func (c *Completeness) compare(ctx context.Context, from, to time.Time, how comparison, report *CompletenessReport) error {
 	differences := func(from, to time.Time) ([]warehouse.Difference, error) {
 		all, err := warehouse.Differences(ctx, c.Conn, from, to)
-		return slices.DeleteFunc(all, func(d warehouse.Difference) bool { return slices.Contains(except, d.Table) }), err
+		all = slices.DeleteFunc(all, func(d warehouse.Difference) bool { return slices.Contains(how.except, d.Table) })
+		if err != nil || len(all) == 0 || how.rolledTo.IsZero() {
+			return all, err
+		}
+		late, err := c.hoursSince(ctx, how.rolledTo, from, to)
+		return slices.DeleteFunc(all, func(d warehouse.Difference) bool {
+			return slices.Contains(warehouse.FromEvents(), d.Table) && slices.ContainsFunc(late, d.From.Equal)
+		}), err
 	}
 	found, err := differences(from, to)
 	if err != nil || len(found) == 0 {
@@ -453,6 +466,19 @@ func (c *Completeness) compare(ctx context.Context, from, to time.Time, except [
 	left, err := differences(from, to)
 	report.Differences = append(report.Differences, left[:min(len(left), maxShown-len(report.Differences))]...)
 	return err
+}
+
+// hoursSince returns the hours from from to to of events that arrived after at.
+func (c *Completeness) hoursSince(ctx context.Context, at, from, to time.Time) ([]time.Time, error) {
+	var hours []time.Time
+	err := c.Conn.QueryRow(with(ctx, clickhouse.Parameters{"at": micros(at), "from": micros(from), "to": micros(to)}), `
+SELECT groupUniqArray(toStartOfHour(toDateTime(time, 'UTC'))) FROM events
+WHERE time >= fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({to:Int64}, 'UTC')
+    AND arrived > fromUnixTimestamp64Micro({at:Int64}, 'UTC')`).Scan(&hours)
+	if err != nil {
+		return nil, fmt.Errorf("look for the hours of events that came late: %w", err)
+	}
+	return hours, nil
 }
 
 // finish makes the report of the ledger.

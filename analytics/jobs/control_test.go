@@ -471,7 +471,7 @@ func testHoldNarrow(t *testing.T, w *world) {
 	if err != nil || len(held) != 2 {
 		t.Fatalf("held %+v, %v; want two", held, err)
 	}
-	if held[0].ID != "comcast/job:all" || held[0].Status != "asked" || held[1].ID != "yahoo/job:bad" || held[1].Status != "held" {
+	if held[0].ID != "comcast/job:big/all" || held[0].Status != "asked" || held[1].ID != "yahoo/job:shop/bad" || held[1].Status != "held" {
 		t.Errorf("held %+v; want comcast's asked about, because it is all of its volume, and yahoo's bad job held", held)
 	}
 }

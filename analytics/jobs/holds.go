@@ -269,8 +269,8 @@ GROUP BY provider, from_domain, hour`)
 // reached returns how far the deliveries by job and From domain go, which the job rollups fills hour by
 // hour: complaints about later mail wait for it, or they would have nothing to be a share of.
 func (j *Holds) reached(ctx context.Context) (at time.Time, err error) {
-	if err := j.Conn.QueryRow(ctx, "SELECT toDateTime(max(ts), 'UTC') + INTERVAL 1 HOUR FROM jobs_1h").Scan(&at); err != nil {
-		return at, fmt.Errorf("read how far jobs_1h goes: %w", err)
+	if err := j.Conn.QueryRow(ctx, "SELECT toDateTime(least((SELECT max(ts) FROM jobs_1h), (SELECT max(ts) FROM senders_1h)), 'UTC') + INTERVAL 1 HOUR").Scan(&at); err != nil {
+		return at, fmt.Errorf("read how far jobs_1h and senders_1h go: %w", err)
 	}
 	return at.UTC(), nil
 }
@@ -331,7 +331,7 @@ GROUP BY provider, age`)
 	return curves, nil
 }
 
-// volumes reads what each provider took of each part in the last day.
+// volumes reads what each provider took in the last day.
 func (j *Holds) volumes(ctx context.Context, now time.Time) (map[string]float64, error) {
 	rows, err := j.Conn.Query(with(ctx, clickhouse.Parameters{"since": micros(now.Add(-day))}), `
 SELECT provider, toFloat64(sum(ok)) FROM k1m WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') GROUP BY provider`)
@@ -421,8 +421,12 @@ func (d *deciding) decide(ctx context.Context, s suspect, parts map[part]*counte
 	default:
 		return nil
 	}
+	value := h.Value
+	if h.Scope != "tenant" { // tenants may have jobs of one name, or share a From domain
+		value = s.tenant + "/" + value
+	}
 	next := hold{
-		id: fmt.Sprintf("%s/%s:%s", s.provider, h.Scope, h.Value), status: status, provider: s.provider, tenant: s.tenant, share: h.Share, began: now,
+		id: fmt.Sprintf("%s/%s:%s", s.provider, h.Scope, value), status: status, provider: s.provider, tenant: s.tenant, share: h.Share, began: now,
 		complaints: reason.Complaints, delivered: reason.Matured, low: reason.Low, volume: evidence.Volume, reason: reason.Text, actor: actorLoop,
 	}
 	switch h.Scope {

@@ -215,10 +215,10 @@ func (j *Reputation) tellFeedback(ctx context.Context, r *run, before map[[3]str
 	}
 }
 
-// punishing are the rules whose outcome is written down.
-var punishing = []string{"BACKOFF", "COOLDOWN", "SUSPEND", "CONNECTIONS-DOWN", "MESSAGES-DOWN", "HOLD"}
+// punishing are the rules whose outcome is written down. What a hold did does not show in answers by source.
+var punishing = []string{"BACKOFF", "COOLDOWN", "SUSPEND", "CONNECTIONS-DOWN", "MESSAGES-DOWN"}
 
-// outcomes writes what came of each change that lowered a limit or stopped mail: what the key was answered
+// outcomes writes what came of each change that lowered the limit of a source: what the key was answered
 // in the time after it. k1m holds the answers by the minute, so the minute of the change is left out.
 func (j *Reputation) outcomes(ctx context.Context, r *run) error {
 	err := j.Conn.Exec(with(ctx, clickhouse.Parameters{

@@ -16,6 +16,8 @@ import (
 const (
 	rollUpsJob = "rollups"
 	day        = 24 * time.Hour
+
+	dailySuffix = "_1d" // of the names of roll-ups by the day
 )
 
 // RollUps is the job that fills the roll-ups by the hour from events, and those by the day from them.
@@ -50,14 +52,15 @@ func (j *RollUps) work(ctx context.Context, r *run, result *Result) error {
 	if err != nil {
 		return err
 	}
+	daily := func(table string) bool { return strings.HasSuffix(table, dailySuffix) }
 	for _, s := range stretches(hours) {
-		if err := j.rollUp(ctx, r, warehouse.FromEvents(), s.from, s.to, result); err != nil {
+		if err := j.rollUp(ctx, r, slices.DeleteFunc(warehouse.Coarser(), daily), s.from, s.to, result); err != nil {
 			return err
 		}
 	}
 	if len(hours) > 0 {
 		// By the day all is computed by the month, so that one range costs no more than its months.
-		if err := j.rollUp(ctx, r, warehouse.FromRollUps(), hours[0].Truncate(day), hours[len(hours)-1].Truncate(day).Add(day), result); err != nil {
+		if err := j.rollUp(ctx, r, slices.DeleteFunc(warehouse.Coarser(), func(table string) bool { return !daily(table) }), hours[0].Truncate(day), hours[len(hours)-1].Truncate(day).Add(day), result); err != nil {
 			return err
 		}
 	}
@@ -111,7 +114,7 @@ func stretches(hours []time.Time) []hourRange {
 // rollUp fills roll-ups for a range. Those by the day have nothing of a day that is not over.
 func (j *RollUps) rollUp(ctx context.Context, r *run, tables []string, from, to time.Time, result *Result) error {
 	for _, table := range tables {
-		if strings.HasSuffix(table, "_1d") && !from.Before(r.started.Truncate(day)) {
+		if strings.HasSuffix(table, dailySuffix) && !from.Before(r.started.Truncate(day)) {
 			continue
 		}
 		if err := warehouse.RollUp(ctx, j.Conn, table, from, to); err != nil {

@@ -84,7 +84,7 @@ func (l *loopSender) decideScoped(w *world) {
 				windows.Newest = b.Start + bucketStep
 			}
 		}
-		state, want, _ := control.DecideScoped(&l.policy, s.state, w.now, &windows)
+		state, want, _ := control.Decide(&l.policy, s.state, w.now, &windows)
 		s.state, s.limit = state, want.RatePerSecond
 	}
 }

@@ -10,7 +10,6 @@
 package clock
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"strconv"
@@ -101,11 +100,6 @@ func NewTimer(d time.Duration) *time.Timer { return time.NewTimer(Real(d)) }
 
 // NewTicker returns a ticker with a period of d. The times that it sends are the machine's.
 func NewTicker(d time.Duration) *time.Ticker { return time.NewTicker(max(time.Millisecond, Real(d))) }
-
-// WithTimeout is context.WithTimeout.
-func WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, Real(d))
-}
 
 // Flag adds --time-scale to the flags of a command.
 func Flag(flags *flag.FlagSet) {

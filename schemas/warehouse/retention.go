@@ -33,7 +33,7 @@ var leastRetention = map[string]int{
 	"limit_log":  2, // the control loop completes what a run left half done
 	"reputation": 2, // a band remembers where it was
 	// The coarser roll-ups follow the finer ones, and days that were late.
-	"k1h": 15, "rollup_1m": 1, "rollup_1h": 35, "latency_1h": 35, "jobs_1h": 3, "domains_1h": 15, "senders_1h": 15, // scores read two weeks
+	"k1h": 60, "rollup_1m": 1, "rollup_1h": 35, "latency_1h": 35, "jobs_1h": 3, "domains_1h": 15, "senders_1h": 15, // scores read two weeks, warm-ups their whole time
 }
 
 // readByJobs are the tables that jobs read as far back as the schema keeps them.

@@ -85,4 +85,4 @@ PARTITION BY toYYYYMM(changed_at)
 ORDER BY (id, after_minutes)
 {{ttl "limit_outcomes" "changed_at" 400}}
 SETTINGS {{durable}}
-COMMENT 'What came of each decrease, suspension and hold after 15 minutes, an hour and a day; read with FINAL';
+COMMENT 'What came of each decrease and suspension of a source after 15 minutes, an hour and a day; read with FINAL';

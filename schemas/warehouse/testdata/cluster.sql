@@ -2335,5 +2335,5 @@ PARTITION BY toYYYYMM(changed_at)
 ORDER BY (id, after_minutes)
 TTL toDateTime(changed_at) + INTERVAL 400 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1
-COMMENT 'What came of each decrease, suspension and hold after 15 minutes, an hour and a day; read with FINAL';
+COMMENT 'What came of each decrease and suspension of a source after 15 minutes, an hour and a day; read with FINAL';
 
