@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -91,7 +92,8 @@ func TestServerThatForgets(t *testing.T) {
 			q.Set("insert_deduplication_token", rand.Text())
 			r.URL.RawQuery = q.Encode()
 		}
-		proxy.ServeHTTP(w, r)
+		// What was sent is stored, whether or not anybody waits for the answer.
+		proxy.ServeHTTP(w, r.WithContext(context.WithoutCancel(r.Context())))
 	}))
 	defer forgetful.Close()
 	report, log, err := run(t, "--url", forgetful.URL)
