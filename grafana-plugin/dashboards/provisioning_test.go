@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
 	"go.yaml.in/yaml/v3"
 
 	"carom/grafana-plugin/pkg/plugin"
@@ -48,13 +49,29 @@ type rule struct {
 func TestAlertRulesAskWhatTheBackendAnswers(t *testing.T) {
 	var sources struct {
 		Datasources []struct {
-			UID  string `yaml:"uid"`
-			Type string `yaml:"type"`
+			UID      string         `yaml:"uid"`
+			Type     string         `yaml:"type"`
+			JSONData map[string]any `yaml:"jsonData"`
 		} `yaml:"datasources"`
 	}
 	decode(t, "datasources/carom.yaml", &sources)
 	if len(sources.Datasources) != 1 || sources.Datasources[0].Type != "carom-deliverability-datasource" {
 		t.Fatalf("the data sources are %+v", sources)
+	}
+	// Grafana puts its environment into the texts, and texts they stay.
+	settings := sources.Datasources[0].JSONData
+	values := map[string]string{"CAROM_ADDRESS": "clickhouse.test:8123", "CAROM_PROTOCOL": "http", "CAROM_DATABASE": "carom"}
+	for name, v := range settings {
+		if text, ok := v.(string); ok {
+			settings[name] = os.Expand(text, func(variable string) string { return values[variable] })
+		}
+	}
+	text, err := json.Marshal(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plugin.New(t.Context(), backend.DataSourceInstanceSettings{JSONData: text}); err != nil {
+		t.Errorf("the backend does not take the settings %s: %v", text, err)
 	}
 	var alerts struct {
 		Groups []struct {

@@ -8,11 +8,9 @@ import {
   type QueryEditorProps,
   toDataFrame,
 } from '@grafana/data';
-import { getTemplateSrv } from '@grafana/runtime';
 import { from, map, type Observable } from 'rxjs';
 import { VariableEditor } from './components/VariableEditor';
 import type { CaromDataSource } from './datasource';
-import { quoteForSQL } from './query';
 import type { CaromOptions, CaromQuery, CaromVariableQuery } from './types';
 
 /** The props of the editor of a template variable. */
@@ -33,7 +31,7 @@ export class CaromVariableSupport extends CustomVariableSupport<CaromDataSource,
         refId: 'variable',
         mode: 'sql',
         format: 'table',
-        sql: getTemplateSrv().replace(asked.sql, request.scopedVars, quoteForSQL),
+        sql: asked.sql, // the data source puts variables in
       };
       return this.datasource
         .query({ ...request, targets: [target] } as DataQueryRequest<CaromQuery>)

@@ -68,6 +68,8 @@ func parseSettings(s backend.DataSourceInstanceSettings) (Settings, error) {
 		mistakes = append(mistakes, fmt.Errorf("protocol %q: want native or http", out.Protocol))
 	} else if strings.Contains(out.Address, "://") {
 		mistakes = append(mistakes, fmt.Errorf("address %q: want HOST:PORT; the protocol is a setting of its own", withoutLogin(out.Address)))
+	} else if strings.ContainsAny(out.Address, "@/") { // it may hold a password, so it is not shown
+		mistakes = append(mistakes, errors.New("address: want HOST:PORT; user, password and database are settings of their own"))
 	} else if _, _, err := net.SplitHostPort(out.Address); err != nil {
 		out.Address = net.JoinHostPort(strings.Trim(out.Address, "[]"), out.defaultPort())
 	}

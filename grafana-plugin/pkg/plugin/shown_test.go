@@ -422,6 +422,7 @@ func unhappy(t *testing.T, s source, server *chtest.Server) {
 		{"no such host", map[string]any{"address": "nowhere.invalid:8123"}, readerPassword, "is not known: check the name of the host"},
 		{"no address", map[string]any{"address": ""}, readerPassword, "set the address of ClickHouse"},
 		{"a URL for an address", map[string]any{"address": "http://alice:" + readerPassword + "@h:1"}, readerPassword, "want HOST:PORT; the protocol is a setting of its own"},
+		{"a login in the address", map[string]any{"address": "alice:" + readerPassword + "@h:1"}, readerPassword, "settings of their own"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			bad := s.configured(t, settingsOf(server, tc.settings), tc.password)

@@ -126,7 +126,7 @@ func (b *builder) aggregate() (Plan, error) {
 				}
 			}
 		}
-		plan.Step, plan.From, plan.To = step, b.window.From.UTC().Truncate(step), b.window.To.UTC()
+		plan.Step, plan.From, plan.To = step, stepOf(b.window.From, step), b.window.To.UTC()
 	} else {
 		plan.From, plan.To = b.window.From.UTC(), b.window.To.UTC()
 	}
@@ -220,6 +220,12 @@ func niceStep(d time.Duration) time.Duration {
 		}
 	}
 	return wholeDays(d)
+}
+
+// stepOf returns the start of the step that t is in. Steps are counted from 1970, as ClickHouse's
+// toStartOfInterval counts them; time.Truncate counts from the year 1.
+func stepOf(t time.Time, step time.Duration) time.Time {
+	return time.Unix(0, t.UnixNano()-t.UnixNano()%int64(step)).UTC()
 }
 
 // wholeDays rounds up.

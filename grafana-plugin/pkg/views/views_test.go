@@ -198,3 +198,14 @@ func FuzzFilter(f *testing.F) {
 		}
 	})
 }
+
+// The first step of a series is the one that ClickHouse puts the first rows in.
+func TestStepsAreCountedFrom1970(t *testing.T) {
+	at := time.Date(2026, 11, 29, 13, 45, 30, 0, time.UTC)
+	for _, step := range []time.Duration{10 * time.Second, time.Hour, oneDay, 3 * oneDay, 7 * oneDay, 30 * oneDay} {
+		seconds := int64(step / time.Second)
+		if got, want := stepOf(at, step).Unix(), at.Unix()/seconds*seconds; got != want {
+			t.Errorf("a step of %s begins at %d, want %d", step, got, want)
+		}
+	}
+}
