@@ -119,9 +119,6 @@ func number(field *data.Field, row int) *float64 {
 	return &v
 }
 
-// IsNumber reports whether the field holds numbers.
-func IsNumber(field *data.Field) bool { return field.Type().Numeric() }
-
 // Text returns a value as a label.
 func Text(field *data.Field, row int) string {
 	v, ok := field.ConcreteAt(row)

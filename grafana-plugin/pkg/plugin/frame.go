@@ -135,9 +135,6 @@ func tableFrame(plan views.Plan, results []result) *data.Frame {
 		}
 		c := columns[i]
 		f.Config = &data.FieldConfig{DisplayNameFromDS: c.Title, Unit: c.Unit}
-		if c.Unit == "" || f.Type() == data.FieldTypeTime {
-			f.Config.Unit = ""
-		}
 	}
 	frame.Meta = &data.FrameMeta{Type: tableType(frame), TypeVersion: data.FrameTypeVersion{0, 1}, PreferredVisualization: data.VisTypeTable}
 	if frame.Meta.Type == data.FrameTypeTable {
@@ -248,7 +245,7 @@ func userSeries(fields data.Fields) (*data.Frame, error) {
 		switch {
 		case isTime(f) && when == nil:
 			when = f
-		case frames.IsNumber(f):
+		case f.Type().Numeric():
 			values = append(values, f)
 		default:
 			labels = append(labels, f)

@@ -87,7 +87,7 @@ func (b *builder) aggregate() (Plan, error) {
 			return Plan{}, errorf("the view %s cannot be broken down by %s; its breakdowns are %s", b.view.Name, d, strings.Join(fieldNames(b.view.Breakdowns), ", "))
 		}
 	}
-	plan := Plan{View: b.view, Format: q.Format, Breakdown: q.Breakdown, Limit: cmp.Or(q.Limit, b.view.Defaults.Limit, defaultSeries)}
+	plan := Plan{Format: q.Format, Breakdown: q.Breakdown, Limit: cmp.Or(q.Limit, b.view.Defaults.Limit, defaultSeries)}
 	type part struct {
 		family  *family
 		metrics []Metric

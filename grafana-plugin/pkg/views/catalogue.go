@@ -18,7 +18,6 @@ const (
 	unitSeconds = "s"
 	unitOctets  = "decbytes"
 	unitScore   = "none"
-	unitTime    = "dateTimeAsIso"
 )
 
 // The families of roll-ups. Their tables are described in deploy/docs/schema.md, and how long they

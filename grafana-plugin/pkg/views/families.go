@@ -13,8 +13,8 @@ var replies = &family{
 	levels: []level{{table: "reply_templates", unit: oneDay, keep: 400 * days, toNow: true}},
 	where:  "category != 'delivered'",
 	extra: []extra{
-		{Column{Name: "first_seen", Title: "First seen", Unit: unitTime}, "min(first_seen)"},
-		{Column{Name: "last_seen", Title: "Last seen", Unit: unitTime}, "max(last_seen)"},
+		{Column{Name: "first_seen", Title: "First seen"}, "min(first_seen)"},
+		{Column{Name: "last_seen", Title: "Last seen"}, "max(last_seen)"},
 		{Column{Name: "sample", Title: "One of them"}, "any(sample)"},
 	},
 }
@@ -126,7 +126,7 @@ var changes = &family{
 		return fmt.Sprintf("(\n    SELECT greatest(l.ts, toDateTime64(%s, 6, 'UTC')) AS ts, %s FROM limit_log AS l WHERE %s AND kind != 'would_change'\n) AS r",
 			s.from, strings.Join(s.wanted, ", "), strings.ReplaceAll(where, "ts < ", "l.ts < "))
 	},
-	extra: []extra{{Column{Name: "changed_at", Title: "Since", Unit: unitTime}, "max(ts)"}},
+	extra: []extra{{Column{Name: "changed_at", Title: "Since"}, "max(ts)"}},
 }
 
 func limits() []Metric {
@@ -230,7 +230,7 @@ func reputationOf(kind string, names map[string]string) *family {
 		where:  "kind = '" + kind + "'",
 		extra: []extra{
 			{Column{Name: "band", Title: "Band"}, "argMax(band, (ts, -score))"},
-			{Column{Name: "band_since", Title: "Since", Unit: unitTime}, "argMax(band_since, (ts, -score))"},
+			{Column{Name: "band_since", Title: "Since"}, "argMax(band_since, (ts, -score))"},
 			{Column{Name: "toward", Title: "Points at"}, "argMax(toward, (ts, -score))"},
 			{Column{Name: "worst", Title: "Costs most"}, "argMax(worst, (ts, -score))"},
 			{Column{Name: "capped", Title: "Capped because"}, "argMax(capped, (ts, -score))"},

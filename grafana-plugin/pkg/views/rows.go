@@ -73,7 +73,7 @@ const (
 // rows builds the plan of a view of rows.
 func (b *builder) rows() (Plan, error) {
 	src := b.view.rows
-	plan := Plan{View: b.view, Format: b.query.Format, From: b.window.From.UTC(), To: b.window.To.UTC()}
+	plan := Plan{Format: b.query.Format, From: b.window.From.UTC(), To: b.window.To.UTC()}
 	conditions := make([]string, 0, len(b.filters)+2)
 	timed := src.time != ""
 	if src.where != "" {

@@ -111,7 +111,6 @@ const (
 
 // A Plan is what to ask ClickHouse for, and what the answers mean.
 type Plan struct {
-	View       View
 	Format     string
 	Statements []Statement
 	Breakdown  []string      // labels of the result
@@ -137,7 +136,6 @@ type Column struct {
 	Title string
 	Unit  string
 	Link  Link
-	Hide  bool // not shown at first
 }
 
 // Link says what a value leads to.
