@@ -82,14 +82,14 @@ func (r *run) handOut(ctx context.Context, conn driver.Conn, p *pass, snapshot *
 	}
 	return insert(ctx, conn, r.token("leases"), "leases", []string{
 		"node", "generation", "provider", "source", "issued_at", "ttl_seconds", "epoch", "rate", "connections",
-		"messages_per_connection", "canary", "not_after", "reason_id", "document",
+		"messages_per_connection", "canary", "greylisting", "not_after", "reason_id", "document",
 	}, rows)
 }
 
 func (r *run) leaseRow(node string, l limits.Lease, document string) []any {
 	return []any{
 		node, r.generation, l.Provider, l.Source, r.started, uint32(limits.DefaultTTL.Seconds()), l.Epoch, l.RatePerSecond, l.Connections,
-		l.MessagesPerConnection, l.Canary, orEpoch(l.NotAfter), l.ReasonID, document,
+		l.MessagesPerConnection, l.Canary, l.Greylisting, orEpoch(l.NotAfter), l.ReasonID, document,
 	}
 }
 
@@ -141,7 +141,7 @@ func split(key limits.Key, k *windows.Key, state remembered, nodes map[string]*i
 		out = append(out, nodeLease{node: s.Node, Lease: limits.Lease{
 			Provider: key.Provider, Source: key.Source, Epoch: c.Epoch,
 			RatePerSecond: s.RatePerSecond, Connections: s.Connections, MessagesPerConnection: messages,
-			Canary: c.Mode == control.Suspended && c.Pinned.Rate == 0, ReasonID: state.ReasonID, NotAfter: ended,
+			Canary: c.Mode == control.Suspended && c.Pinned.Rate == 0, Greylisting: c.Greylisting, ReasonID: state.ReasonID, NotAfter: ended,
 		}})
 	}
 	return out
@@ -153,7 +153,7 @@ func (r *run) lastIssued(ctx context.Context, conn driver.Conn) (map[string]*iss
 	rows, err := conn.Query(with(ctx, clickhouse.Parameters{
 		"since": micros(r.started.Add(-limits.DefaultTTL)), "generation": strconv.FormatUint(r.generation, 10),
 	}), `
-SELECT l.node, l.generation, l.issued_at, l.provider, l.source, l.epoch, l.rate, l.connections, l.messages_per_connection, l.canary, l.reason_id, l.not_after, l.document
+SELECT l.node, l.generation, l.issued_at, l.provider, l.source, l.epoch, l.rate, l.connections, l.messages_per_connection, l.canary, l.greylisting, l.reason_id, l.not_after, l.document
 FROM leases AS l
 LEFT JOIN (SELECT node, max(limits_generation) AS confirmed FROM nodes FINAL GROUP BY node) AS n ON l.node = n.node
 WHERE l.issued_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND l.generation >= n.confirmed AND l.generation < {generation:UInt64}
@@ -169,7 +169,7 @@ ORDER BY l.node, l.generation`)
 		var l limits.Lease
 		var document string
 		if err := rows.Scan(&node, &generation, &at, &l.Provider, &l.Source, &l.Epoch, &l.RatePerSecond, &l.Connections,
-			&l.MessagesPerConnection, &l.Canary, &l.ReasonID, &l.NotAfter, &document); err != nil {
+			&l.MessagesPerConnection, &l.Canary, &l.Greylisting, &l.ReasonID, &l.NotAfter, &document); err != nil {
 			return err
 		}
 		l.NotAfter = zeroEpoch(l.NotAfter)

@@ -61,7 +61,7 @@ func run(t *testing.T, o Options) {
 }
 
 const insertLease = `INSERT INTO leases (node, generation, provider, source, issued_at, ttl_seconds, epoch, rate, connections,
-    messages_per_connection, canary, not_after, reason_id, document) VALUES `
+    messages_per_connection, canary, greylisting, not_after, reason_id, document) VALUES `
 
 func TestLimitsBecomeAFile(t *testing.T) {
 	o, conn := agent(t)
@@ -73,12 +73,12 @@ func TestLimitsBecomeAFile(t *testing.T) {
 	}
 
 	exec(t, conn, insertLease+`
-    ('mail1', 6, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', ''),
-    ('mail1', 6, 'old', '192.0.2.1', now64(6), 600, 1, 1, 1, 1, false, 0, 'r0', ''),
-    ('mail1', 7, '', '', now64(6), 12.5, 0, 0, 0, 0, false, 0, '', '{"modes":[{"provider":"google","mode":"active"}],"holds":[{"tenant":"shop","trickle":0.02,"reason_id":"h1"}]}'),
-    ('mail1', 7, 'google', '192.0.2.1', now64(6), 12.5, 3, 2.5, 4, 20, true, now64(6) + 5000, 'r1', ''),
-    ('mail1', 7, 'yahoo', '192.0.2.1', now64(6), 12.5, 4, 0, 0, 0, false, 0, 'r2', ''),
-    ('mail2', 8, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
+    ('mail1', 6, '', '', now64(6), 600, 0, 0, 0, 0, false, false, 0, '', ''),
+    ('mail1', 6, 'old', '192.0.2.1', now64(6), 600, 1, 1, 1, 1, false, false, 0, 'r0', ''),
+    ('mail1', 7, '', '', now64(6), 12.5, 0, 0, 0, 0, false, false, 0, '', '{"modes":[{"provider":"google","mode":"active"}],"holds":[{"tenant":"shop","trickle":0.02,"reason_id":"h1"}]}'),
+    ('mail1', 7, 'google', '192.0.2.1', now64(6), 12.5, 3, 2.5, 4, 20, true, false, now64(6) + 5000, 'r1', ''),
+    ('mail1', 7, 'yahoo', '192.0.2.1', now64(6), 12.5, 4, 0, 0, 0, false, true, 0, 'r2', ''),
+    ('mail2', 8, '', '', now64(6), 600, 0, 0, 0, 0, false, false, 0, '', '')`)
 	run(t, o)
 	got, err := limits.Load(name)
 	if err != nil {
@@ -102,7 +102,7 @@ func TestLimitsBecomeAFile(t *testing.T) {
 				Provider: "google", Source: "192.0.2.1", Epoch: 3, RatePerSecond: 2.5, Connections: 4, MessagesPerConnection: 20, Canary: true,
 				ReasonID: "r1", NotAfter: ends,
 			},
-			{Provider: "yahoo", Source: "192.0.2.1", Epoch: 4, ReasonID: "r2", NotAfter: ends},
+			{Provider: "yahoo", Source: "192.0.2.1", Epoch: 4, Greylisting: true, ReasonID: "r2", NotAfter: ends},
 		},
 		Holds: []limits.Hold{{Tenant: "shop", Trickle: 0.02, ReasonID: "h1"}},
 		Modes: []limits.ProviderMode{{Provider: "google", Mode: limits.Active}},
@@ -112,8 +112,8 @@ func TestLimitsBecomeAFile(t *testing.T) {
 	}
 
 	for _, tc := range []struct{ name, rows string }{
-		{"the same generation", `('mail1', 7, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`},
-		{"a generation that outlived its TTL", `('mail1', 9, '', '', now64(6) - 601, 600, 0, 0, 0, 0, false, 0, '', '')`},
+		{"the same generation", `('mail1', 7, '', '', now64(6), 600, 0, 0, 0, 0, false, false, 0, '', '')`},
+		{"a generation that outlived its TTL", `('mail1', 9, '', '', now64(6) - 601, 600, 0, 0, 0, 0, false, false, 0, '', '')`},
 	} {
 		exec(t, conn, insertLease+tc.rows)
 		run(t, o)
@@ -122,7 +122,7 @@ func TestLimitsBecomeAFile(t *testing.T) {
 		}
 	}
 
-	exec(t, conn, insertLease+`('mail1', 10, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
+	exec(t, conn, insertLease+`('mail1', 10, '', '', now64(6), 600, 0, 0, 0, 0, false, false, 0, '', '')`)
 	run(t, o)
 	if got, err := limits.Load(name); err != nil || got.Generation != 10 || len(got.Leases) != 0 {
 		t.Errorf("after a generation without leases: %+v, %v", got, err)
@@ -308,7 +308,7 @@ func TestAgentShipsAndRegisters(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, o, logger(t)) }()
 	deliver()
-	exec(t, conn, insertLease+`('mail1', 7, '', '', now64(6), 600, 0, 0, 0, 0, false, 0, '', '')`)
+	exec(t, conn, insertLease+`('mail1', 7, '', '', now64(6), 600, 0, 0, 0, 0, false, false, 0, '', '')`)
 	within(t, "limits written and event shipped", func() bool {
 		d, err := limits.Load(filepath.Join(o.Feed, limits.FileName))
 		registered()

@@ -55,7 +55,7 @@ func (f *feed) limits(ctx context.Context) error {
 	asked := clock.Now()
 	rows, err := f.conn.Query(ctx, `SELECT
     generation, issued_at, (toUnixTimestamp64Micro(issued_at) + ttl_seconds * 1000000 - toUnixTimestamp64Micro(now64(6))) / 1000000 AS left, provider, source, epoch, rate, connections,
-    messages_per_connection, canary, not_after, reason_id, document
+    messages_per_connection, canary, greylisting, not_after, reason_id, document
 FROM leases
 WHERE node = {node:String}
     AND generation = (SELECT max(generation) FROM leases WHERE node = {node:String})
@@ -74,7 +74,7 @@ LIMIT 1 BY provider, source`)
 		var l limits.Lease
 		var rest string
 		if err := rows.Scan(&head.Generation, &head.IssuedAt, &head.TTLSeconds, &l.Provider, &l.Source, &l.Epoch, &l.RatePerSecond,
-			&l.Connections, &l.MessagesPerConnection, &l.Canary, &l.NotAfter, &l.ReasonID, &rest); err != nil {
+			&l.Connections, &l.MessagesPerConnection, &l.Canary, &l.Greylisting, &l.NotAfter, &l.ReasonID, &rest); err != nil {
 			return fmt.Errorf("read leases: %w", err)
 		}
 		if l.Provider == "" && l.Source == "" {

@@ -71,6 +71,9 @@ type Lease struct {
 	MessagesPerConnection uint32 `json:"messages_per_connection"`
 	// Canary says that the key is suspended and what goes out now is a trial.
 	Canary bool `json:"canary"`
+	// Greylisting says that the receiver greylists without a word: an unclassified refusal of a first
+	// attempt says nothing about the rate.
+	Greylisting bool `json:"greylisting,omitempty"`
 	// ReasonID names the row of limit_log that made the epoch.
 	ReasonID string `json:"reason_id"`
 	// NotAfter ends the lease by the node's wall clock; zero for the document's TTL alone.

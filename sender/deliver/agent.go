@@ -82,7 +82,7 @@ type Throttle interface {
 	Refund(p throttle.Path, recipients int)
 	CanaryTenant(key limits.Key) string
 	Sent(p throttle.Path, bytes int64)
-	Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope)
+	Observe(key limits.Key, first bool, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
 
 var _ Throttle = (*throttle.Throttle)(nil)

@@ -247,7 +247,7 @@ func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) boo
 		s.connection(e, a.conn, a.result, a.permit, open)
 		e.DKIMDomains = a.signed
 		s.submit(e)
-		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
+		s.Throttle.Observe(s.path.Key, a.item.Attempts == 0, verdict.Dimension, verdict.Scope)
 		switch kind {
 		case event.Delivered:
 			delivered = true

@@ -262,7 +262,7 @@ func (s *session) refused(ctx context.Context, item *queue.Item, failed failure)
 	s.queueDeferred(item, failed, verdict) // before another session can do better
 	s.back(item)
 	if s.path.Key.Source != "" {
-		s.Throttle.Observe(s.path.Key, verdict.Dimension, verdict.Scope)
+		s.Throttle.Observe(s.path.Key, false, verdict.Dimension, verdict.Scope)
 	}
 	if failed.bounceQueue {
 		s.bounceQueue(ctx, failed.reply)

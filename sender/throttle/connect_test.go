@@ -299,7 +299,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%+v", b)
 		}
 		for range 100 {
-			th.Observe(key, taxonomy.Block, taxonomy.ScopeNone)
+			th.Observe(key, false, taxonomy.Block, taxonomy.ScopeNone)
 			time.Sleep(100 * time.Millisecond)
 		}
 		if b := find("key", "rate"); b.SetBy != "guard" || !strings.Contains(b.Reason, "r3, the guard allows") || !strings.Contains(b.Reason, "last refused as block 0s ago") {

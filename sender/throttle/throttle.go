@@ -365,11 +365,14 @@ func (t *Throttle) MessagesPerConnection(p Path) uint32 {
 	return min(effective.MessagesPerConnection, max(own, p.Queued.AdaptiveMessagesPerConnection))
 }
 
-// Observe tells the local guard of the key what a receiver answered.
-func (t *Throttle) Observe(key limits.Key, dimension taxonomy.Dimension, scope taxonomy.Scope) {
+// Observe tells the local guard of the key what a receiver answered, first for a message's first attempt.
+func (t *Throttle) Observe(key limits.Key, first bool, dimension taxonomy.Dimension, scope taxonomy.Scope) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now, k := t.now(), t.key(key)
+	if first && dimension == taxonomy.Other && t.leases[key].Lease.Greylisting {
+		dimension = taxonomy.Greylist
+	}
 	k.guard.Observe(now, dimension, scope)
 	switch dimension {
 	case taxonomy.Rate, taxonomy.Block, taxonomy.Unavailable, taxonomy.Other:

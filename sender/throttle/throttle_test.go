@@ -152,7 +152,7 @@ func TestGuardCutsWithoutALease(t *testing.T) {
 		th, p := New(0), path("a/v", 100)
 		connect(th, p)
 		for range 100 {
-			th.Observe(key, taxonomy.Rate, taxonomy.ScopeNone)
+			th.Observe(key, false, taxonomy.Rate, taxonomy.ScopeNone)
 			time.Sleep(100 * time.Millisecond)
 		}
 		permit, err := acquire(t.Context(), th, p, 1)
@@ -163,6 +163,28 @@ func TestGuardCutsWithoutALease(t *testing.T) {
 			t.Errorf("gauge %+v", g)
 		}
 	})
+}
+
+// Where the loop found greylisting, first attempts that are refused without a reason are none of the guard's.
+func TestGuardUnderGreylisting(t *testing.T) {
+	for _, tc := range []struct {
+		first, cut bool
+	}{{true, false}, {false, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			th, p := New(0), path("a/v", 100)
+			l := lease(3, 50)
+			l.Greylisting = true
+			th.Apply(document(1, l))
+			connect(th, p)
+			for range 100 {
+				th.Observe(key, tc.first, taxonomy.Other, taxonomy.ScopeNone)
+				time.Sleep(100 * time.Millisecond)
+			}
+			if f := th.Gauges(func(string) int { return 0 })[0].LocalFactor; (f < 1) != tc.cut {
+				t.Errorf("first attempts: %t; the guard leaves %v of the rate", tc.first, f)
+			}
+		})
+	}
 }
 
 func TestIdleKeysAreForgottenAndLimitsAreNot(t *testing.T) {

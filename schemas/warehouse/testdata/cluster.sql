@@ -785,6 +785,7 @@ CREATE TABLE IF NOT EXISTS leases ON CLUSTER `main`
     connections UInt32 COMMENT 'connections for this node',
     messages_per_connection UInt32 COMMENT 'messages per connection, 0 for no limit',
     canary Bool COMMENT 'the key is suspended: only canaries go out',
+    greylisting Bool COMMENT 'the receiver greylists without a word: unclassified refusals of first attempts do not count',
     not_after DateTime64(6, 'UTC') COMMENT 'end of this lease before its ttl, 1970 for none',
     reason_id String COMMENT 'id of the row in limit_log that explains the limit',
     document String COMMENT 'only in the row with empty key: the rest of the limits document as JSON (scoped limits, holds, modes)'
