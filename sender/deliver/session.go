@@ -253,16 +253,17 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), wait)
 	if err == nil {
 		s.way.leased.Store(permit.Loop)
+		s.overflow(permit.Cap, nil)
 		return permit, true
 	}
 	s.close(ctx)
 	if errors.Is(err, throttle.ErrLater) {
 		s.deferFor(item, denial)
+		if s.overflow(denial.Cap, item) {
+			return permit, false
+		}
 	}
 	s.back(item)
-	if errors.Is(err, throttle.ErrLater) {
-		s.overflow(denial)
-	}
 	return permit, false
 }
 

@@ -67,6 +67,28 @@ func (f *fresh) remove(match func(*Item) bool, limit int) (removed []*Item) {
 	return removed
 }
 
+// beyond takes out the items that stand behind the first ones with so many recipients, in order. It looks at
+// none of those that it takes.
+func (f *fresh) beyond(recipients int) (taken []*Item) {
+	for n := range f.levels {
+		l := &f.levels[n]
+		i := l.head
+		for ; i < len(l.items) && recipients > 0; i++ {
+			recipients -= len(l.items[i].Recipients)
+		}
+		tail := l.items[i:]
+		f.count -= len(tail)
+		if taken == nil {
+			taken = tail
+		} else {
+			taken = append(taken, tail...)
+		}
+		l.items = l.items[:i:i] // what is added next is not to overwrite the tail
+	}
+	f.levels = slices.DeleteFunc(f.levels, func(l level) bool { return l.head == len(l.items) })
+	return taken
+}
+
 // oldest returns the first arrival, 0 without mail.
 func (f *fresh) oldest() (first Moment) {
 	for _, l := range f.levels {

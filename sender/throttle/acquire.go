@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"carom/schemas/clock"
+	"carom/schemas/limits"
 )
 
 // ErrLater is the error of Acquire when the message would have to wait for longer than the caller
@@ -161,7 +162,10 @@ func (t *Throttle) await(ctx context.Context, p Path, h hold, recipients int, de
 		if !held {
 			t.take(now, &r, recipients)
 			permit := r.permit()
-			permit.LimitingScope = waited.longest()
+			if permit.LimitingScope = waited.longest(); permit.LimitingScope == string(limits.ByLoop) {
+				b := r.keyBound(false)
+				permit.Cap = b.cap()
+			}
 			return permit, Denial{}, nil
 		}
 		h = next

@@ -65,7 +65,7 @@ func (t *Throttle) gauge(now time.Duration, key limits.Key, k *keyState, backlog
 		g.BackoffByConfig = g.BackoffByConfig || configured.BackoffByConfig
 		g.Backlog += uint64(max(0, backlog(queue))) //nolint:gosec // not negative
 	}
-	k.bound, k.gauged = 0, now
+	k.bound, k.gauged, k.backlog = 0, now, int(g.Backlog) //nolint:gosec // a node holds fewer
 	return g
 }
 

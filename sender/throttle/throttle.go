@@ -98,6 +98,7 @@ type keyState struct {
 	since   time.Duration // when waiting became positive
 	bound   time.Duration // time with waiting > 0 since the last gauge
 	gauged  time.Duration
+	backlog int // recipients that waited then
 }
 
 // refusal is the last reply that the guard held against a key.
