@@ -6,7 +6,8 @@
 // (provider, source), of which all other mail is under too, are package throttle's.
 //
 // Nothing that is decided here outlives its news for ever: a scoped limit glides to none after the
-// document's time to live, as a lease does to the configuration, and a hold ends after HoldTime more.
+// document's time to live, as a lease does to the configuration, and a hold ends after HoldTime more. The time
+// that the document lay there before the node started counts.
 // A Keeper does no I/O and is safe for concurrent use. What it remembers is bounded by the document.
 package scoped
 
@@ -98,6 +99,7 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
+	seen := now - d.Age
 	before := k.holds
 	k.holds = nil
 	for _, h := range d.Holds {
@@ -105,7 +107,7 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 			continue
 		}
 		h.FromDomain = strings.ToLower(h.FromDomain)
-		k.holds = append(k.holds, hold{h, now + d.TTL() + HoldTime})
+		k.holds = append(k.holds, hold{h, seen + d.TTL() + HoldTime})
 	}
 	known := k.limits
 	k.limits = map[string][]*limit{}
@@ -114,7 +116,7 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 			continue
 		}
 		s.Value = strings.ToLower(s.Value)
-		l := &limit{ScopedLimit: s, glide: limits.Glide{Lease: limits.Lease{Epoch: s.Epoch, RatePerSecond: s.RatePerSecond}, Seen: now, TTL: d.TTL()}}
+		l := &limit{ScopedLimit: s, glide: limits.Glide{Lease: limits.Lease{Epoch: s.Epoch, RatePerSecond: s.RatePerSecond}, Seen: seen, TTL: d.TTL()}}
 		l.next = now + l.depth(s.RatePerSecond) // a new limit starts with an empty bucket
 		for _, old := range known[s.Provider] {
 			if old.Scope == s.Scope && old.Value == s.Value {

@@ -1,6 +1,7 @@
 package scoped
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -103,6 +104,35 @@ func TestHoldEndsWithoutNews(t *testing.T) {
 			t.Errorf("the end of the hold is not told once (depth %d)", k.Depth())
 		}
 	})
+}
+
+// What a node finds when it starts counts from when it was written.
+func TestRulesFromBeforeAStop(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		age  time.Duration
+		held bool
+		rate float64 // of the scoped limit; 0 for any that is slower than without one
+	}{
+		{"fresh", time.Minute, true, 1},
+		{"it glides", 25 * time.Minute, true, 0},
+		{"long ago", 7 * time.Hour, false, math.Inf(1)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k, d := New(), document(1)
+			d.Age = tc.age
+			d.Holds = []limits.Hold{{Tenant: "shop"}}
+			d.Scoped = []limits.ScopedLimit{{Provider: "yahoo", Scope: "domain", Value: "shop.example", RatePerSecond: 1}}
+			k.Apply(d)
+			if got := k.Held(&Mail{Tenant: "shop"}).Held; got != tc.held {
+				t.Errorf("held: %t, want %t", got, tc.held)
+			}
+			rate := k.limits["yahoo"][0].rate(k.now())
+			if tc.rate == 0 && (rate <= 1 || math.IsInf(rate, 1)) || tc.rate != 0 && rate != tc.rate {
+				t.Errorf("%v a second, want %v", rate, tc.rate)
+			}
+		})
+	}
 }
 
 func TestScopedLimitIsForTheMailThatCarriesIt(t *testing.T) {

@@ -75,6 +75,44 @@ func TestNotAfterEndsALeaseBeforeItsTime(t *testing.T) {
 	})
 }
 
+// What a node finds when it starts is as old as it is: it glides on, and does not begin anew.
+func TestDocumentFromBeforeAStop(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		age       time.Duration
+		notAfter  time.Duration // from now; 0 for none
+		low, high float64       // messages a second in force
+		loop      bool          // it has the say over backoff
+	}{
+		{"fresh", 9 * time.Minute, 0, 10, 10, true},
+		{"half the glide", 25 * time.Minute, 0, 25, 40, false},
+		{"long ago", time.Hour, 0, 100, 100, false},
+		{"its end is known too", 25 * time.Minute, -15 * time.Minute, 25, 40, false},
+		{"its end is not yet", 5 * time.Minute, time.Minute, 10, 10, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				th, p := New(0), path("a/v", 100)
+				connect(th, p)
+				d := document(1, lease(1, 10))
+				d.Age = tc.age
+				if tc.notAfter != 0 {
+					d.Leases[0].NotAfter = time.Now().Add(tc.notAfter)
+				}
+				th.Apply(d)
+				if got := gaugeOf(t, th).EffectiveRate; got < tc.low || got > tc.high {
+					t.Errorf("%v messages a second in force, want %v to %v", got, tc.low, tc.high)
+				}
+				p.Key.Source = "192.0.2.99" // without a lease
+				d.Modes = []limits.ProviderMode{{Provider: key.Provider, Mode: limits.Active}}
+				if permit, err := acquire(t.Context(), th, p, 1); err != nil || permit.Loop != tc.loop {
+					t.Errorf("the loop has the say: %t (%v), want %t", permit.Loop, err, tc.loop)
+				}
+			})
+		})
+	}
+}
+
 // After a restart nothing was sent for a key yet; who splits limits must see that the node is there,
 // and must not take what is configured for unlimited.
 func TestLeasedKeyHasAGaugeBeforeItsFirstMessage(t *testing.T) {

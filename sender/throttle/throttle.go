@@ -42,7 +42,7 @@ type Throttle struct {
 	leases      map[limits.Key]limits.Glide
 	canaries    map[limits.Key]string // tenants
 	document    *limits.Document      // in force; nil before the first
-	seen        time.Duration         // when it came
+	seen        time.Duration         // when it came, less its age
 	hosts       map[hostSource]int    // connections to hosts with a limit
 	addrs       map[netip.Addr]int    // connections to addresses with a limit
 	changed     chan struct{}         // closed when leases change
@@ -121,7 +121,8 @@ func New(maxConnections int) *Throttle {
 func (t *Throttle) now() time.Duration { return clock.Since(t.start) }
 
 // Apply puts a limits document in force. Documents come in order of their generation: the feed
-// sees to that. The age of a lease counts from the call, and its NotAfter ends it before its time.
+// sees to that. The age of a lease counts from the call, and from before by the document's Age; its
+// NotAfter ends it before its time.
 // Where the document switches the loop off there is no lease from now on, and no glide. A lease of a
 // smaller epoch than the one in force is no news: that one stays, and gets no older grace by it.
 func (t *Throttle) Apply(d *limits.Document) {
@@ -129,7 +130,8 @@ func (t *Throttle) Apply(d *limits.Document) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	t.document, t.seen = d, now
+	seen := now - d.Age
+	t.document, t.seen = d, seen
 	before := t.leases
 	t.leases = make(map[limits.Key]limits.Glide, len(d.Leases))
 	for _, lease := range d.Leases {
@@ -144,9 +146,9 @@ func (t *Throttle) Apply(d *limits.Document) {
 		}
 		ttl := d.TTL()
 		if !lease.NotAfter.IsZero() {
-			ttl = min(ttl, lease.NotAfter.Sub(wall))
+			ttl = min(ttl, lease.NotAfter.Sub(wall)+d.Age)
 		}
-		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: ttl}
+		t.leases[key] = limits.Glide{Lease: lease, Seen: seen, TTL: ttl}
 		k := t.key(key)
 		if !had {
 			k.bucket = bucket{updated: max(now, 1)} // a new lease starts empty, or each one would send a message for free
