@@ -24,7 +24,6 @@ type Options struct {
 	PolicyFile string
 	EngineLib  string // empty: where carom clickhouse looks
 	LogLevel   string // of the children
-	Every      string // times between the runs of jobs, as carom analytics takes them; empty: its own
 	Executable string // carom itself; empty: the running executable
 }
 
@@ -96,9 +95,6 @@ func (y *System) Start(ctx context.Context, s *supervise.Supervisor) error {
 		return err
 	}
 	analytics := append([]string{"analytics", "serve", "--url", y.url, "--policy", y.PolicyFile, "--log-level", y.LogLevel}, y.login...)
-	if y.Every != "" {
-		analytics = append(analytics, "--every", y.Every)
-	}
 	for _, p := range []supervise.Process{
 		sender,
 		y.process("agent", "ingest", "agent", "-c", y.ConfigFile, "--log-level", y.LogLevel),

@@ -55,7 +55,6 @@ func Command(ctx context.Context, args []string, stdio service.IO) (err error) {
 	flags.StringVar(&o.PolicyFile, "policy", "", "policy `file` of the control loop (default: DIR/policy.yaml, written if there is none)")
 	flags.StringVar(&o.EngineLib, "engine-lib", "", "the engine library, a `file`")
 	flags.StringVar(&o.LogLevel, "log-level", "info", "`level` of the logs: debug, info, warn or error")
-	flags.StringVar(&o.Every, "every", "", "`JOB=TIME` between two runs of a job (see carom analytics --help); more with commas")
 	listen := flags.String("listen", "", "`address` of ClickHouse's HTTP interface for the first configuration (default "+defaultHTTP+")")
 	smtp := flags.String("smtp", "", "`address` that takes mail for the first configuration (default "+defaultSMTP+")")
 	logFiles := flags.Bool("log-files", false, "write the lines of each process to DIR/log/NAME.log instead of standard error")

@@ -49,7 +49,7 @@ type system struct {
 }
 
 // newSystem starts the receivers of a scenario, then carom up with the loop active or off.
-func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool) (_ *system, err error) {
+func newSystem(ctx context.Context, o *options, dir string, t *trial, loop bool) (_ *system, err error) {
 	y := &system{dir: dir, executable: o.executable, scale: o.scale}
 	y.origin = time.Now().UTC()
 	if y.files, err = supervise.OpenFiles(filepath.Join(dir, "log")); err != nil {
@@ -66,17 +66,17 @@ func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool)
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "scenario.json"), []byte(scenario), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "scenario.json"), []byte(t.scenario(o.scale)), 0o600); err != nil {
 		return nil, fmt.Errorf("write scenario: %w", err)
 	}
 	if err := y.startReceivers(ctx); err != nil {
 		return nil, err
 	}
-	if err := y.writeConfig(loop); err != nil {
+	if err := y.writeConfig(t, loop); err != nil {
 		return nil, err
 	}
 	args := []string{
-		"up", "--dir", dir, "--every", pace(o.scale), "-c", filepath.Join(dir, "carom.conf"), "--policy", filepath.Join(dir, "policy.yaml"),
+		"up", "--dir", dir, "-c", filepath.Join(dir, "carom.conf"), "--policy", filepath.Join(dir, "policy.yaml"),
 		"--time-scale", strconv.Itoa(o.scale) + "@" + y.origin.Format(time.RFC3339Nano), "--log-files",
 	}
 	if o.engineLib != "" {
@@ -90,18 +90,6 @@ func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool)
 		return nil, err
 	}
 	return y, nil
-}
-
-// pace is how often the jobs run that are not tried here: no more often than on a machine where time
-// passes as everywhere, or they would take the engine from those that are.
-func pace(scale int) string {
-	var list []string
-	for name, seconds := range map[string]int{
-		"reputation": 300, "rollups": 300, "completeness": 300, "holds": 60, "attribution": 10, "change-webhook": 5, "suppression": 2, "webhook": 2,
-	} {
-		list = append(list, fmt.Sprintf("%s=%ds", name, scale*seconds))
-	}
-	return strings.Join(list, ",")
 }
 
 // ready returns nil when the node takes mail and the tables are there.
@@ -135,16 +123,20 @@ func (y *system) startReceivers(ctx context.Context) error {
 	return nil
 }
 
-func (y *system) writeConfig(loop bool) error {
+func (y *system) writeConfig(t *trial, loop bool) error {
 	for _, name := range []string{"reference.key", "suppression.key"} {
 		if err := up.WriteKey(filepath.Join(y.dir, "keys", name)); err != nil {
 			return err
 		}
 	}
+	warmupStart := ""
+	if t.warmup {
+		warmupStart = y.origin.Format(time.DateOnly)
+	}
 	var text bytes.Buffer
 	err := template.Must(template.New("node").Parse(configText)).Execute(&text, map[string]any{
 		"SMTP": y.smtp, "HTTP": y.http, "DNS": y.receivers.DNS, "Port": y.receivers.SMTPPort, "Source": source,
-		"PerHour": staticRate * 3600, "BackoffPerHour": staticRate * 3600 / 5,
+		"PerHour": int(t.configured() * 3600), "BackoffPerHour": int(t.configured() * 3600 / 5), "WarmupStart": warmupStart,
 	})
 	if err != nil {
 		return fmt.Errorf("write configuration: %w", err)
@@ -153,7 +145,7 @@ func (y *system) writeConfig(loop bool) error {
 	if loop {
 		mode = "active"
 	}
-	for name, data := range map[string][]byte{"carom.conf": text.Bytes(), "policy.yaml": []byte("mode: " + mode + "\n")} {
+	for name, data := range map[string][]byte{"carom.conf": text.Bytes(), "policy.yaml": []byte("mode: " + mode + "\n" + t.policy)} {
 		if err := os.WriteFile(filepath.Join(y.dir, name), data, 0o600); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
