@@ -24,6 +24,7 @@ import (
 	"carom/deploy/receivers"
 	"carom/deploy/up"
 	"carom/deploy/up/supervise"
+	"carom/schemas/limits"
 	"carom/schemas/warehouse"
 )
 
@@ -92,10 +93,13 @@ func newSystem(ctx context.Context, o *options, dir string, t *trial, loop bool)
 	return y, nil
 }
 
-// ready returns nil when the node takes mail and the tables are there.
+// ready returns nil when the node takes mail, the tables are there, and the loop has told the node of itself:
+// until then the configuration has the say over backoff.
 func (y *system) ready(ctx context.Context) error {
-	if _, err := os.Stat(filepath.Join(y.dir, "sender.ready")); err != nil { // the tables come before the sender
-		return err
+	for _, name := range []string{"sender.ready", filepath.Join("feed", limits.FileName)} { // the tables come before the sender
+		if _, err := os.Stat(filepath.Join(y.dir, name)); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
