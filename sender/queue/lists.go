@@ -34,17 +34,41 @@ func (f *fresh) next() *Item {
 	if f.count == 0 {
 		return nil
 	}
+	return f.nextOf(0)
+}
+
+// nextOf takes the next item of a level.
+func (f *fresh) nextOf(n int) *Item {
 	f.count--
-	l := &f.levels[0]
+	l := &f.levels[n]
 	item := l.items[l.head]
 	l.items[l.head] = nil
 	if l.head++; l.head == len(l.items) {
-		f.levels = slices.Delete(f.levels, 0, 1)
+		f.levels = slices.Delete(f.levels, n, n+1)
 	} else if l.head >= 1024 && l.head > len(l.items)/2 {
 		l.items = slices.Clone(l.items[l.head:]) // or what has gone would be kept
 		l.head = 0
 	}
 	return item
+}
+
+// first takes out the first item that match says, nil if there is none among so many. It moves none but those
+// before it.
+func (f *fresh) first(among int, match func(*Item) bool) *Item {
+	for n := range f.levels {
+		l := &f.levels[n]
+		for i := l.head; i < len(l.items) && among > 0; i++ {
+			among--
+			if !match(l.items[i]) {
+				continue
+			}
+			item := l.items[i]
+			copy(l.items[l.head+1:i+1], l.items[l.head:i])
+			l.items[l.head] = item // for next to take
+			return f.nextOf(n)
+		}
+	}
+	return nil
 }
 
 // remove takes out the items that match says, at most limit.

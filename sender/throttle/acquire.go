@@ -104,6 +104,7 @@ func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int, patience
 		t.mu.Unlock()
 		return r.permit(), Denial{}, nil
 	}
+	r.key.keeps(&h.bound, h.wait)
 	if h.wait > patience {
 		t.mu.Unlock()
 		return Permit{}, h.denial(h.wait), ErrLater
@@ -264,6 +265,7 @@ func (l *line) before(w *waiter) int {
 func (t *Throttle) take(now time.Duration, r *route, n int) {
 	t.each(r, func(m *meter) { m.take(now, n) })
 	r.key.take(float64(n))
+	r.key.passed = true
 }
 
 // each calls f with what counts recipients.

@@ -252,7 +252,7 @@ func TestAMillionIdleQueuesAreForgotten(t *testing.T) {
 			th.Disconnect(p)
 		}
 		time.Sleep(idleTime + time.Second)
-		th.Gauges(func(string) int { return 0 })
+		th.Gauges(queued(0))
 		if len(th.queues) != 0 || th.recent.newest != nil || th.recent.oldest != nil || len(th.keys) != 0 {
 			t.Errorf("%d queues and %d keys are kept", len(th.queues), len(th.keys))
 		}
