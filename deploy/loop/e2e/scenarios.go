@@ -69,7 +69,7 @@ const penalty = `"burst_s": 30, "penalty": {"on": true, "refused_frac": 0.2, "do
 const always5 = `[{"at": "0s", "v": 5}]`
 
 // bursts is mail at three times what is accepted for a third of the time, 20 minutes of each hour.
-const bursts = `[{"at": "0s", "v": 0.2}, {"at": "20m", "v": 0}, {"at": "60m", "v": 0.2}, {"at": "80m", "v": 0}, {"at": "120m", "v": 0.2}, {"at": "140m", "v": 0}]`
+const bursts = `[{"at": "0s", "v": 0.2}, {"at": "20m", "v": 0}, {"at": "60m", "v": 0.2}, {"at": "80m", "v": 0}, {"at": "120m", "v": 0.2}, {"at": "140m", "v": 0}, {"at": "180m", "v": 0.2}, {"at": "200m", "v": 0}]`
 
 const few = `"rate": [{"at": "0s", "per_s": 0.0667}], "burst_s": 60`
 
@@ -146,14 +146,14 @@ func trials() []trial {
 			},
 		},
 		{
-			name: "A15", about: "4 a minute, mail in bursts", duration: 3 * time.Hour, rate: 4.0 / 60, provider: few, offered: bursts,
+			name: "A15", about: "4 a minute, mail in bursts", duration: 4 * time.Hour, rate: 4.0 / 60, provider: few, offered: bursts,
 			check: func(o *outcome) {
 				o.atLeast("goodput %", o.Goodput, 90)
 				o.atMost("deferrals %", o.Deferrals, 6)
 			},
 		},
 		{
-			name: "A15b", about: "the same, configured for four times as much", duration: 3 * time.Hour, rate: 16.0 / 60, provider: few, offered: bursts,
+			name: "A15b", about: "the same, configured for four times as much", duration: 4 * time.Hour, rate: 16.0 / 60, provider: few, offered: bursts,
 			check: func(o *outcome) {
 				o.atLeast("goodput %", o.Goodput, 75)
 				o.atMost("deferrals %", o.Deferrals, 6)
