@@ -106,6 +106,14 @@ func (s Settings) defaultPort() string {
 	return "9000"
 }
 
+// user is who ClickHouse takes the data source for.
+func (s Settings) user() string {
+	if s.User == "" {
+		return "default"
+	}
+	return s.User
+}
+
 // timeout is how long one statement may take.
 func (s Settings) timeout() time.Duration { return time.Duration(s.TimeoutSeconds) * time.Second }
 
