@@ -123,7 +123,7 @@ const (
 	readSlack = 5 * time.Second
 	// maxParallel bounds the memory of answers that are read at the same time, and is below what the
 	// role carom_grafana may run at once. Further statements wait.
-	maxParallel = 10
+	maxParallel = 6
 )
 
 // options returns what the client is opened with.
