@@ -100,6 +100,7 @@ func Command(ctx context.Context, args []string, stdio service.IO, version strin
 	}
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	o.periods.keepPace(clock.Scale())
 	o.share(given["period"], *period, "throttle", "attribution")
 	o.share(given["suppression-period"], *often, "suppression", "webhook")
 	switch verb {

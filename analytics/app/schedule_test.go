@@ -40,4 +40,8 @@ func TestPeriodsFlag(t *testing.T) {
 	if len(p) != len(jobNames) {
 		t.Errorf("%d jobs have a default period, there are %d", len(p), len(jobNames))
 	}
+	p.keepPace(20)
+	if p["throttle"] != 30*time.Second || p["webhook"] != time.Minute || p["holds"] != time.Minute || p["suppression"] != 40*time.Second {
+		t.Errorf("where time passes 20 times as fast, periods are %s", p)
+	}
 }

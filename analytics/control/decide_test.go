@@ -268,6 +268,11 @@ func TestSuspendAndResume(t *testing.T) {
 	if _, _, reasons := decide(t, state, refused); len(reasons) > 0 {
 		t.Errorf("refused canaries changed something: %+v", reasons)
 	}
+	refusedFirst := append(times(2, control.Counts{Block: 1}), times(2, control.Counts{OK: 1})...)
+	_, _, reasons = decide(t, state, window(static, 6, refusedFirst[:3]...))
+	only(t, reasons, control.RuleCanaryFast) // what was refused before is the block that may be over
+	_, _, reasons = decide(t, state, window(static, 6, refusedFirst...))
+	only(t, reasons, control.RuleResume)
 	state, want, reasons = decide(t, state, window(static, 6, control.Counts{Greylist: 1}))
 	only(t, reasons, control.RuleCanaryFast)
 	near(t, "rate", want.RatePerSecond, 1.0/8)

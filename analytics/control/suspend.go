@@ -62,6 +62,19 @@ func (d *decision) sinceAccepted() Evidence {
 	return d.last(to - from)
 }
 
+// sinceAnswered returns the evidence from the first bucket of the last span on in which the receiver
+// talked to us, of all of it if it did not: what it refused before is the block that may be over.
+func (d *decision) sinceAnswered(span time.Duration) Evidence {
+	to := d.w.end()
+	for i := range d.w.Buckets {
+		b := &d.w.Buckets[i]
+		if b.Epoch == d.before.Epoch && b.Start >= to-span && b.Start+d.p.Step <= to && canaryAnswers(&b.Counts) > 0 {
+			return d.last(to - b.Start)
+		}
+	}
+	return d.last(span)
+}
+
 // canaryRefusals counts what says that a suspended key must stay suspended.
 func canaryRefusals(c *Counts) uint64 { return c.refused() + c.Other + c.Connections }
 
@@ -83,12 +96,11 @@ func (d *decision) canaryRate() float64 {
 }
 
 // canaries looks after a suspended key (design/control.md 4.5): the first canary that is accepted
-// speeds them up, two that outnumber the refusals end the suspension. The longer a block lasts the
+// speeds them up, two that outnumber the refusals since then end the suspension. The longer a block lasts the
 // rarer they get, and sooner where the receiver said that waiting will not help.
 func (d *decision) canaries() {
 	p := &d.p.Suspend
-	every := seconds(1 / d.before.RatePerSecond)
-	e := d.last(max(p.AcceptedIn, 6*every))
+	e := d.sinceAnswered(max(p.AcceptedIn, 6*seconds(1/d.before.RatePerSecond)))
 	accepted, refused := d.CanaryAccepted+canaryAnswers(&e.Counts), canaryRefusals(&e.Counts)
 	switch {
 	case accepted >= p.Accepted && accepted > refused && !d.stale():

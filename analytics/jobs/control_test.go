@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,7 @@ func TestControl(t *testing.T) {
 		{"from active to advise", testGlide},
 		{"a row that cannot be read", testUnreadable},
 		{"a provider that is off", testProviderOff},
+		{"a node that sent nothing yet", testNewNode},
 		{"a domain that is refused", testScoped},
 		{"complaints that trickle in", testHolds},
 		{"the narrowest key is held", testHoldNarrow},
@@ -520,5 +522,20 @@ func testChangeWebhook(t *testing.T, w *world) {
 	defer mu.Unlock()
 	if len(got) != 1 || got[0].Type != "limit-change" || got[0].Rule != "BACKOFF" || got[0].Key != google.String() || got[0].Actor != "loop" || got[0].RateOld != 110 {
 		t.Errorf("told %+v, want the decrease once", got)
+	}
+}
+
+// testNewNode: a node is told that the loop is active before it sends anything, or the first replies would
+// put its queues into backoff mode.
+func testNewNode(t *testing.T, w *world) {
+	w.exec(t, "INSERT INTO nodes (node, seen_at) SELECT 'new', now64(6) UNION ALL SELECT 'gone', now64(6) - INTERVAL 1 HOUR")
+	mustRun(t, w.throttle(t, limits.Active).Run)
+	if d := w.document(t); d.ModeAt("anybody") != limits.Active {
+		t.Errorf("the document says %+v", d)
+	}
+	var nodes []string
+	w.scan(t, "SELECT groupArray(node) FROM leases", &nodes)
+	if !slices.Equal(nodes, []string{"new"}) {
+		t.Errorf("nodes with a document are %v, want the new one", nodes)
 	}
 }

@@ -21,7 +21,7 @@ func (t *Throttle) document(ctx context.Context, p *pass, snapshot *windows.Snap
 		Holds    []limits.Hold         `json:"holds,omitempty"`
 		Modes    []limits.ProviderMode `json:"modes,omitempty"`
 		Canaries []limits.CanaryTenant `json:"canaries,omitempty"`
-	}{Scoped: scoped, Modes: p.modes(snapshot)}
+	}{Scoped: scoped, Modes: p.modes()}
 	holds, err := loadHolds(ctx, t.Conn)
 	if err != nil {
 		return "", err
@@ -46,34 +46,34 @@ func (t *Throttle) document(ctx context.Context, p *pass, snapshot *windows.Snap
 	return string(text), nil
 }
 
-// modes lists where the loop is off, and where it is active: there it has the say over the backoff mode of
-// the nodes, also before a key has its first lease. Where it is off by default, what only advises is listed
-// too.
-func (p *pass) modes(snapshot *windows.Snapshot) []limits.ProviderMode {
+// modes lists how far the loop goes: everywhere, unless it only advises, and at the providers where that is
+// different. Where it is active it has the say over the backoff mode of the nodes, also before a key has
+// its first lease.
+func (p *pass) modes() []limits.ProviderMode {
 	if p.overrides.killed(limits.Key{Provider: limits.EveryProvider}) != nil {
 		return []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: limits.Off}}
 	}
-	everywhere := p.overrides.modeOf(limits.Key{Provider: limits.EveryProvider}, p.policy.Mode) == limits.Off
+	everywhere := p.overrides.modeOf(limits.Key{Provider: limits.EveryProvider}, p.policy.Mode)
 	var all []limits.ProviderMode
-	if everywhere {
-		all = append(all, limits.ProviderMode{Provider: limits.EveryProvider, Mode: limits.Off})
+	if everywhere != limits.Advise {
+		all = append(all, limits.ProviderMode{Provider: limits.EveryProvider, Mode: everywhere})
 	}
 	providers := map[string]bool{}
-	for key := range snapshot.Keys {
-		providers[key.Provider] = true
-	}
 	for name := range p.policy.Providers {
 		providers[name] = true
 	}
-	for _, k := range p.overrides.kills {
-		providers[k.key.Provider] = true
+	for _, orders := range [][]override{p.overrides.kills, p.overrides.modes} {
+		for i := range orders {
+			providers[orders[i].key.Provider] = true
+		}
 	}
+	delete(providers, limits.EveryProvider)
 	for _, name := range slices.Sorted(maps.Keys(providers)) {
 		mode := p.overrides.modeOf(limits.Key{Provider: name}, p.policy.ModeOf(name))
 		if p.overrides.killed(limits.Key{Provider: name}) != nil {
 			mode = limits.Off
 		}
-		if (mode == limits.Off) != everywhere || mode == limits.Active {
+		if mode != everywhere {
 			all = append(all, limits.ProviderMode{Provider: name, Mode: mode})
 		}
 	}

@@ -47,9 +47,15 @@ func (r *run) handOut(ctx context.Context, conn driver.Conn, p *pass, snapshot *
 			}
 		}
 	}
-	for node := range nodes { // one that sends nothing now has a document all the same
-		if next[node] == nil && document != "" {
-			next[node] = map[limits.Key]limits.Lease{}
+	if document != "" { // a node that sends nothing, or nothing yet, has one all the same
+		alive, err := r.alive(ctx, conn)
+		if err != nil {
+			return err
+		}
+		for _, node := range slices.AppendSeq(alive, maps.Keys(nodes)) {
+			if next[node] == nil {
+				next[node] = map[limits.Key]limits.Lease{}
+			}
 		}
 	}
 	for key, k := range snapshot.Keys {
@@ -145,6 +151,26 @@ func split(key limits.Key, k *windows.Key, state remembered, nodes map[string]*i
 		}})
 	}
 	return out
+}
+
+// seenWithin is how old the last sign of life of a node's agent may be.
+const seenWithin = 5 * time.Minute
+
+// alive returns the nodes whose agents have given a sign of life lately.
+func (r *run) alive(ctx context.Context, conn driver.Conn) ([]string, error) {
+	rows, err := conn.Query(with(ctx, clickhouse.Parameters{"since": micros(r.started.Add(-seenWithin))}),
+		"SELECT DISTINCT node FROM nodes WHERE seen_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC')")
+	if err != nil {
+		return nil, fmt.Errorf("read nodes: %w", err)
+	}
+	var nodes []string
+	err = each(rows, "read nodes", func() error {
+		var node string
+		err := rows.Scan(&node)
+		nodes = append(nodes, node)
+		return err
+	})
+	return nodes, err
 }
 
 // lastIssued reads, for every node with leases that may be in force, the last ones and all since

@@ -35,7 +35,8 @@ func list(keys []limits.Key) string {
 }
 
 // history reads what keys that the loop has no state of were taken in the last two weeks: the hours that
-// had mail, and of them the one that only a twentieth was above.
+// had mail, and of them the one that only a twentieth was above. What began less than a day ago is no
+// history: a database that was empty must not slow a key down.
 func (r *Reader) history(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) (err error) {
 	var keys []limits.Key
 	for id, k := range s.Keys {
@@ -49,7 +50,8 @@ func (r *Reader) history(ctx context.Context, now time.Time, wanted Wanted, s *S
 	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-historySpan).Truncate(time.Hour)), "keys": list(keys)}, `
 SELECT provider, source, quantileExact(0.95)(taken) / 3600
 FROM (SELECT provider, source, toStartOfHour(ts) AS hour, sum(ok) + sum(usr) AS taken FROM `+hourly+` WHERE ts < toStartOfHour(now()) GROUP BY provider, source, hour HAVING taken > 0)
-GROUP BY provider, source`)
+GROUP BY provider, source
+HAVING min(hour) <= now() - INTERVAL 1 DAY`)
 	if err != nil {
 		return fmt.Errorf("read the history of keys: %w", err)
 	}

@@ -33,7 +33,7 @@ const (
 	// use them from one batch to the next, before any bucket was seen to fill late.
 	shortestSettle = 3 * time.Second
 	longestSettle  = 30 * time.Second
-	// settleSpan is how far back the filling of buckets is looked at.
+	// settleSpan is how far back the filling of buckets is looked at: several batches of an agent.
 	settleSpan = time.Minute
 	// pickup is how long a lease takes from ClickHouse into force at a node, at most.
 	pickup = 5 * time.Second
@@ -260,7 +260,7 @@ ORDER BY provider, source, ts, epoch`)
 		k.Buckets = append(k.Buckets, b)
 		end := ts.Add(r.Policy.Step)
 		k.Newest = max(k.Newest, min(Since(end), Since(now)))
-		if end.After(now.Add(-settleSpan)) && !end.After(now) {
+		if end.After(now.Add(-max(settleSpan, clock.Scaled(slowestGauge)))) && !end.After(now) {
 			s.Lateness = max(s.Lateness, arrived.Sub(end))
 		}
 	}

@@ -171,6 +171,8 @@ func TestReadHistory(t *testing.T) {
 	for hour := range 40 { // hourly rates of 1 to 40 a second
 		bucket(t, conn, google, 0, now.Add(-time.Duration(hour+1)*time.Hour).Truncate(time.Hour), now, uint64(hour+1)*3600, 0, control.NoMessages)
 	}
+	fresh := limits.Key{Provider: "gmx", Source: "192.0.2.9"}
+	bucket(t, conn, fresh, 0, now.Add(-2*time.Hour), now, 3600, 0, control.NoMessages)
 	start := now.Add(-50 * time.Hour)
 	bucket(t, conn, warm, 0, start.Add(2*time.Hour), now, 900, 100, control.NoMessages)
 	bucket(t, conn, warm, 0, start.Add(26*time.Hour), now, 2000, 0, control.NoMessages)
@@ -185,6 +187,7 @@ func TestReadHistory(t *testing.T) {
 	gauges := []event.Gauge{
 		{Node: "a", Incarnation: uuid.New(), Seq: 1, Time: now, Provider: google.Provider, Source: google.Source, StaticRate: 100, Established: start},
 		{Node: "a", Incarnation: uuid.New(), Seq: 2, Time: now, Provider: warm.Provider, Source: warm.Source, StaticRate: 100, WarmupStart: start},
+		{Node: "a", Incarnation: uuid.New(), Seq: 3, Time: now, Provider: fresh.Provider, Source: fresh.Source, StaticRate: 100},
 	}
 	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
 		t.Fatal(err)
@@ -198,6 +201,9 @@ func TestReadHistory(t *testing.T) {
 	}
 	if k := s.Keys[google]; k.HistoryRate < 37.9 || k.HistoryRate > 39.1 || !k.Established || k.Warmup != nil || k.PermanentlyDeferred {
 		t.Errorf("google: history %v, established %v, warm-up %v", k.HistoryRate, k.Established, k.Warmup)
+	}
+	if rate := s.Keys[fresh].HistoryRate; rate != 0 {
+		t.Errorf("a key that has sent for two hours has a history of %v/s, want none", rate)
 	}
 	want := &control.Warmup{Start: windows.Since(start), Days: []control.WarmupDay{
 		{Replies: 1000, Accepted: 900, Refused: 100}, {Replies: 2000, Accepted: 2000, Complaints: 3},

@@ -33,6 +33,9 @@ func limitsOfQueue(c *config.Config, domain, vmta string, s *config.Settings) (n
 		Connections: count(s.BackoffMaxSMTPOut), MessagesPerConnection: count(s.MaxMsgPerConnection),
 		RampUp: s.SMTPOutRampupInterval, SourceIP: sources, Backoff: true, Origin: origin, BackoffByConfig: s.BackoffAuthority == config.AuthorityConfig,
 	}
+	if s.BackoffAuthority == config.AuthorityLoop {
+		backoff.Normal = normal
+	}
 	return normal, backoff
 }
 

@@ -100,6 +100,17 @@ func TestGaugeSaysWhoHasAuthorityOverBackoff(t *testing.T) {
 	}
 }
 
+// The loop must not take what backoff mode allows for all that it may use: backoff mode ends with its word.
+func TestGaugeInBackoffModeSaysWhatTheLoopMayUse(t *testing.T) {
+	th, p := New(0), path("a/v", 100)
+	normal := *p.Queued
+	p.Queued = &QueueLimits{Rate: Rate{5, time.Second}, Connections: 1, Backoff: true, Normal: &normal}
+	connect(th, p)
+	if g := gaugeOf(t, th); g.StaticRate != 100 || g.EffectiveRate != 5 {
+		t.Errorf("the gauge says %v messages a second are configured and %v in force, want 100 and 5", g.StaticRate, g.EffectiveRate)
+	}
+}
+
 func TestCanaryTenant(t *testing.T) {
 	th := New(0)
 	l := lease(3, 2)

@@ -47,11 +47,17 @@ func (t *Throttle) gauge(now time.Duration, key limits.Key, k *keyState, backlog
 		}
 	}
 	effective := t.effective(now, key, k)
+	static, adaptive := k.static, k.adaptive
+	for _, q := range k.queues {
+		if q.Normal != nil {
+			static, adaptive = limits.Ceiling(static, q.Normal.static()), limits.Ceiling(adaptive, q.Normal.adaptive())
+		}
+	}
 	g := event.Gauge{
 		Provider: key.Provider, Source: key.Source,
 		OpenConnections: k.connections, ThrottleBound: share(k.bound, now-k.gauged), LocalFactor: float32(k.guard.Factor(now)),
-		StaticRate: finite(k.static.RatePerSecond), StaticConnections: count(k.static.Connections), StaticMessages: count(k.static.MessagesPerConnection),
-		AdaptiveRate: k.adaptive.RatePerSecond, AdaptiveConnections: k.adaptive.Connections, AdaptiveMessages: k.adaptive.MessagesPerConnection,
+		StaticRate: finite(static.RatePerSecond), StaticConnections: count(static.Connections), StaticMessages: count(static.MessagesPerConnection),
+		AdaptiveRate: adaptive.RatePerSecond, AdaptiveConnections: adaptive.Connections, AdaptiveMessages: adaptive.MessagesPerConnection,
 		LeaseEpoch: effective.Epoch, EffectiveRate: finite(effective.RatePerSecond),
 	}
 	if glide, ok := t.leases[key]; ok {

@@ -28,6 +28,9 @@ type QueueLimits struct {
 	SourceIP []SourceIPLimits
 
 	Backoff bool // these are the limits of backoff mode; for the names of directives
+	// Normal are the limits of normal mode where these are of backoff mode and the loop may have the
+	// say: they are what it may use, and the gauge says so. nil else.
+	Normal *QueueLimits
 	// BackoffByConfig says that the configuration's backoff mode sets limits whatever the loop says.
 	BackoffByConfig bool
 	// Origin says where a directive was written; nil where nobody knows. It is not called under

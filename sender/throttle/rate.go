@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"carom/schemas/clock"
 )
 
 // Rate is a number of messages, connections or bytes in a time: no window of length Per sees more
@@ -52,8 +54,11 @@ const parts = 40
 // never is a time before all others.
 const never = time.Duration(math.MinInt64 / 2)
 
-// pace keeps a rate. It spaces what passes evenly, but for a burst of a tenth of a second or 2 % of
-// the window, whichever is less, that makes up for timers that fire late. For single units this
+// lateness is how much a burst makes up for timers that fire late, in the machine's time.
+const lateness = 100 * time.Millisecond
+
+// pace keeps a rate. It spaces what passes evenly, but for a burst of lateness or 2 % of the
+// window, whichever is less, that makes up for timers that fire late. For single units this
 // alone keeps every window within the rate: the space is (window + burst) / count, and 2.5 % more
 // against what moves the packets after they left. Where several units pass at once, which they may
 // as soon as one could, a window counts them too.
@@ -85,7 +90,7 @@ func (p *pace) set(now time.Duration, rate Rate) {
 		return
 	}
 	fresh := pace{rate: rate, born: now, last: never, before: never}
-	most := min(rate.PerSecond()/10, float64(rate.Count)/50)
+	most := min(rate.PerSecond()*clock.Scaled(lateness).Seconds(), float64(rate.Count)/50)
 	extra := math.Floor(most)
 	fresh.interval = float64(rate.Per) * (1 + 1.0/parts) / (float64(rate.Count) - extra)
 	fresh.burst = time.Duration(extra * fresh.interval)

@@ -33,7 +33,7 @@ A row of the table is one run. Goodput is what was accepted as a share of what a
 hidden limit would have delivered. Every change of a limit is counted again from ClickHouse.
 
 Examples:
-  carom loop e2e                              all scenarios, some 25 minutes
+  carom loop e2e                              all scenarios, about an hour
   carom loop e2e --only A3,A8 --json out.json
 
 The exit status is 0 only if no threshold of the loop was missed.`
@@ -176,7 +176,7 @@ func (o *options) run(ctx context.Context, t *trial, r *outcome) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make %s: %w", dir, err)
 	}
-	y, err := newSystem(ctx, o, dir, t.scenario(o.scale), r.Loop)
+	y, err := newSystem(ctx, o, dir, t, r.Loop)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (o *options) run(ctx context.Context, t *trial, r *outcome) error {
 		}
 	}
 	wait(ctx, 5*time.Second) // for what is under way to ClickHouse
-	if err := y.measure(ctx, r, t.steps(), t.duration); err != nil {
+	if err := y.measure(ctx, r, t.steps, t.duration); err != nil {
 		return err
 	}
 	o.say("%s: goodput %.1f %%", name, r.Goodput)

@@ -70,7 +70,7 @@ func (o *outcome) fromReceivers(rows []provider.Row, steps []step, end time.Dura
 	deferred, judged, blocked := 0, 0, 0
 	blockedTime := 0.0
 	last := 0.0
-	for _, r := range rows {
+	for i, r := range rows {
 		if r.T >= end.Seconds() {
 			break
 		}
@@ -78,7 +78,11 @@ func (o *outcome) fromReceivers(rows []provider.Row, steps []step, end time.Dura
 		deferred += r.Classes[provider.Rate] + r.Classes[provider.Block] + r.Classes[provider.Unav]
 		judged += r.Attempts - r.Classes[provider.Grey]
 		if r.Blocked {
-			blockedTime += provider.BucketSize.Minutes()
+			until := end.Seconds() // there is no row without an attempt
+			if i+1 < len(rows) {
+				until = min(until, rows[i+1].T)
+			}
+			blockedTime += (until - r.T) / 60
 			blocked += r.Classes[provider.Block]
 		}
 		if r.Attempts > 0 {

@@ -34,6 +34,13 @@ func TestFromReceivers(t *testing.T) {
 	if o.SilentMinutes < 5 || o.SilentMinutes > 5.5 {
 		t.Errorf("silent for %v min, want 5", o.SilentMinutes)
 	}
+	blocked := provider.Row{T: 60, Attempts: 6, Blocked: true, Classes: map[provider.Class]int{provider.Block: 6}}
+	later := provider.Row{T: 240, Attempts: 3, Blocked: true, Classes: map[provider.Class]int{provider.Block: 3}}
+	var suspended outcome // there is no row without an attempt
+	suspended.fromReceivers([]provider.Row{blocked, later, {T: 360, Attempts: 1, OK: 1}}, nil, 7*time.Minute, 1, 0)
+	if want := 9.0 / 5; suspended.BlockedPerMinute != want {
+		t.Errorf("%v attempts in a blocked minute, want %v", suspended.BlockedPerMinute, want)
+	}
 	o.atLeast("goodput", o.Goodput, 99)
 	o.atMost("deferrals", o.Deferrals, 99)
 	if len(o.Missed) != 1 {

@@ -33,8 +33,12 @@ type trial struct {
 	duration    time.Duration // of scenario time
 	provider    string        // JSON of the provider, without its name, domain, host and latency
 	offered     string        // JSON of the load's per_s
-	fall        *step         // of the hidden limit, if there is one
+	steps       []step        // of the hidden limit
 	acts        []act
+
+	rate   float64 // messages a second that the configuration allows; 0 is staticRate
+	warmup bool    // the address is new and warmed up
+	policy string  // lines of policy.yaml besides the mode
 	// check adds what the loop's run has to show.
 	check func(o *outcome)
 }
@@ -49,12 +53,12 @@ func (t *trial) scenario(scale int) string {
 `, scale, t.duration, strings.TrimSpace(t.provider), t.offered)
 }
 
-// steps returns the changes of the hidden limit.
-func (t *trial) steps() []step {
-	if t.fall == nil {
-		return nil
+// configured returns the messages a second that the configuration allows.
+func (t *trial) configured() float64 {
+	if t.rate > 0 {
+		return t.rate
 	}
-	return []step{*t.fall}
+	return staticRate
 }
 
 // penalty is a receiver that grows stricter for who keeps running into its limit.
@@ -64,20 +68,51 @@ const penalty = `"burst_s": 30, "penalty": {"on": true, "refused_frac": 0.2, "do
 
 const always5 = `[{"at": "0s", "v": 5}]`
 
+// bursts is mail at three times what is accepted for a third of the time, 20 minutes of each hour.
+const bursts = `[{"at": "0s", "v": 0.2}, {"at": "20m", "v": 0}, {"at": "60m", "v": 0.2}, {"at": "80m", "v": 0}, {"at": "120m", "v": 0.2}, {"at": "140m", "v": 0}, {"at": "180m", "v": 0.2}, {"at": "200m", "v": 0}]`
+
+const few = `"rate": [{"at": "0s", "per_s": 0.0667}], "burst_s": 60`
+
 // trials are the scenarios of `carom loop e2e`, by the names that control.md section 8 has for them. The
 // thresholds of the loop are those there.
 func trials() []trial {
 	return []trial{
 		{
+			name: "A1", about: "steady, configured rightly", duration: 40 * time.Minute,
+			provider: `"rate": [{"at": "0s", "per_s": 4}], "burst_s": 30`, offered: always5,
+			check: func(o *outcome) {
+				o.atLeast("goodput %", o.Goodput, 94)
+				o.atMost("deferrals %", o.Deferrals, 3)
+				o.atMost("block minutes", o.BlockMinutes, 0)
+			},
+		},
+		{
 			name: "A3", about: "the limit falls to a quarter and punishes", duration: 80 * time.Minute,
 			provider: `"rate": [{"at": "0s", "per_s": 4}, {"at": "25m", "per_s": 1}], ` + penalty, offered: always5,
-			fall: &step{25 * time.Minute, 1},
+			steps: []step{{25 * time.Minute, 1}},
 			check: func(o *outcome) {
 				o.atLeast("goodput %", o.Goodput, 85)
 				o.atMost("deferrals %", o.Deferrals, 5)
 				o.atMost("block minutes", o.BlockMinutes, 0)
 				o.atMost("recovery minutes", o.RecoveryMinutes, 30)
 			},
+		},
+		{
+			name: "A5", about: "the limit halves and comes back", duration: 90 * time.Minute,
+			provider: `"rate": [{"at": "0s", "per_s": 4}, {"at": "25m", "per_s": 2}, {"at": "55m", "per_s": 4}], ` + penalty, offered: always5,
+			steps: []step{{25 * time.Minute, 2}, {55 * time.Minute, 4}},
+			check: func(o *outcome) {
+				o.atLeast("goodput %", o.Goodput, 82)
+				o.atMost("block minutes", o.BlockMinutes, 0)
+			},
+		},
+		{
+			name: "A7", about: "20 messages a connection", duration: 50 * time.Minute,
+			provider: `"rate": [{"at": "0s", "per_s": 4}], "burst_s": 30, "msgs_per_conn": 20`, offered: always5, check: perConnection,
+		},
+		{
+			name: "A7b", about: "20 messages a connection, closed without a word", duration: 50 * time.Minute,
+			provider: `"rate": [{"at": "0s", "per_s": 4}], "burst_s": 30, "msgs_per_conn": 20, "silent_close": true`, offered: always5, check: perConnection,
 		},
 		{
 			name: "A8", about: "a block of 45 minutes that hammering extends", duration: 100 * time.Minute,
@@ -93,11 +128,35 @@ func trials() []trial {
 		{
 			name: "A10", about: "greylisting of 60 %", duration: 50 * time.Minute,
 			provider: `"rate": [{"at": "0s", "per_s": 12}], "burst_s": 30, "grey": {"frac": 0.6, "min_retry": "5m"},
-    "texts": {"GREY": "451 4.7.1 Greylisted, please try again later"}`, offered: `[{"at": "0s", "v": 3}]`,
+    "texts": {"GREY": "451 4.7.1 Greylisted, please try again later"}`, offered: `[{"at": "0s", "v": 2}]`, // with second attempts 3.2/s
 			check: func(o *outcome) {
 				// What comes in the last ten minutes is still waiting for its second attempt at the end.
 				o.atLeast("goodput %", o.Goodput, 97*(1-0.6*10.0/50))
 				o.atMost("decreases", float64(o.Decreases), 0)
+			},
+		},
+		{
+			name: "A12", about: "a new address that may grow 1.6 times a day", duration: 3 * time.Hour,
+			provider: `"rate": [{"at": "0s", "per_s": 1000}], "warmup": {"on": true, "r0": 0.2, "factor": 1.6, "day": "30m"}, ` + penalty, offered: always5,
+			warmup: true, policy: "thresholds:\n  warm-up: {day: 30m, first-per-hour: 720}\n",
+			check: func(o *outcome) {
+				o.atLeast("goodput %", o.Goodput, 90)
+				o.atMost("deferrals %", o.Deferrals, 5)
+				o.atMost("block minutes", o.BlockMinutes, 0)
+			},
+		},
+		{
+			name: "A15", about: "4 a minute, mail in bursts", duration: 4 * time.Hour, rate: 4.0 / 60, provider: few, offered: bursts,
+			check: func(o *outcome) {
+				o.atLeast("goodput %", o.Goodput, 90)
+				o.atMost("deferrals %", o.Deferrals, 6)
+			},
+		},
+		{
+			name: "A15b", about: "the same, configured for four times as much", duration: 4 * time.Hour, rate: 16.0 / 60, provider: few, offered: bursts,
+			check: func(o *outcome) {
+				o.atLeast("goodput %", o.Goodput, 75)
+				o.atMost("deferrals %", o.Deferrals, 6)
 			},
 		},
 		{
@@ -128,4 +187,10 @@ func trials() []trial {
 			},
 		},
 	}
+}
+
+// perConnection is what a trial has to show whose receiver ends a connection at a number of messages.
+func perConnection(o *outcome) {
+	o.atLeast("goodput %", o.Goodput, 88)
+	o.atMost("deferrals %", o.Deferrals, 3)
 }

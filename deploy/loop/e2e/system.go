@@ -24,6 +24,7 @@ import (
 	"carom/deploy/receivers"
 	"carom/deploy/up"
 	"carom/deploy/up/supervise"
+	"carom/schemas/limits"
 	"carom/schemas/warehouse"
 )
 
@@ -49,7 +50,7 @@ type system struct {
 }
 
 // newSystem starts the receivers of a scenario, then carom up with the loop active or off.
-func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool) (_ *system, err error) {
+func newSystem(ctx context.Context, o *options, dir string, t *trial, loop bool) (_ *system, err error) {
 	y := &system{dir: dir, executable: o.executable, scale: o.scale}
 	y.origin = time.Now().UTC()
 	if y.files, err = supervise.OpenFiles(filepath.Join(dir, "log")); err != nil {
@@ -66,13 +67,13 @@ func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool)
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "scenario.json"), []byte(scenario), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "scenario.json"), []byte(t.scenario(o.scale)), 0o600); err != nil {
 		return nil, fmt.Errorf("write scenario: %w", err)
 	}
 	if err := y.startReceivers(ctx); err != nil {
 		return nil, err
 	}
-	if err := y.writeConfig(loop); err != nil {
+	if err := y.writeConfig(t, loop); err != nil {
 		return nil, err
 	}
 	args := []string{
@@ -92,10 +93,13 @@ func newSystem(ctx context.Context, o *options, dir, scenario string, loop bool)
 	return y, nil
 }
 
-// ready returns nil when the node takes mail and the tables are there.
+// ready returns nil when the node takes mail, the tables are there, and the loop has told the node of itself:
+// until then the configuration has the say over backoff.
 func (y *system) ready(ctx context.Context) error {
-	if _, err := os.Stat(filepath.Join(y.dir, "sender.ready")); err != nil { // the tables come before the sender
-		return err
+	for _, name := range []string{"sender.ready", filepath.Join("feed", limits.FileName)} { // the tables come before the sender
+		if _, err := os.Stat(filepath.Join(y.dir, name)); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
@@ -123,16 +127,20 @@ func (y *system) startReceivers(ctx context.Context) error {
 	return nil
 }
 
-func (y *system) writeConfig(loop bool) error {
+func (y *system) writeConfig(t *trial, loop bool) error {
 	for _, name := range []string{"reference.key", "suppression.key"} {
 		if err := up.WriteKey(filepath.Join(y.dir, "keys", name)); err != nil {
 			return err
 		}
 	}
+	warmupStart := ""
+	if t.warmup {
+		warmupStart = y.origin.Format(time.DateOnly)
+	}
 	var text bytes.Buffer
 	err := template.Must(template.New("node").Parse(configText)).Execute(&text, map[string]any{
 		"SMTP": y.smtp, "HTTP": y.http, "DNS": y.receivers.DNS, "Port": y.receivers.SMTPPort, "Source": source,
-		"PerHour": staticRate * 3600, "BackoffPerHour": staticRate * 3600 / 5,
+		"PerHour": int(t.configured() * 3600), "BackoffPerHour": int(t.configured() * 3600 / 5), "WarmupStart": warmupStart,
 	})
 	if err != nil {
 		return fmt.Errorf("write configuration: %w", err)
@@ -141,7 +149,7 @@ func (y *system) writeConfig(loop bool) error {
 	if loop {
 		mode = "active"
 	}
-	for name, data := range map[string][]byte{"carom.conf": text.Bytes(), "policy.yaml": []byte("mode: " + mode + "\n")} {
+	for name, data := range map[string][]byte{"carom.conf": text.Bytes(), "policy.yaml": []byte("mode: " + mode + "\n" + t.policy)} {
 		if err := os.WriteFile(filepath.Join(y.dir, name), data, 0o600); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
