@@ -53,7 +53,7 @@ func settingOrigin(c *config.Config, domain, vmta, directive string) string {
 func limitsOfVMTA(c *config.Config, m *config.VMTA) *throttle.VMTALimits {
 	limits := &throttle.VMTALimits{
 		Rate: throttleRate(m.MaxSMTPMsgRate), Connections: m.MaxSMTPOut, DataRate: throttleDataRate(m.MaxSMTPDataVolumeRate),
-		Origin: func(directive string) string { return m.Origin(directive).String() },
+		WarmupStart: m.WarmupStart, Origin: func(directive string) string { return m.Origin(directive).String() },
 	}
 	for _, name := range m.Pools {
 		p, ok := c.Pool(name)

@@ -316,6 +316,32 @@ func TestCanaryTenant(t *testing.T) {
 	}
 }
 
+// An address that is warmed up does not send at the configured rate until the loop has seen it; if the loop
+// has nothing to say, it does after all.
+func TestWarmupBeginsBeforeItsFirstLease(t *testing.T) {
+	for _, tc := range []struct {
+		mode limits.Mode
+		want float64
+	}{{limits.Active, warmupRate}, {limits.Advise, 100}} {
+		synctest.Test(t, func(t *testing.T) {
+			th, p := New(0), path("a/v", 100)
+			p.VMTALimits.WarmupStart = time.Now().AddDate(0, 0, -1)
+			th.Apply(&limits.Document{TTLSeconds: 600, Modes: []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: tc.mode}}})
+			connect(th, p)
+			if _, err := acquire(t.Context(), th, p, 1); err != nil {
+				t.Fatal(err)
+			}
+			if got := gaugeOf(t, th).EffectiveRate; got != tc.want {
+				t.Errorf("%s: %v messages a second before the first lease, want %v", tc.mode, got, tc.want)
+			}
+			time.Sleep(unseenTime + time.Second)
+			if got := gaugeOf(t, th).EffectiveRate; got != 100 {
+				t.Errorf("%s: %v messages a second without a word from the loop, want 100", tc.mode, got)
+			}
+		})
+	}
+}
+
 // The loop has the say over backoff mode where it is active, also before its first lease; not when its
 // news grow old, and not where it only advises.
 func TestWhoHasTheSay(t *testing.T) {

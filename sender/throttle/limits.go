@@ -98,6 +98,8 @@ type VMTALimits struct {
 	Connections int
 	DataRate    Rate // bytes of messages that were taken
 	Pools       []*PoolLimits
+	// WarmupStart is when the warm-up of the addresses begins; zero for those that have none.
+	WarmupStart time.Time
 	Origin      func(directive string) string // as QueueLimits has it
 }
 

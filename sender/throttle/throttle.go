@@ -90,6 +90,8 @@ type keyState struct {
 	static      limits.Limit // the largest of the queues'
 	adaptive    limits.Limit
 	stale       bool          // static and adaptive may be too large
+	warming     bool          // the source is being warmed up
+	born        time.Duration // when a session asked first
 	summed      time.Duration // when they were worked out last
 	connections uint32
 	refusal     refusal
@@ -269,9 +271,21 @@ func (t *Throttle) effective(now time.Duration, key limits.Key, k *keyState) lim
 	var term limits.Term
 	if glide, ok := t.leases[key]; ok {
 		term = glide.At(now, k.static)
+	} else if k.warming && now-k.born < unseenTime && t.loopRules(now, key) {
+		term = limits.Term{Limit: limits.Static(warmupRate, 1, 0), Source: limits.FromLease, ReasonID: "warm-up"}
 	}
 	return limits.Merge(now, k.static, k.adaptive, term, &k.guard)
 }
+
+const (
+	// warmupRate is what an address that is warmed up sends until the loop, which is active, has seen it and
+	// says more: what a warm-up begins with by default, 100 messages an hour.
+	warmupRate = 100.0 / 3600
+	// unseenTime is how long that may take: a gauge, a run of the loop, and the way of a lease.
+	unseenTime = 2 * time.Minute
+	// longestWarmup is after how long an address is warm if the loop has no lease for it.
+	longestWarmup = 60 * 24 * time.Hour
+)
 
 // leastRate is a rate that lets nothing through where 0 would be unlimited, in messages a second.
 const leastRate = 1e-9
@@ -296,6 +310,13 @@ func (t *Throttle) route(now time.Duration, p *Path) route {
 	r := route{Queued: p.Queued, VMTALimits: p.VMTALimits, queue: t.queue(p.Queue, now), vmta: group(t.vmtas, p.VMTA), key: t.key(p.Key)}
 	r.key.used, r.key.source = now, p.Source
 	r.key.addQueue(p.Queue, p.Queued)
+	if r.key.born == 0 {
+		r.key.born = max(now, 1)
+	}
+	if start := p.VMTALimits.WarmupStart; !start.IsZero() {
+		age := clock.Since(start)
+		r.key.warming = age >= 0 && age < longestWarmup
+	}
 	r.effective = t.effective(now, p.Key, r.key)
 	r.leased = r.effective.Epoch != 0
 	r.loop = t.loopRules(now, p.Key)
