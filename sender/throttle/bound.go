@@ -81,7 +81,7 @@ func (b *bound) denial(wait time.Duration) Denial {
 
 // cap returns what the rate of a lease lets through; the zero Cap for other bounds.
 func (b *bound) cap() Cap {
-	if !b.key || b.count > 0 || b.effective.Actor != limits.ByLoop {
+	if !b.key || b.count > 0 || b.effective.Actor != limits.ByLoop || b.effective.Epoch == 0 { // 0 is before the first lease
 		return Cap{}
 	}
 	return Cap{RatePerSecond: b.effective.RatePerSecond, Backlog: b.backlog}

@@ -334,6 +334,9 @@ func TestWarmupBeginsBeforeItsFirstLease(t *testing.T) {
 			if got := gaugeOf(t, th).EffectiveRate; got != tc.want {
 				t.Errorf("%s: %v messages a second before the first lease, want %v", tc.mode, got, tc.want)
 			}
+			if _, d, _ := th.Acquire(t.Context(), p, 1, 0); d.Cap != (Cap{}) {
+				t.Errorf("%s: what waits for the first lease may go another way: %+v", tc.mode, d)
+			}
 			time.Sleep(unseenTime + time.Second)
 			if got := gaugeOf(t, th).EffectiveRate; got != 100 {
 				t.Errorf("%s: %v messages a second without a word from the loop, want 100", tc.mode, got)
