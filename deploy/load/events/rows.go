@@ -95,6 +95,9 @@ var expressions = map[string]string{
 	"data_us":      "data_time",
 	"body_us":      "body_time",
 	"final_dot_us": "final_time",
+
+	"hold_exempt": "is_attempt AND tenant % 50 = 49",
+	"url_hosts":   "if(is_attempt AND scope_of[reply_place] = 'url', [sender_names[tenant_place]], [])",
 }
 
 // columns returns the names of the columns that the history fills, and the SQL of each.
