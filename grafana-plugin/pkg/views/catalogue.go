@@ -94,6 +94,8 @@ func (m Metric) titled(title string) Metric { m.Title = title; return m }
 
 func (m Metric) weighed(expr string) Metric { m.weight = expr; return m }
 
+func (m Metric) lowIsBad() Metric { m.low = true; return m }
+
 func (m Metric) notBy(fields ...string) Metric { m.not = fields; return m }
 
 // sum returns the sum of a measure over rows of a roll-up.
@@ -131,7 +133,10 @@ var mail = func() map[string]Metric {
 	}
 	for _, within := range []string{"1m", "10m", "1h"} {
 		m := metric("within_"+within+"_rate", unitShare, "Of the delivered, those that took so long at most since they were accepted here.", share("delivered_"+within, "delivered"), FillNull, withVolume...)
-		add(m.titled(titleOf("delivered_" + within)).weighed(sum("delivered")))
+		add(m.titled(titleOf("delivered_" + within)).weighed(sum("delivered")).lowIsBad())
+	}
+	for _, name := range []string{"delivery_rate", "first_attempt_rate"} {
+		add(all[name].lowIsBad())
 	}
 	for _, name := range []string{"accepted", "delivered", "attempts", "deferred_attempts"} {
 		m := metric(name+"_per_second", unitPerSec, all[name].Description+", a second", perSecond(sum(name)), FillZero, anyTraffic...)
@@ -144,8 +149,8 @@ var mail = func() map[string]Metric {
 		add(metric(name+"_rate", unitShare, all[name].Description+" A share of all attempts.", all[name].expr+" / nullIf("+sum("attempts")+", 0)", FillNull, all[name].families...).
 			weighed(sum("attempts")).notBy("category", "dimension"))
 	}
-	add(metric("left", unitCount, "Recipients that were accepted in the time range, less those that were finished, suppressed or removed in it.",
-		sum("accepted")+" - toInt64("+sum("finished")+" + "+sum("suppressed")+" + "+sum("removed")+")", FillZero, byJob, traffic).titled("Left to do"))
+	add(metric("left", unitCount, "Recipients that were accepted in the time range, less those that were finished, suppressed or removed in it; 0 where those are more, because they came in before.",
+		"greatest(0, "+sum("accepted")+" - toInt64("+sum("finished")+" + "+sum("suppressed")+" + "+sum("removed")+"))", FillZero, byJob, traffic).titled("Left to do"))
 	return all
 }()
 

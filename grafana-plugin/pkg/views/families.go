@@ -250,8 +250,8 @@ var reputations = []*family{
 
 func scores() []Metric {
 	return []Metric{
-		metric("score", unitScore, "0 to 100: complaints, unknown users, blocks and refusals, the worst of which counts most.", "argMax(score, (ts, -score))", FillPrevious, reputations...),
-		metric("score_high", unitScore, "The same with the worst component at the good end of its interval.", "argMax(score_high, (ts, -score))", FillPrevious, reputations...).titled("Score at best"),
+		metric("score", unitScore, "0 to 100: complaints, unknown users, blocks and refusals, the worst of which counts most.", "argMax(score, (ts, -score))", FillPrevious, reputations...).lowIsBad(),
+		metric("score_high", unitScore, "The same with the worst component at the good end of its interval.", "argMax(score_high, (ts, -score))", FillPrevious, reputations...).titled("Score at best").lowIsBad(),
 		metric("confidence", unitShare, "Weight of the own numbers against what is expected of others.", "argMax(confidence, (ts, -score))", FillPrevious, reputations...),
 		metric("n_eff", unitCount, "Answers that the score stands on, older ones counted less.", "argMax(n_eff, (ts, -score))", FillPrevious, reputations...).titled("Answers behind it"),
 		metric("attempts_per_day", unitCount, "Attempts a day over fourteen days.", "argMax(attempts_per_day, (ts, -score))", FillPrevious, reputations...),

@@ -78,6 +78,7 @@ type Metric struct {
 
 	expr     string // over rows of the families
 	weight   string // what the largest series are found by; expr if empty
+	low      bool   // less is worse: a table begins with the least
 	families []*family
 	fill     Fill
 	merge    Merge

@@ -209,3 +209,14 @@ func TestStepsAreCountedFrom1970(t *testing.T) {
 		}
 	}
 }
+
+// TestWorstFirst is for the limit, which would cut off what the table is for.
+func TestWorstFirst(t *testing.T) {
+	w := Window{From: now().Add(-time.Hour), To: now(), Interval: time.Minute}
+	for metric, order := range map[string]string{"delivery_rate": "ORDER BY delivery_rate, ", "hard_bounce_rate": "ORDER BY hard_bounce_rate DESC, "} {
+		plan, err := Build(Query{View: "deliverability", Format: Table, Metrics: []string{metric}, Breakdown: []string{"provider"}}, w)
+		if err != nil || !strings.Contains(plan.SQL(), order) {
+			t.Errorf("%s: %v in\n%s", metric, err, plan.SQL())
+		}
+	}
+}
