@@ -46,6 +46,7 @@ func TestControl(t *testing.T) {
 		{"a domain that is refused", testScoped},
 		{"complaints that trickle in", testHolds},
 		{"the narrowest key is held", testHoldNarrow},
+		{"exempt mail is alerted about", testHoldExempt},
 		{"changes are told", testChangeWebhook},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -475,6 +476,35 @@ func testHoldNarrow(t *testing.T, w *world) {
 	}
 	if held[0].ID != "comcast/job:big/all" || held[0].Status != "asked" || held[1].ID != "yahoo/job:shop/bad" || held[1].Status != "held" {
 		t.Errorf("held %+v; want comcast's asked about, because it is all of its volume, and yahoo's bad job held", held)
+	}
+}
+
+// Mail that the nodes would not hold, because the configuration exempts it, is alerted about once; other mail
+// of the same complaints is held.
+func testHoldExempt(t *testing.T, w *world) {
+	for n, tenant := range []string{"bank", "shop"} {
+		w.delivered(t, "yahoo", tenant, "resets", tenant+".test", 5*time.Hour, 50_000)
+		w.complained(t, "yahoo", tenant, "resets", tenant+".test", 5*time.Hour, time.Hour, 500)
+		events := answers(limits.Key{Provider: "yahoo", Source: "192.0.2.1"}, 0, w.now.Add(-4*time.Hour), w.now.Add(-3*time.Hour), 3, taxonomy.OK)
+		for i := range events {
+			events[i].Tenant, events[i].Job, events[i].HoldExempt = tenant, "resets", n == 0 || i == 0
+		}
+		w.store(t, events)
+	}
+	w.delivered(t, "yahoo", "rest", "r", "rest.test", 5*time.Hour, 5_000_000)
+	if first := mustRun(t, w.holds(limits.Active).Run); first.Changes != 2 {
+		t.Errorf("%+v, want two changes", first)
+	}
+	if again := mustRun(t, w.holds(limits.Active).Run); again.Changes != 0 {
+		t.Errorf("the next run: %+v, want none", again)
+	}
+	var got []string
+	w.scan(t, "SELECT groupArray(of) FROM (SELECT concat(tenant, ' ', toString(status)) AS of FROM holds FINAL ORDER BY id)", &got)
+	equal(t, "holds", got, []string{"bank exempt", "shop held"})
+	w.gauge(t, google, 110, 0)
+	mustRun(t, w.throttle(t, limits.Active).Run)
+	if d := w.document(t); len(d.Holds) != 1 || d.Holds[0].Tenant != "shop" {
+		t.Errorf("the document holds %+v, want the shop's mail", d.Holds)
 	}
 }
 

@@ -403,8 +403,17 @@ func (d *deciding) decide(ctx context.Context, s suspect, parts map[part]*counte
 	}
 	evidence.Candidates = candidates(parts, since, d.reached, now)
 	h, reason := control.DecideHold(thresholds, &evidence)
+	var err error
 	if h.Scope != "" && evidence.HeldFor == 0 { // the budget is about the part that would be held
-		evidence.Volume = d.volume(s.provider, parts[part{h.Scope, h.Value}])
+		of := part{h.Scope, h.Value}
+		evidence.Volume = d.volume(s.provider, parts[of])
+		for i := range evidence.Candidates {
+			if c := &evidence.Candidates[i]; c.Scope == of.scope && c.Value == of.value {
+				if c.Exempt, err = d.exempt(ctx, s, of, since); err != nil {
+					return err
+				}
+			}
+		}
 		h, reason = control.DecideHold(thresholds, &evidence)
 	}
 	var rule control.Rule
@@ -507,6 +516,22 @@ func union(a, b map[time.Time]uint64) map[time.Time]uint64 {
 		all[t] += n
 	}
 	return all
+}
+
+// exempt reports whether the nodes would not hold most of what was delivered of a part, because the
+// configuration says adaptive-hold no. It is asked about what is to be held alone.
+func (d *deciding) exempt(ctx context.Context, s suspect, of part, since time.Time) (exempt bool, err error) {
+	err = d.job.Conn.QueryRow(with(ctx, clickhouse.Parameters{
+		"provider": s.provider, "tenant": s.tenant, "scope": of.scope, "value": of.value, "since": micros(since), "until": micros(d.run.started),
+	}), `
+SELECT toBool(2 * countIf(hold_exempt) > count()) FROM events
+WHERE kind = 'delivered' AND time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+    AND provider = {provider:String} AND tenant = {tenant:String}
+    AND multiIf({scope:String} = 'job', job = {value:String}, {scope:String} = 'from_domain', from_domain = {value:String}, 1)`).Scan(&exempt)
+	if err != nil {
+		return false, fmt.Errorf("read which mail of %s is exempt: %w", s.tenant, err)
+	}
+	return exempt, nil
 }
 
 // volume returns the share of a provider's mail of the last day that a part was.

@@ -156,7 +156,7 @@ type pass struct {
 
 // mode says how far the loop may go at a key now.
 func (p *pass) mode(key limits.Key, k *windows.Key) limits.Mode {
-	if p.overrides.killed(key) != nil || k.Exempt {
+	if p.overrides.killed(key) != nil {
 		return limits.Off
 	}
 	return p.overrides.modeOf(key, p.policy.ModeOf(key.Provider))

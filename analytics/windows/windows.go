@@ -54,8 +54,6 @@ type Node struct {
 type Key struct {
 	control.Windows
 	Nodes []Node
-	// Exempt says that a node's configuration forbids the loop to touch the key.
-	Exempt bool
 
 	warmupStart time.Time
 }
@@ -135,7 +133,7 @@ func (s *Snapshot) key(k limits.Key) *Key {
 func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
 	live := max(liveGauge, clock.Scaled(slowestGauge))
 	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-live)), "until": micros(now.Add(live))}, `
-SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, exempt, warmup_start, established,
+SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, static_unknown, source_disabled, warmup_start, established,
     static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
 FROM gauges
 WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') AND provider != '' AND source != ''
@@ -151,20 +149,22 @@ LIMIT 1 BY provider, source, node`)
 			id                 limits.Key
 			n                  Node
 			factor             float32
-			exempt             bool
+			unknown, disabled  bool
 			warmup, since      time.Time
 			static, adaptive   float64
 			staticC, adaptiveC uint32
 			staticM, adaptiveM uint32
 		)
-		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &exempt, &warmup, &since,
+		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &unknown, &disabled, &warmup, &since,
 			&static, &staticC, &staticM, &adaptive, &adaptiveC, &adaptiveM); err != nil {
 			return fmt.Errorf("read gauges: %w", err)
 		}
 		n.LocalFactor = float64(factor)
 		k := s.key(id)
 		k.Nodes = append(k.Nodes, n)
-		k.Exempt = k.Exempt || exempt
+		if disabled {
+			k.Frozen = "the source is disabled on " + n.Name
+		}
 		k.Established = k.Established || since.Unix() > 0
 		if warmup.Unix() > 0 && (k.warmupStart.IsZero() || warmup.Before(k.warmupStart)) {
 			k.warmupStart = warmup
@@ -172,11 +172,16 @@ LIMIT 1 BY provider, source, node`)
 		if sums[k] == nil {
 			sums[k] = &configured{}
 		}
+		if unknown {
+			continue
+		}
 		sums[k].add(limits.Static(static, staticC, staticM), limits.Limit{RatePerSecond: adaptive, Connections: adaptiveC, MessagesPerConnection: adaptiveM})
 	}
 	for k, sum := range sums {
-		k.Static, k.Adaptive = sum.static, sum.adaptive
 		k.Windows.Nodes = len(k.Nodes)
+		if k.Static, k.Adaptive = sum.of(len(k.Nodes)); sum.nodes == 0 && k.Frozen == "" {
+			k.Frozen = "no node sends mail under the key, so what is configured is not known"
+		}
 		for _, n := range k.Nodes {
 			if n.Backlog > 0 {
 				k.Waiting += 1 / float64(len(k.Nodes))
@@ -202,6 +207,23 @@ func (c *configured) add(static, adaptive limits.Limit) {
 		c.adaptive = plus(c.adaptive, ceiling)
 	}
 	c.nodes++
+}
+
+// of returns the sums over so many nodes, of which some send nothing under the key and do not know what is
+// configured for it: they count like the average of the others, or they would lower the ceiling.
+func (c *configured) of(nodes int) (static, adaptive limits.Limit) {
+	if c.nodes == 0 {
+		return limits.None(), limits.Limit{}
+	}
+	return scaled(c.static, nodes, c.nodes), scaled(c.adaptive, nodes, c.nodes)
+}
+
+func scaled(l limits.Limit, nodes, of int) limits.Limit {
+	l.RatePerSecond *= float64(nodes) / float64(of)
+	if l.Connections != limits.Unlimited {
+		l.Connections = uint32(min(uint64(l.Connections)*uint64(nodes)/uint64(of), limits.Unlimited-1)) //nolint:gosec // bounded
+	}
+	return l
 }
 
 func plus(a, b limits.Limit) limits.Limit {

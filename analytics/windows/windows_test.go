@@ -117,7 +117,7 @@ func TestRead(t *testing.T) {
 	if k.Static != limits.Static(20, 8, 20) || k.Adaptive.RatePerSecond != 40 || k.Adaptive.Connections != 8 {
 		t.Errorf("configured is %+v, adaptive %+v; want the sums over a and b", k.Static, k.Adaptive)
 	}
-	if len(k.Nodes) != 2 || k.Windows.Nodes != 2 || k.Waiting != 0.5 || k.Exempt {
+	if len(k.Nodes) != 2 || k.Windows.Nodes != 2 || k.Waiting != 0.5 || k.Frozen != "" {
 		t.Errorf("nodes are %+v, waiting %v", k.Nodes, k.Waiting)
 	}
 	if k.Newest != windows.Since(now) || k.To != windows.Since(at(0)) {
@@ -243,5 +243,47 @@ func TestReadFreezesAnOutage(t *testing.T) {
 		if want := key.Provider == "all" || key.Provider == "most"; (k.Frozen != "") != want {
 			t.Errorf("%s: frozen %q, want %v", key, k.Frozen, want)
 		}
+	}
+}
+
+// What a node knows nothing of neither adds to the ceiling nor lowers it, and a disabled source is nobody's evidence.
+func TestReadOfNodesThatSendNothing(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(10 * time.Second).Add(3 * time.Second)
+	of := func(provider, node string, change func(*event.Gauge)) event.Gauge {
+		g := event.Gauge{
+			Node: node, Incarnation: uuid.New(), Seq: 1, Time: now.Add(-5 * time.Second), Provider: provider, Source: "192.0.2.1",
+			StaticRate: 10, StaticConnections: 4, AdaptiveRate: 30, LocalFactor: 1,
+		}
+		if change != nil {
+			change(&g)
+		}
+		return g
+	}
+	unknown := func(g *event.Gauge) {
+		g.StaticUnknown, g.StaticRate, g.StaticConnections, g.AdaptiveRate = true, 0, 0, 0
+	}
+	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", []event.Gauge{
+		of("known", "a", nil), of("known", "b", nil), of("known", "c", unknown),
+		of("idle", "a", unknown),
+		of("off", "a", nil), of("off", "b", func(g *event.Gauge) { g.SourceDisabled = true }),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	policy := control.Default()
+	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+	s, err := reader.Read(t.Context(), now, windows.Wanted{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(provider string) *windows.Key { return s.Keys[limits.Key{Provider: provider, Source: "192.0.2.1"}] }
+	if k := key("known"); k.Frozen != "" || k.Static != limits.Static(30, 12, 0) || k.Adaptive.RatePerSecond != 90 || k.Windows.Nodes != 3 {
+		t.Errorf("two of three nodes know it: %+v, adaptive %+v, frozen %q; want that of three", k.Static, k.Adaptive, k.Frozen)
+	}
+	if k := key("idle"); k.Frozen == "" || k.Static.HasRate() {
+		t.Errorf("nobody knows it: %+v, frozen %q", k.Static, k.Frozen)
+	}
+	if k := key("off"); k.Frozen != "the source is disabled on b" || k.Static != limits.Static(20, 8, 0) {
+		t.Errorf("disabled: %+v, frozen %q", k.Static, k.Frozen)
 	}
 }

@@ -121,6 +121,8 @@ var Columns = []Column[Event]{
 	{"data_us", "UInt64", ByDelivery, "microseconds from there to the reply to DATA; 0 with CHUNKING", func(e *Event) any { return &e.Data }},
 	{"body_us", "UInt64", ByDelivery, "microseconds of sending the message", func(e *Event) any { return &e.Body }},
 	{"final_dot_us", "UInt64", ByDelivery, "microseconds until the reply to the end of data, or to BDAT", func(e *Event) any { return &e.FinalDot }},
+	{"hold_exempt", "Bool", ByDelivery, "the control loop never holds the mail back: adaptive-hold no for its virtual MTA or user, or its job is exempt", func(e *Event) any { return &e.HoldExempt }},
+	{"url_hosts", "Array(LowCardinality(String))", ByDelivery, "hosts of the URLs in the message, in lower case, where the provider refused mail for a URL in the last hour; the first 20 by name", func(e *Event) any { return &e.URLHosts }},
 }
 
 // GaugeColumns is the table of a gauge's columns, as Columns is that of an event's.
@@ -144,11 +146,15 @@ var GaugeColumns = []Column[Gauge]{
 	{"adaptive_messages", "UInt32", ByThrottle, "ceiling of the loop in messages per connection, 0 for none", func(g *Gauge) any { return &g.AdaptiveMessages }},
 	{"lease_epoch", "UInt64", ByThrottle, "epoch of the lease in force, 0 for none", func(g *Gauge) any { return &g.LeaseEpoch }},
 	{"lease_rate", "Float64", ByThrottle, "messages a second of the lease in force", func(g *Gauge) any { return &g.LeaseRate }},
-	{"effective_rate", "Float64", ByThrottle, "messages a second that bind now, 0 for unlimited", func(g *Gauge) any { return &g.EffectiveRate }},
+	{"effective_rate", "Float64", ByThrottle, "messages a second that bind now, 0 for unlimited; a billionth lets nothing through", func(g *Gauge) any { return &g.EffectiveRate }},
 	{"warmup_start", "DateTime64(6, 'UTC')", ByThrottle, "first day of warm-up, 1970 for none", func(g *Gauge) any { return &g.WarmupStart }},
 	{"established", "DateTime64(6, 'UTC')", ByThrottle, "established-since of the source, 1970 for none", func(g *Gauge) any { return &g.Established }},
-	{"exempt", "Bool", ByThrottle, "the loop must not touch the key", func(g *Gauge) any { return &g.Exempt }},
+	{"static_unknown", "Bool", ByThrottle, "nothing is sent under the key: what is configured for it is not known, and static and adaptive values are 0", func(g *Gauge) any { return &g.StaticUnknown }},
+	{"source_disabled", "Bool", ByThrottle, "no queue of the key that has mail may use the source: a pattern or an operator disabled it", func(g *Gauge) any { return &g.SourceDisabled }},
 	{"backoff_by_config", "Bool", ByThrottle, "backoff patterns of the configuration set the rate", func(g *Gauge) any { return &g.BackoffByConfig }},
+	{"limit_scope", "LowCardinality(String)", ByThrottle, "what the limit is about that held mail back longest in the last ten seconds: node, vmta, pool, queue, source-ip, loop, glide, guard, hold, domain or url; empty if none did", func(g *Gauge) any { return &g.LimitScope }},
+	{"limit", "LowCardinality(String)", ByThrottle, "that limit: directive and value, or what mail it is about", func(g *Gauge) any { return &g.Limit }},
+	{"limit_by", "LowCardinality(String)", ByThrottle, "who set it: a place in the configuration, or loop, glide or guard with the reason", func(g *Gauge) any { return &g.LimitBy }},
 	{"config_hash", "UInt64", ByAccounting, "hash of the configuration in force", func(g *Gauge) any { return &g.ConfigHash }},
 }
 
@@ -168,12 +174,12 @@ var QueueGaugeColumns = []Column[QueueGauge]{
 	{"queues", "UInt32", ByDelivery, "queues that the row speaks of: 1, or how many the rest are", func(g *QueueGauge) any { return &g.Queues }},
 	{"ready", "UInt64", ByDelivery, "recipients that are due: only the limit is in their way", func(g *QueueGauge) any { return &g.Ready }},
 	{"waiting", "UInt64", ByDelivery, "recipients that wait for a time: that of their next attempt, or the end of their queue's retry-after", func(g *QueueGauge) any { return &g.Waiting }},
-	{"held", "UInt64", ByDelivery, "recipients that an operator's order about some of the queue's mail keeps back", func(g *QueueGauge) any { return &g.Held }},
+	{"held", "UInt64", ByDelivery, "recipients that an operator's order about some of the queue's mail, or a hold of the control loop, keeps back", func(g *QueueGauge) any { return &g.Held }},
 	{"paused", "UInt64", ByDelivery, "recipients in a queue that an operator has paused", func(g *QueueGauge) any { return &g.Paused }},
 	{"estimated", "Bool", ByDelivery, "the queue is so long that how its mail divides was estimated from an even sample; what the whole queue holds is exact", func(g *QueueGauge) any { return &g.Estimated }},
 	{"oldest_age", "UInt64", ByDelivery, "seconds since the oldest of them was accepted", func(g *QueueGauge) any { return &g.OldestAge }},
 	{"backoff", "Bool", ByDelivery, "the queue is in backoff mode", func(g *QueueGauge) any { return &g.Backoff }},
-	{"limit_scope", "LowCardinality(String)", ByThrottle, "what the limit that binds is about: order, queue, node, source-ip, vmta, pool or key; the rest has none, and so has what nothing keeps", func(g *QueueGauge) any { return &g.LimitScope }},
+	{"limit_scope", "LowCardinality(String)", ByThrottle, "what the limit that binds is about: order, hold, queue, node, source-ip, vmta, pool, loop, glide, guard or key; the rest has none, and so has what nothing keeps", func(g *QueueGauge) any { return &g.LimitScope }},
 	{"limit", "LowCardinality(String)", ByThrottle, "the limit that binds: directive and value, or what the queue waits for", func(g *QueueGauge) any { return &g.Limit }},
 	{"limit_by", "LowCardinality(String)", ByThrottle, "who set it: a place in the configuration, loop, guard, receiver, or an operator", func(g *QueueGauge) any { return &g.LimitBy }},
 	{"config_hash", "UInt64", ByAccounting, "hash of the configuration in force", func(g *QueueGauge) any { return &g.ConfigHash }},

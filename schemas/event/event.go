@@ -126,6 +126,9 @@ type Event struct {
 
 	ConfigHash uint64
 	Headers    map[string]string
+
+	HoldExempt bool
+	URLHosts   []string
 }
 
 // SetReply fills the fields that a reply gives: code, enhanced status, text and template.
@@ -154,7 +157,8 @@ func SourceKey(ip netip.Addr) string {
 }
 
 // Gauge is the state of one key (provider, source) on one node, written every ten seconds. It is
-// how the configured limits, and whether they bind, reach the control loop.
+// how the configured limits, and whether they bind, reach the control loop. A rate is 0 where nothing
+// limits it; one that lets nothing through is the smallest above 0.
 type Gauge struct {
 	Node        string
 	Incarnation ID
@@ -182,9 +186,14 @@ type Gauge struct {
 	EffectiveRate   float64
 	WarmupStart     time.Time
 	Established     time.Time
-	Exempt          bool
+	StaticUnknown   bool
+	SourceDisabled  bool
 	BackoffByConfig bool
-	ConfigHash      uint64
+
+	LimitScope string
+	Limit      string
+	LimitBy    string
+	ConfigHash uint64
 }
 
 // QueueGauge is what waits in one queue for one tenant and job, written every ten seconds for the

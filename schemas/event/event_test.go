@@ -42,7 +42,8 @@ func full() Event {
 		OpenConnections: 5, MessageOnConn: 6, ConnectionID: uuid.MustParse("01936f3e-7c00-7abc-8def-0123456789ac"), LimitEpoch: 9, LimitActor: "loop",
 		LimitReason: "r1", LimitingScope: "lease", Canary: true, FeedbackType: "abuse", ReportingMTA: "mta.example", MatchMethod: "return-path",
 		MatchConfidence: 0.5, OriginalMessageID: uuid.MustParse("01936f3e-7c00-7abc-8def-0123456789ad"), OriginalIdx: 4, ConfigHash: 1 << 60,
-		Headers: map[string]string{"X-A": "1", "X-B": strings.Repeat("long ", 40)},
+		Headers:    map[string]string{"X-A": "1", "X-B": strings.Repeat("long ", 40)},
+		HoldExempt: true, URLHosts: []string{"cdn.example", "www.shop.example"},
 	}
 	e.SetReply(smtpstatus.New(421, "4.7.28 try again later"))
 	return e

@@ -36,13 +36,17 @@ type Document struct {
 	Generation uint64    `json:"generation"`
 	IssuedAt   time.Time `json:"issued_at"`
 	// TTLSeconds is counted on the node's monotonic clock from the moment at which it first saw
-	// the generation. IssuedAt is for people; no clock is compared with it.
-	TTLSeconds float64        `json:"ttl_seconds"`
-	Leases     []Lease        `json:"leases"`
-	Scoped     []ScopedLimit  `json:"scoped,omitempty"`
-	Holds      []Hold         `json:"holds,omitempty"`
-	Modes      []ProviderMode `json:"modes,omitempty"`
-	Canaries   []CanaryTenant `json:"canaries,omitempty"`
+	// the generation, less Age. IssuedAt is for people; no clock is compared with it.
+	TTLSeconds float64 `json:"ttl_seconds"`
+	// Age is how long the document lay in its file before a node that has just started saw it: what was
+	// left from before a stop must not begin anew. It is no part of the file; 0 for what comes while
+	// the node runs.
+	Age      time.Duration  `json:"-"`
+	Leases   []Lease        `json:"leases"`
+	Scoped   []ScopedLimit  `json:"scoped,omitempty"`
+	Holds    []Hold         `json:"holds,omitempty"`
+	Modes    []ProviderMode `json:"modes,omitempty"`
+	Canaries []CanaryTenant `json:"canaries,omitempty"`
 }
 
 // CanaryTenant names whose mail a suspended key is tried with first: the tenant with the best score

@@ -77,6 +77,9 @@ func (g *Guard) Observe(now time.Duration, dimension taxonomy.Dimension, scope t
 	}
 	if g.blocks++; g.blocks >= guardBlocks && (g.blocked == 0 || now-g.blocked >= guardStep) {
 		g.blocked = now // what was on its way then says nothing about the new rate
+		if g.base == 0 {
+			g.measure(now) // the first step is still to come
+		}
 		g.cut = 1 - max(guardSmallest, (1-g.cut)*guardBlockCut)
 		g.refused, g.replies, g.blocks = guardAfterCut, 0, 0
 	}
@@ -87,9 +90,7 @@ func (g *Guard) step(now time.Duration) {
 	if now-g.stepped < guardStep {
 		return
 	}
-	if g.cut == 0 && g.stepReplies > 0 {
-		g.base = float64(g.stepReplies) / (now - g.stepped).Seconds()
-	}
+	g.measure(now)
 	g.stepped, g.stepReplies = now, 0
 	factor := 1 - g.cut
 	switch {
@@ -101,6 +102,14 @@ func (g *Guard) step(now time.Duration) {
 		g.replies = 0
 	}
 	g.cut = 1 - factor
+}
+
+// measure takes the replies since the last step as the rate before the guard acts. Of less than a second it
+// makes one.
+func (g *Guard) measure(now time.Duration) {
+	if g.cut == 0 && g.stepReplies > 0 {
+		g.base = float64(g.stepReplies) / max(1, (now-g.stepped).Seconds())
+	}
 }
 
 // Factor returns the factor in force at time now, 1/64 to 1.

@@ -107,6 +107,19 @@ func TestGuardCutsWithinFiveBlocks(t *testing.T) {
 	}
 }
 
+// Blocks may cut before the guard's first step: what they cut is the rate until then.
+func TestBlocksCutAnUnlimitedRateFromTheFirstSecond(t *testing.T) {
+	var g limits.Guard
+	at := time.Hour
+	for ; at < time.Hour+3*time.Second; at += time.Second {
+		answer(&g, at, 20, taxonomy.OK)
+	}
+	answer(&g, at, 5, taxonomy.Block)
+	if rate := g.Apply(at+time.Second, math.Inf(1)); rate < 3 || rate > 7 {
+		t.Errorf("%v a second of about 20 before five blocks in a row, want a quarter", rate)
+	}
+}
+
 func TestGuardResets(t *testing.T) {
 	refused := func() *limits.Guard {
 		var g limits.Guard

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/cursor"
 	"carom/schemas/event"
 	"carom/schemas/seglog"
@@ -261,7 +262,7 @@ func (f *Follower) next(ctx context.Context, due time.Time) (seglog.Entry, bool,
 	if f.options.Interval == 0 {
 		return seglog.Entry{}, false, nil
 	}
-	waiting, cancel := context.WithDeadline(ctx, due)
+	waiting, cancel := context.WithTimeout(ctx, clock.Real(due.Sub(f.now())))
 	defer cancel()
 	entry, err := f.reader.Next(waiting)
 	if err != nil && waiting.Err() != nil && ctx.Err() == nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/schemas/service"
 	"carom/schemas/smtpstatus"
@@ -179,7 +180,7 @@ func (n *node) rotate(ctx context.Context) {
 // RefusedConnection is part of smtpd.Intake.
 func (n *node) RefusedConnection(client netip.Addr, listener string, r *smtpd.RefusalError) {
 	for _, rejects := range n.rejects {
-		e := &event.Event{Time: time.Now().UTC(), ClientIP: client, Listener: listener}
+		e := &event.Event{Time: clock.Now().UTC(), ClientIP: client, Listener: listener}
 		e.SetReply(smtpstatus.New(r.Code, fmt.Sprintf("%d.%d.%d %s", r.Enhanced[0], r.Enhanced[1], r.Enhanced[2], r.Text)))
 		if err := rejects.RefusedConnection(e); err != nil {
 			n.logger.Error("reject log lacks records", "error", err)

@@ -59,8 +59,8 @@ func (n *node) queueGaugesAt(now time.Time, most int) []event.QueueGauge {
 		}
 		g := *common
 		g.Tenant, g.Job = r.share.Labels.Tenant, r.share.Labels.Job
-		if r.share.Paused > 0 || r.share.Held > 0 && r.share.Ready == 0 {
-			n.showOrder(&g, &backlogs[r.backlog].Status)
+		if (r.share.Paused > 0 || r.share.Held > 0 && r.share.Ready == 0) && !n.showOrder(&g, &backlogs[r.backlog].Status) {
+			n.showHold(&g)
 		}
 		n.countShare(&g, &r.share, now)
 		gauges = append(gauges, g)
@@ -97,14 +97,22 @@ func (n *node) aboutQueue(b *queue.Backlog, now time.Time) *event.QueueGauge {
 }
 
 // showOrder says whose order keeps mail of a queue back: the first about all of it, or about this
-// tenant and job.
-func (n *node) showOrder(g *event.QueueGauge, s *queue.Status) {
+// tenant and job. It reports whether there is one.
+func (n *node) showOrder(g *event.QueueGauge, s *queue.Status) bool {
 	for _, o := range n.operator.About(s.Name) {
 		f := o.Filter
 		if o.Kind == orders.Pause && (f.Job == "" || f.Job == g.Job) && (f.Tenant == "" || f.Tenant == g.Tenant) {
 			g.LimitScope, g.Limit, g.LimitBy = "order", cut(fmt.Sprintf("order %d: %s", o.ID, &o.Order)), cut(o.Actor)
-			return
+			return true
 		}
+	}
+	return false
+}
+
+// showHold says which hold of the control loop keeps mail of a queue back.
+func (n *node) showHold(g *event.QueueGauge) {
+	if v := n.keeper.Holding(g.Provider, g.Tenant, g.Job); v.Held {
+		g.LimitScope, g.Limit, g.LimitBy = v.Scope, cut(v.About), cut(v.By)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"carom/schemas/event"
+	"carom/schemas/limits"
 	"carom/schemas/seglog"
 	"carom/sender/admin"
 	"carom/sender/config"
@@ -79,6 +80,11 @@ func TestQueueGauges(t *testing.T) {
 	rest := gauges[2]
 	if rest.Queue != "" || rest.Queues != 1 || rest.Ready < 95 || rest.Ready > 100 || rest.ConfigHash == 0 || rest.Time.IsZero() {
 		t.Errorf("the rest: %+v", rest)
+	}
+	n.keeper.Apply(&limits.Document{TTLSeconds: 600, Holds: []limits.Hold{{Provider: "b.test", Tenant: "shop", ReasonID: "h1"}}})
+	held := event.QueueGauge{Provider: "b.test", Tenant: "shop"}
+	if n.showHold(&held); held.LimitScope != "hold" || held.Limit != "tenant shop at b.test" || held.LimitBy != "loop, reason h1" {
+		t.Errorf("held by the loop: %+v", held)
 	}
 	if err := n.writeQueueGauges(t.Context(), time.Now().UTC()); err != nil {
 		t.Fatal(err)

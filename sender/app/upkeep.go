@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"carom/schemas/seglog"
 	"carom/sender/admin"
 	"carom/sender/queue"
+	"carom/sender/throttle"
 )
 
 // gaugeInterval is how often the state of each key and of the largest queues is written (design/architecture.md, terms).
@@ -44,14 +46,16 @@ func (n *node) gauge(ctx context.Context) error {
 
 func (n *node) writeGauges(ctx context.Context, now time.Time) error {
 	warmup, established := n.sourceDates()
-	gauges := n.throttle.Gauges(func(name string) int {
+	gauges := n.throttle.Gauges(func(name string, source netip.Addr) throttle.Waiting {
 		domain, vmta, _ := strings.Cut(name, "/")
-		return n.queues.Recipients(queue.Name{Domain: domain, VMTA: vmta})
+		of := queue.Name{Domain: domain, VMTA: vmta}
+		return throttle.Waiting{Recipients: n.queues.Recipients(of), Disabled: n.agent.Disabled(of, source, now)}
 	})
 	records := make([][]byte, 0, len(gauges))
 	for _, g := range gauges {
 		g.FormatVersion, g.Time, g.ConfigHash = event.FormatVersion, now, n.config.Load().Hash()
 		g.WarmupStart, g.Established = warmup[g.Source], established[g.Source]
+		g.Limit, g.LimitBy = cut(g.Limit), cut(g.LimitBy)
 		records = append(records, event.EncodeGauge(nil, &g))
 	}
 	if len(records) == 0 {

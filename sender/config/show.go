@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/service"
 )
 
@@ -115,7 +115,7 @@ func (c *Config) shown(queue string) ([]shown, error) {
 			{"queue " + domain + "/" + m.Name, places(c.Explain(domain, m.Name))},
 			{"virtual-mta " + m.Name, places(explain(vmtaScope, m, func(name string) Pos { return c.vmtaOrigin(m, name) }))},
 		}
-		if leases := c.leases(domain, m, time.Now()); len(leases.Settings) > 0 {
+		if leases := c.leases(domain, m, clock.Now()); len(leases.Settings) > 0 {
 			all = append(all, leases)
 		}
 		return all, nil

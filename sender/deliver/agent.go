@@ -80,8 +80,10 @@ type Throttle interface {
 	MessagesPerConnection(p throttle.Path) uint32
 	Acquire(ctx context.Context, p throttle.Path, recipients int, patience time.Duration) (throttle.Permit, throttle.Denial, error)
 	Refund(p throttle.Path, recipients int)
+	HasCanaries() bool
 	CanaryTenant(key limits.Key) string
 	Sent(p throttle.Path, bytes int64)
+	KeptBack(p throttle.Path, scope, about, by string)
 	Observe(key limits.Key, first bool, dimension taxonomy.Dimension, scope taxonomy.Scope)
 }
 
@@ -89,9 +91,10 @@ var _ Throttle = (*throttle.Throttle)(nil)
 
 // Keeper says which mail is kept back for what it carries; see package scoped.
 type Keeper interface {
-	Depth() scoped.Depth
+	Depth(provider string) scoped.Depth
 	Held(m *scoped.Mail) scoped.Verdict
 	Admit(m *scoped.Mail) scoped.Verdict
+	Refund(m *scoped.Mail, recipients int)
 }
 
 var _ Keeper = (*scoped.Keeper)(nil)
@@ -131,6 +134,7 @@ type Agent struct {
 	sessions *smtpc.Sessions // of TLS, for all connections
 	pool     pool
 	turns    route.Turns // of the members of pools that mail is rerouted to
+	urls     urlRefusals
 
 	mu       sync.Mutex
 	silent   map[limits.Key]int              // messages after which the peer closed last without a word

@@ -49,7 +49,8 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 	var m *mail
 	for len(item.Recipients) > 0 {
 		part, rest := s.cut(m, item)
-		permit, ok := s.ready(ctx, part)
+		unread := m == nil
+		permit, ok := s.ready(ctx, &m, part)
 		if s.kept {
 			if rest == nil {
 				return true
@@ -60,21 +61,14 @@ func (s *session) attempt(ctx context.Context, item *queue.Item) bool {
 		if ok && m == nil { // not before: what has to wait needs no memory
 			var err error
 			if m, err = s.load(item); err != nil {
-				s.Throttle.Refund(s.path, len(part.Recipients))
+				s.refund(len(part.Recipients))
 				s.unreadable(item, err)
 				return false
 			}
-			if n := len(part.Recipients); n > 1 && m.hasVERP() {
-				part, rest = s.cut(m, item)
-				s.Throttle.Refund(s.path, n-len(part.Recipients))
-			}
 		}
-		if ok && s.scopedWait(m, part) {
-			if rest == nil {
-				return !s.done()
-			}
-			item = rest
-			continue
+		if n := len(part.Recipients); ok && unread && n > 1 && m.hasVERP() {
+			part, rest = s.cut(m, item)
+			s.refund(n - len(part.Recipients))
 		}
 		if !ok || !s.transact(ctx, m, part, permit) || s.done() {
 			if rest != nil {
@@ -152,20 +146,20 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 		}
 	}
 	if item = s.dropSuppressed(m, item); len(item.Recipients) < permitted {
-		s.Throttle.Refund(s.path, permitted-len(item.Recipients))
+		s.refund(permitted - len(item.Recipients))
 	}
 	if len(item.Recipients) == 0 {
 		return true
 	}
 	if due, ok := m.due(clock.Now(), item.Expires); !ok {
-		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.refund(len(item.Recipients))
 		s.queue.Retry(item, due)
 		return true
 	}
 	transaction, signed, err := s.transaction(m, item)
 	if err != nil {
 		s.Logger.Error("message not sendable", "message_id", item.Message.String(), "error", err)
-		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.refund(len(item.Recipients))
 		s.queue.Retry(item, clock.Now().Add(time.Minute))
 		return true
 	}
@@ -179,15 +173,15 @@ func (s *session) transact(ctx context.Context, m *mail, item *queue.Item, permi
 	}
 	switch {
 	case ctx.Err() != nil && (untried(result) || result.ClosedSilently):
-		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.refund(len(item.Recipients))
 		s.back(item)
 		return false
 	case result.ClosedSilently:
-		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.refund(len(item.Recipients))
 		return s.closedInSilence(ctx, item, result.Message-1, now.Sub(rested))
 	case refusedChunks(result):
 		s.refusesChunks(s.target.addr.Addr()) // the next connection does without
-		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.refund(len(item.Recipients))
 		s.back(item)
 		return true
 	}
@@ -208,6 +202,7 @@ type attempted struct {
 // conclude deals with each recipient of a transaction and reports whether the session may go on.
 func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) bool {
 	open := s.Throttle.Connections(s.path.Key)
+	exempt := s.way.view.config.HoldExempt(s.way.vmta, a.envelope.SMTPUser, a.envelope.Job)
 	var retry, again, spent []uint32
 	var skipped, bounce smtpstatus.Reply
 	delivered, refused, survived := false, false, false
@@ -245,7 +240,13 @@ func (s *session) conclude(ctx context.Context, a *attempted, now time.Time) boo
 			account.SetVerdict(e, classify.Verdict{Category: taxonomy.Delivered, Class: taxonomy.None, Dimension: taxonomy.OK})
 		}
 		s.connection(e, a.conn, a.result, a.permit, open)
-		e.DKIMDomains = a.signed
+		e.DKIMDomains, e.HoldExempt = a.signed, exempt
+		if verdict.Scope == taxonomy.ScopeURL {
+			s.urls.refused(s.path.Key.Provider, now)
+		}
+		if s.urls.watches(s.path.Key.Provider, now) {
+			e.URLHosts = a.urlHosts()
+		}
 		s.submit(e)
 		s.Throttle.Observe(s.path.Key, a.item.Attempts == 0, verdict.Dimension, verdict.Scope)
 		switch kind {
@@ -305,7 +306,7 @@ func (s *session) goOn(ctx context.Context, a *attempted, again []uint32, skippe
 		}
 	}
 	if len(again) > 0 {
-		s.Throttle.Refund(s.path, len(again))
+		s.refund(len(again))
 		rest := *a.item
 		rest.Recipients = again
 		s.back(&rest)

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"carom/schemas/event"
 	"carom/sender/queue"
 )
 
@@ -50,5 +51,26 @@ func TestEveryTransactionIsAnswered421(t *testing.T) {
 	defer p.mu.Unlock()
 	if n := len(b.events(1)); p.conns > n {
 		t.Errorf("%d connections for %d answers", p.conns, n)
+	}
+}
+
+// A connection that was taken over from another queue is no better than it was: nothing was delivered over it.
+func TestTakenOverAndEndedBy421(t *testing.T) {
+	p := newPeer(t, always(map[string]string{"RCPT TO:<ann@": "550 5.1.1 no such user", "RCPT TO:<bob@": "421 4.7.0 try again later"}))
+	b := newBench(t, to(p)+"<domain *>\n connection-idle-timeout 1m\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.start()
+	b.put(time.Hour, "ann@a.test")
+	if e := b.events(1)[0]; e.Kind != event.Bounced {
+		t.Fatalf("%s, want bounced", e.Kind)
+	}
+	b.put(time.Hour, "bob@b.test")
+	waitFor(t, func() bool {
+		q := b.manager.Queue(queue.Name{Domain: "b.test", VMTA: "{default}"})
+		return q != nil && q.Status(time.Now()).DeferredWhy == endedBy421
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns != 1 {
+		t.Errorf("%d connections until the queue waits, want the one that was taken over", p.conns)
 	}
 }

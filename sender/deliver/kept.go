@@ -1,7 +1,6 @@
 package deliver
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 	"unique"
@@ -30,7 +29,7 @@ func (s *session) keptBack(item *queue.Item) bool {
 	if s.Keeper == nil {
 		return false
 	}
-	depth := s.Keeper.Depth()
+	depth := s.Keeper.Depth(s.path.Key.Provider)
 	if depth < scoped.Labels {
 		return false
 	}
@@ -43,7 +42,8 @@ func (s *session) keptBack(item *queue.Item) bool {
 		}
 		m.FromDomain = strings.ToLower(envelope.Attrs[AttrFromDomain])
 	}
-	if !s.Keeper.Held(m).Held {
+	v := s.Keeper.Held(m)
+	if !v.Held {
 		return false
 	}
 	if envelope == nil {
@@ -54,6 +54,7 @@ func (s *session) keptBack(item *queue.Item) bool {
 	if s.way.view.config.HoldExempt(s.way.vmta, envelope.SMTPUser, m.Job) {
 		return false
 	}
+	s.Throttle.KeptBack(s.path, v.Scope, v.About, v.By)
 	s.queue.Park(item)
 	if !s.Keeper.Held(m).Held { // the hold ended before the item was among those that its end lets go
 		s.queue.Unpark()
@@ -62,25 +63,48 @@ func (s *session) keptBack(item *queue.Item) bool {
 }
 
 // scopedWait puts an item back for as long as a limit of what its message carries says, and reports
-// whether it did. What the throttle gave for it is given back.
-func (s *session) scopedWait(m *mail, item *queue.Item) bool {
-	if s.Keeper == nil || s.Keeper.Depth() < scoped.Message {
+// whether it did: before it takes a permit or a connection, so the message is read for it, into m. Where
+// nothing limits it, what it took stands in s.admitted, for unadmit.
+func (s *session) scopedWait(m **mail, item *queue.Item) bool {
+	s.admitted = nil
+	if s.Keeper == nil || s.Keeper.Depth(s.path.Key.Provider) < scoped.Message {
 		return false
+	}
+	if *m == nil {
+		read, err := s.load(item)
+		if err != nil {
+			return false // whoever reads it next deals with that
+		}
+		*m = read
 	}
 	about := s.carried(item)
-	about.FromDomain = strings.ToLower(m.envelope.Attrs[AttrFromDomain])
-	about.Domains, about.HasURL = s.domainsOf(m), m.hasURL
+	about.FromDomain = strings.ToLower((*m).envelope.Attrs[AttrFromDomain])
+	about.Domains, about.HasURL = s.domainsOf(*m), (*m).hasURL
 	v := s.Keeper.Admit(about)
 	if v.Wait <= 0 {
+		s.admitted = about
 		return false
 	}
-	s.Throttle.Refund(s.path, len(item.Recipients))
+	s.Throttle.KeptBack(s.path, v.Scope, v.About, v.By)
 	due := clock.Now().Add(v.Wait)
 	if expires := item.Expires.Time(); due.After(expires) {
 		due = expires // to be finished as expired
 	}
 	s.queue.Retry(item, due)
 	return true
+}
+
+// unadmit gives back what scopedWait took for recipients that were not attempted.
+func (s *session) unadmit(recipients int) {
+	if s.admitted != nil && recipients > 0 {
+		s.Keeper.Refund(s.admitted, recipients)
+	}
+}
+
+// refund gives back a permit, and what scopedWait took, for recipients that were not attempted.
+func (s *session) refund(recipients int) {
+	s.Throttle.Refund(s.path, recipients)
+	s.unadmit(recipients)
 }
 
 // domainsOf returns the domains that stand for a message at a receiver: those that sign it, here or
@@ -110,67 +134,4 @@ func tagValue(signature, name string) string {
 		}
 	}
 	return ""
-}
-
-// maxLookedAt bounds the bytes of a message in which URLs, and of its header in which signatures are
-// looked for.
-const maxLookedAt = 1 << 20
-
-// urlNames are the host names in the URLs of a message, in lower case, read once.
-type urlNames struct {
-	read  bool
-	names map[string]bool
-}
-
-// hasURL reports whether a message has a URL of the host, or of one below it.
-func (m *mail) hasURL(host string) bool {
-	if !m.hosts.read {
-		m.hosts.read, m.hosts.names = true, urlHosts(m.content)
-	}
-	if m.hosts.names[host] {
-		return true
-	}
-	for name := range m.hosts.names {
-		if strings.HasSuffix(name, "."+host) {
-			return true
-		}
-	}
-	return false
-}
-
-// maxHosts bounds the hosts that are remembered of one message.
-const maxHosts = 1000
-
-// urlHosts returns the hosts of what looks like a URL in the text parts of a message. A message that
-// cannot be read as one has none.
-func urlHosts(content []byte) map[string]bool {
-	names := map[string]bool{}
-	parsed, err := mime.Parse(content, mime.Limits{MessageBytes: maxLookedAt})
-	if err != nil {
-		return names
-	}
-	for _, part := range parsed.Parts {
-		if !strings.HasPrefix(part.MediaType, "text/") {
-			continue
-		}
-		for text := part.Body; len(names) < maxHosts; {
-			_, after, found := bytes.Cut(text, []byte("://"))
-			if !found {
-				break
-			}
-			end := bytes.IndexFunc(after, func(r rune) bool { return strings.ContainsRune("/?#:\"'<> \t\r\n)]\\", r) })
-			if end < 0 {
-				end = len(after)
-			}
-			name := strings.ToLower(strings.TrimRight(string(after[:end]), "."))
-			if _, bare, ok := strings.Cut(name, "@"); ok {
-				name = bare
-			}
-			if name != "" {
-				names[name] = true
-			}
-			text = after[end:]
-		}
-	}
-	return names
 }

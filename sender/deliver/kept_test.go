@@ -1,9 +1,8 @@
 package deliver
 
 import (
-	"maps"
-	"slices"
-	"strings"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,12 +10,24 @@ import (
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 	"carom/sender/queue"
+	"carom/sender/scoped"
+	"carom/sender/throttle"
 )
 
 var aTest = queue.Name{Domain: "a.test", VMTA: "{default}"}
 
-func limitsOf(holds []limits.Hold, scoped ...limits.ScopedLimit) *limits.Document {
-	return &limits.Document{Format: limits.Format, Generation: 1, IssuedAt: time.Unix(0, 0), TTLSeconds: 600, Holds: holds, Scoped: scoped}
+func limitsOf(holds []limits.Hold, rates ...limits.ScopedLimit) *limits.Document {
+	return &limits.Document{Format: limits.Format, Generation: 1, IssuedAt: time.Unix(0, 0), TTLSeconds: 600, Holds: holds, Scoped: rates}
+}
+
+// gauge returns the only gauge.
+func (b *bench) gauge() event.Gauge {
+	b.t.Helper()
+	gauges := b.throttle.Gauges(func(string, netip.Addr) throttle.Waiting { return throttle.Waiting{Recipients: 1} })
+	if len(gauges) != 1 {
+		b.t.Fatalf("%d gauges, want 1", len(gauges))
+	}
+	return gauges[0]
 }
 
 func TestHeldMailStaysAndOthersGo(t *testing.T) {
@@ -86,8 +97,8 @@ func TestExemptMailIsNotHeld(t *testing.T) {
 			b.put(time.Hour, "ann@a.test")
 			b.start()
 			if !tc.held {
-				if e := b.events(1)[0]; e.Kind != event.Delivered {
-					t.Errorf("event %s, want delivered", e.Kind)
+				if e := b.events(1)[0]; e.Kind != event.Delivered || !e.HoldExempt {
+					t.Errorf("event %s, exempt %t; want delivered, which says that it is exempt", e.Kind, e.HoldExempt)
 				}
 				return
 			}
@@ -119,19 +130,87 @@ func TestScopedLimitHoldsBackTheMailThatCarriesIt(t *testing.T) {
 	})
 }
 
-func TestURLHosts(t *testing.T) {
-	for _, tc := range []struct{ name, content, want string }{
-		{"plain", "\r\nsee http://A.test/x and https://b.test.", "a.test b.test"},
-		{"with port and user", "\r\nhttps://me@c.test:8443/?q=1", "c.test"},
-		{"HTML", "Content-Type: text/html\r\n\r\n<a href='https://d.test'>x</a>", "d.test"},
-		{"not in an attachment", "Content-Type: application/pdf\r\n\r\nhttps://e.test/", ""},
-		{"nothing", "", ""},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if got := strings.Join(slices.Sorted(maps.Keys(urlHosts([]byte("From: a@b.test\r\n"+tc.content)))), " "); got != tc.want {
-				t.Errorf("hosts %q, want %q", got, tc.want)
-			}
-		})
+// What a scoped limit holds back takes nothing that other mail could have: no connection, and no permit.
+func TestScopedLimitTakesNoConnectionAndNoPermit(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\n provider big\n max-msg-rate 1/h\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.keeper.Apply(limitsOf(nil, limits.ScopedLimit{Provider: "big", Scope: "domain", Value: "shop.test", ReasonID: "s1"}))
+	for range 5 {
+		b.put(time.Hour, "ann@a.test")
+	}
+	b.start()
+	waitFor(t, func() bool {
+		q := b.manager.Queue(aTest)
+		if q == nil {
+			return false
+		}
+		s := q.Status(time.Now())
+		return s.Recipients == 5 && s.Due == 0 && s.Sessions == 0
+	})
+	if p.mu.Lock(); p.conns != 0 {
+		t.Errorf("%d connections for mail that waits", p.conns)
+	}
+	p.mu.Unlock()
+	if g := b.gauge(); g.LimitScope != "domain" || g.Limit != "shop.test 0/s" || g.LimitBy != "loop, reason s1" {
+		t.Errorf("the gauge says %q %q by %q", g.LimitScope, g.Limit, g.LimitBy)
+	}
+	b.keeper.Apply(limitsOf(nil))
+	b.manager.Schedule(nil, true)
+	if e := b.events(1)[0]; e.Kind != event.Delivered {
+		t.Errorf("%s after the limit, want delivered: the one permit of the hour is left", e.Kind)
+	}
+}
+
+// counted is a Keeper that counts what it admits and what comes back.
+type counted struct {
+	Keeper
+	admitted, refunded atomic.Int64
+}
+
+func (c *counted) Admit(m *scoped.Mail) scoped.Verdict {
+	v := c.Keeper.Admit(m)
+	if v.Wait == 0 {
+		c.admitted.Add(int64(m.Recipients))
+	}
+	return v
+}
+
+func (c *counted) Refund(m *scoped.Mail, recipients int) {
+	c.refunded.Add(int64(recipients))
+	c.Keeper.Refund(m, recipients)
+}
+
+// Mail that has no permit takes nothing of a scoped limit either.
+func TestScopedLimitGetsBackWhatAnotherLimitStops(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\n provider big\n max-msg-rate 1/h\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	keeper := &counted{Keeper: b.keeper}
+	b.agent.Keeper = keeper
+	b.keeper.Apply(limitsOf(nil, limits.ScopedLimit{Provider: "big", Scope: "domain", Value: "shop.test", RatePerSecond: 20, ReasonID: "s1"}))
+	b.put(time.Hour, "ann@a.test", "bob@a.test")
+	b.start()
+	b.events(2)
+	b.put(time.Hour, "cid@a.test")
+	waitFor(t, func() bool {
+		q := b.manager.Queue(aTest)
+		return q != nil && q.Status(time.Now()).DeferredWhy != "" && q.Status(time.Now()).Sessions == 0
+	})
+	if admitted, refunded := keeper.admitted.Load(), keeper.refunded.Load(); admitted-refunded != 2 {
+		t.Errorf("%d admitted, %d given back; want two kept, those that went", admitted, refunded)
+	}
+}
+
+func TestHoldIsNamedInTheGauge(t *testing.T) {
+	p := newPeer(t, always(nil))
+	b := newBench(t, to(p)+"<domain *>\n provider big\n</domain>\n", names{mx: "mx.a.test", addr: p.addr.Addr()})
+	b.keeper.Apply(limitsOf([]limits.Hold{{Provider: "big", Tenant: "shop", ReasonID: "h1"}}))
+	b.put(time.Hour, "ann@a.test")
+	b.start()
+	waitFor(t, func() bool {
+		return b.manager.Queue(aTest) != nil && b.manager.Queue(aTest).Status(time.Now()).Held == 1
+	})
+	if g := b.gauge(); g.LimitScope != "hold" || g.Limit != "tenant shop at big" || g.LimitBy != "loop, reason h1" {
+		t.Errorf("the gauge says %q %q by %q", g.LimitScope, g.Limit, g.LimitBy)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"carom/schemas/smtpstatus"
 	"carom/sender/account"
 	"carom/sender/backoff"
+	"carom/sender/queue"
 )
 
 // badMailbox is what a bare 553 to RCPT means (smtp-553-means-invalid-mailbox).
@@ -136,6 +137,19 @@ func (o *outOfUse) disabled(source netip.Addr) bool {
 	if disabled && !until.IsZero() {
 		o.back(until, "")
 	}
+	return disabled
+}
+
+// Disabled reports whether a pattern or an operator keeps a queue from using a source address at now.
+func (a *Agent) Disabled(name queue.Name, source netip.Addr, now time.Time) bool {
+	if a.SourceDisabled != nil && a.SourceDisabled(name.String(), source) {
+		return true
+	}
+	sources := a.sourcesOf(name, false)
+	if sources == nil {
+		return false
+	}
+	_, disabled := sources.Disabled(source, now)
 	return disabled
 }
 

@@ -137,8 +137,7 @@ func (s *session) takeOver(ctx context.Context) bool {
 			continue
 		}
 		s.Throttle.Disconnect(o.path)
-		s.conn, s.target, s.about, s.failures, s.lastSent, s.fresh = o.conn, t, o.about, o.failures, o.lastSent, false
-		s.delivered = true // or it had not been kept
+		s.conn, s.target, s.about, s.failures, s.delivered, s.lastSent, s.fresh = o.conn, t, o.about, o.failures, o.delivered, o.lastSent, false
 		s.watch(ctx)
 		if s.conn.Messages() < s.messagesPerConnection() {
 			return true

@@ -306,7 +306,7 @@ func (b *bench) putInto(into queue.Name, recipients ...string) event.ID {
 
 func (b *bench) store(into queue.Name, vmta string, expires time.Duration, recipients ...string) event.ID {
 	b.t.Helper()
-	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop", SMTPUser: b.user, Attrs: b.attrs}
+	envelope := &spool.Envelope{ID: event.NewID(), From: "news@shop.test", Arrived: time.Now().UTC(), VMTA: vmta, Tenant: "shop", Job: b.job, SMTPUser: b.user, Attrs: b.attrs}
 	item := &queue.Item{Message: envelope.ID, Arrived: queue.At(envelope.Arrived), Expires: queue.At(envelope.Arrived.Add(expires)), Priority: queue.DefaultPriority, Labels: queue.Label(b.job, "shop")}
 	for i, r := range recipients {
 		envelope.Recipients = append(envelope.Recipients, spool.Recipient{Address: r})

@@ -33,13 +33,14 @@ type link struct {
 // offer is an open connection with what goes with it.
 type offer struct {
 	link
-	conn     *smtpc.Conn
-	path     throttle.Path // under which it was taken from the throttle
-	about    about
-	failures int
-	lastSent time.Time
-	unwatch  func() bool
-	taken    context.CancelFunc // tells the session that its connection is gone
+	conn      *smtpc.Conn
+	path      throttle.Path // under which it was taken from the throttle
+	about     about
+	failures  int
+	delivered bool
+	lastSent  time.Time
+	unwatch   func() bool
+	taken     context.CancelFunc // tells the session that its connection is gone
 }
 
 func (p *pool) offer(o *offer) {

@@ -13,6 +13,7 @@ import (
 	"carom/sender/account"
 	"carom/sender/config"
 	"carom/sender/queue"
+	"carom/sender/scoped"
 	"carom/sender/smtpc"
 	"carom/sender/spool"
 	"carom/sender/throttle"
@@ -42,6 +43,7 @@ type session struct {
 	idled     time.Duration // since the last message
 	over      bool          // the session is to end before the next message
 	kept      bool          // ready put the item aside for what it carries
+	admitted  *scoped.Mail  // took its share of the limits of what it carries; nil if there are none
 
 	// Kept for their memory, from one message to the next.
 	rcpts   []smtpc.Rcpt
@@ -96,7 +98,7 @@ func (s *session) idle(ctx context.Context) bool {
 	waiting, taken := context.WithCancel(ctx)
 	defer taken()
 	o := &offer{
-		link: s.link(s.target), conn: s.conn, path: s.path, about: s.about, failures: s.failures, lastSent: s.lastSent,
+		link: s.link(s.target), conn: s.conn, path: s.path, about: s.about, failures: s.failures, delivered: s.delivered, lastSent: s.lastSent,
 		unwatch: s.unwatch, taken: taken,
 	}
 	since := clock.Now()
@@ -200,19 +202,21 @@ func (s *session) settle(ctx context.Context) error {
 // take takes the next item of the queue, where the key is suspended one of the tenant that the control
 // loop wants to be tried first.
 func (s *session) take(now time.Time) (*queue.Item, bool) {
-	if tenant := s.Throttle.CanaryTenant(s.way.paths.key()); tenant != "" {
-		return s.queue.NextOf(tenant, now)
+	if s.Throttle.HasCanaries() {
+		if tenant := s.Throttle.CanaryTenant(s.way.paths.key()); tenant != "" {
+			return s.queue.NextOf(tenant, now)
+		}
 	}
 	return s.queue.Next(now)
 }
 
 // ready gets an item all that its transaction needs: a way, the throttle's permit, and a
 // connection. If it returns false, the item is dealt with; the session is over unless it was kept
-// back for what it carries, which kept says.
+// back for what it carries, which kept says. To know what it carries the message may have to be read, into m.
 //
 // The permit comes before the connection, so that nobody opens one to be silent on it, and what
 // would have to wait for long gives everything back.
-func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit, bool) {
+func (s *session) ready(ctx context.Context, m **mail, item *queue.Item) (throttle.Permit, bool) {
 	s.kept = false
 	if s.slot && s.conn == nil { // of a connection that is gone: the next one counts anew, and may go another way
 		s.Throttle.Disconnect(s.path)
@@ -221,19 +225,21 @@ func (s *session) ready(ctx context.Context, item *queue.Item) (throttle.Permit,
 	if !s.resolve(ctx, item) {
 		return throttle.Permit{}, false
 	}
-	if s.kept = s.keptBack(item); s.kept {
+	s.path.Queued = s.way.limits[s.way.mode(s.queue, clock.Now())]
+	if s.kept = s.keptBack(item) || s.scopedWait(m, item); s.kept {
 		return throttle.Permit{}, false
 	}
-	s.path.Queued = s.way.limits[s.way.mode(s.queue, clock.Now())]
 	if !s.takeSlot(ctx, item) {
+		s.unadmit(len(item.Recipients))
 		return throttle.Permit{}, false
 	}
 	permit, ok := s.permit(ctx, item)
 	if !ok {
+		s.unadmit(len(item.Recipients))
 		return permit, false
 	}
 	if s.conn == nil && !s.open(ctx, item) {
-		s.Throttle.Refund(s.path, len(item.Recipients))
+		s.refund(len(item.Recipients))
 		return permit, false
 	}
 	return permit, true
@@ -253,16 +259,17 @@ func (s *session) permit(ctx context.Context, item *queue.Item) (throttle.Permit
 	permit, denial, err := s.Throttle.Acquire(ctx, s.path, len(item.Recipients), wait)
 	if err == nil {
 		s.way.leased.Store(permit.Loop)
+		s.overflow(permit.Cap, nil)
 		return permit, true
 	}
 	s.close(ctx)
 	if errors.Is(err, throttle.ErrLater) {
 		s.deferFor(item, denial)
+		if s.overflow(denial.Cap, item) {
+			return permit, false
+		}
 	}
 	s.back(item)
-	if errors.Is(err, throttle.ErrLater) {
-		s.overflow(denial)
-	}
 	return permit, false
 }
 

@@ -35,7 +35,8 @@ type way struct {
 	resting resting
 	skips   skips
 	hangups hangups
-	leased  atomic.Bool // the control loop had the say at the last permit
+	leased  atomic.Bool  // the control loop had the say at the last permit
+	surplus atomic.Int64 // when mail that a lease holds back was looked at last, in Unix nanoseconds
 }
 
 // mode returns the mode whose limits are in force: with backoff-authority loop those of normal mode

@@ -4,7 +4,8 @@
 // A file that is missing, unreadable, damaged or older than what is in force changes nothing: the
 // node goes on with what it has, and the log says why, once for each file. Files are replaced as a
 // whole, so it is enough to watch which file has the name, with its modification time and size; the
-// changes are read as they are added.
+// changes are read as they are added. The first limits document may be from before a stop: its Age says
+// how long it lay there.
 package feed
 
 import (
@@ -127,12 +128,25 @@ func (w *Watcher) readLimits(name string) error {
 	if w.document != nil && next.Generation == w.document.Generation {
 		return nil // the same once more
 	}
+	if w.document == nil {
+		next.Age = w.age(name)
+	}
 	if next, err = limits.Advance(w.document, next); err != nil {
 		return err
 	}
 	w.document = next
 	w.onLimits(next)
 	return nil
+}
+
+// age returns how long ago a file was written, by the clock of this machine, which wrote it. A clock that
+// was set back since makes it 0.
+func (w *Watcher) age(name string) time.Duration {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0 // it was there a moment ago
+	}
+	return max(0, clock.Scaled(time.Since(info.ModTime())))
 }
 
 func (w *Watcher) readList(name string) error {

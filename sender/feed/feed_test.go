@@ -88,6 +88,31 @@ func TestNewFilesAreHandedOnOnce(t *testing.T) {
 	s.want(t, []uint64{3, 4}, []uint64{7, 8})
 }
 
+// What a node finds when it starts may be from long ago; what comes while it runs is new.
+func TestTheFirstLimitsHaveAnAge(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		wrote time.Duration // ago
+		least time.Duration
+	}{{"from before a stop", 2 * time.Hour, 2 * time.Hour}, {"from the future", -time.Hour, 0}} {
+		t.Run(tc.name, func(t *testing.T) {
+			var ages []time.Duration
+			w := New(t.TempDir(), time.Millisecond, func(d *limits.Document) { ages = append(ages, d.Age) }, nil, nil, slog.New(slog.NewTextHandler(t.Output(), nil)))
+			for generation := range uint64(2) {
+				w.saveLimits(t, document(generation+1))
+				at := time.Now().Add(-tc.wrote)
+				if err := os.Chtimes(filepath.Join(w.dir, limits.FileName), at, at); err != nil {
+					t.Fatal(err)
+				}
+				w.Poll()
+			}
+			if len(ages) != 2 || ages[0] < tc.least || ages[0] > tc.least+time.Minute || ages[1] != 0 {
+				t.Errorf("ages %v, want %v and then 0", ages, tc.least)
+			}
+		})
+	}
+}
+
 // Time and size of a file may stay the same when it is replaced.
 func TestReplacedFileOfTheSameSizeAndTime(t *testing.T) {
 	w, s := watch(t, t.Output())

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/event"
 	"carom/sender/queue"
 )
@@ -85,7 +86,7 @@ func (t *Traffic) LastMinute(name queue.Name) (in, out int) {
 	if t == nil {
 		return 0, 0
 	}
-	now := time.Now().UnixNano() / int64(step)
+	now := clock.Now().UnixNano() / int64(step)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.queues[name]

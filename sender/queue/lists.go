@@ -34,17 +34,41 @@ func (f *fresh) next() *Item {
 	if f.count == 0 {
 		return nil
 	}
+	return f.nextOf(0)
+}
+
+// nextOf takes the next item of a level.
+func (f *fresh) nextOf(n int) *Item {
 	f.count--
-	l := &f.levels[0]
+	l := &f.levels[n]
 	item := l.items[l.head]
 	l.items[l.head] = nil
 	if l.head++; l.head == len(l.items) {
-		f.levels = slices.Delete(f.levels, 0, 1)
+		f.levels = slices.Delete(f.levels, n, n+1)
 	} else if l.head >= 1024 && l.head > len(l.items)/2 {
 		l.items = slices.Clone(l.items[l.head:]) // or what has gone would be kept
 		l.head = 0
 	}
 	return item
+}
+
+// first takes out the first item that match says, nil if there is none among so many. It moves none but those
+// before it.
+func (f *fresh) first(among int, match func(*Item) bool) *Item {
+	for n := range f.levels {
+		l := &f.levels[n]
+		for i := l.head; i < len(l.items) && among > 0; i++ {
+			among--
+			if !match(l.items[i]) {
+				continue
+			}
+			item := l.items[i]
+			copy(l.items[l.head+1:i+1], l.items[l.head:i])
+			l.items[l.head] = item // for next to take
+			return f.nextOf(n)
+		}
+	}
+	return nil
 }
 
 // remove takes out the items that match says, at most limit.
@@ -65,6 +89,28 @@ func (f *fresh) remove(match func(*Item) bool, limit int) (removed []*Item) {
 	f.levels = slices.DeleteFunc(f.levels, func(l level) bool { return l.head == len(l.items) })
 	f.count -= len(removed)
 	return removed
+}
+
+// beyond takes out the items that stand behind the first ones with so many recipients, in order. It looks at
+// none of those that it takes.
+func (f *fresh) beyond(recipients int) (taken []*Item) {
+	for n := range f.levels {
+		l := &f.levels[n]
+		i := l.head
+		for ; i < len(l.items) && recipients > 0; i++ {
+			recipients -= len(l.items[i].Recipients)
+		}
+		tail := l.items[i:]
+		f.count -= len(tail)
+		if taken == nil {
+			taken = tail
+		} else {
+			taken = append(taken, tail...)
+		}
+		l.items = l.items[:i:i] // what is added next is not to overwrite the tail
+	}
+	f.levels = slices.DeleteFunc(f.levels, func(l level) bool { return l.head == len(l.items) })
+	return taken
 }
 
 // oldest returns the first arrival, 0 without mail.

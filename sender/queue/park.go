@@ -102,15 +102,7 @@ func (q *Queue) firstOf(tenant string, now Moment) *Item {
 	if best >= 0 {
 		return heap.Remove(&q.retries, best).(*Item) //nolint:errcheck,forcetypeassert // the heap holds nothing else
 	}
-	seen := 0
-	found := q.fresh.remove(func(item *Item) bool {
-		seen++
-		return seen <= lookahead && isOf(item, tenant)
-	}, 1)
-	if len(found) == 0 {
-		return nil
-	}
-	return found[0]
+	return q.fresh.first(lookahead, func(item *Item) bool { return isOf(item, tenant) })
 }
 
 func isOf(item *Item, tenant string) bool {

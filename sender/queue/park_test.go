@@ -142,3 +142,46 @@ func TestNextOfPrefersATenant(t *testing.T) {
 		}
 	})
 }
+
+// Who looks for a tenant's mail in a long queue looks at the first alone, and leaves the order as it was.
+func TestNextOfLooksAtTheFirst(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		place int
+		found bool
+	}{{"the first", 0, true}, {"in the middle", 500, true}, {"the last that is looked at", lookahead - 1, true}, {"behind", lookahead, false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			var f fresh
+			for n := range lookahead + 10 {
+				i := item(1, time.Time{})
+				if i.Labels = Label("", "bank"); n == tc.place {
+					i.Labels = Label("", "shop")
+				}
+				i.Arrived = Moment(n + 1)
+				f.add(i)
+			}
+			seen := 0
+			got := f.first(lookahead, func(i *Item) bool {
+				seen++
+				return isOf(i, "shop")
+			})
+			if (got != nil) != tc.found || seen != min(tc.place+1, lookahead) {
+				t.Fatalf("found %v after %d items", got, seen)
+			}
+			left := lookahead + 10
+			if tc.found {
+				left--
+			}
+			for last := Moment(0); f.count > 0; left-- {
+				next := f.next()
+				if next.Arrived <= last || tc.found && next.Labels.Value().Tenant == "shop" {
+					t.Fatalf("%v of %q follows %v", next.Arrived, next.Labels.Value().Tenant, last)
+				}
+				last = next.Arrived
+			}
+			if left != 0 {
+				t.Errorf("%d items are missing", left)
+			}
+		})
+	}
+}

@@ -150,6 +150,26 @@ func (q *Queue) NextAny() (*Item, bool) {
 	return item, true
 }
 
+// TakeSurplus takes out the new mail that stands behind what goes first at now: due retries, and new mail
+// up to so many recipients together. It is for what goes another way because it would wait too long. What is
+// held, paused or has been tried stays, and of several that ask at once each sees what the others left.
+func (q *Queue) TakeSurplus(keep int, now time.Time) []*Item {
+	q.mu.Lock()
+	var taken []*Item
+	if !q.paused {
+		taken = q.fresh.beyond(keep - q.retries.due(At(now), 0, keep))
+	}
+	q.mu.Unlock()
+	recipients := 0
+	for _, item := range taken { // there may be a million
+		recipients += len(item.Recipients)
+	}
+	q.mu.Lock()
+	q.recipients -= recipients
+	q.mu.Unlock()
+	return taken
+}
+
 // took counts an item that leaves. The caller holds q.mu.
 func (q *Queue) took(item *Item) *Item {
 	q.recipients -= len(item.Recipients)

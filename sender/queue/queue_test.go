@@ -245,3 +245,58 @@ func TestTimerOfAQueueThatIsGone(t *testing.T) {
 		}
 	})
 }
+
+func TestTakeSurplusLeavesWhatGoesSoonAndWhatDoesNotGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		m := NewManager(&recorder{}, Options{})
+		name := Name{"a.test", "v"}
+		m.SetHolds([]Hold{{ID: "1", Filter: Filter{Tenant: "held"}}})
+		m.Add(name, labelled(50, "held"))
+		q := m.Queue(name)
+		urgent := labelled(1, "")
+		urgent.Priority = 100
+		for n := byte(10); n < 15; n++ {
+			m.Add(name, labelled(n, ""))
+		}
+		m.Add(name, urgent)
+		two := labelled(20, "")
+		two.AddRecipient(0)
+		two.AddRecipient(1)
+		m.Add(name, two)
+		q.Park(labelled(51, ""))
+		q.Retry(labelled(30, ""), now.Add(-time.Second))
+		q.Retry(labelled(31, ""), now.Add(time.Hour))
+		var wg sync.WaitGroup
+		taken := make(chan *Item, 100)
+		for range 5 { // sessions that were denied together
+			wg.Go(func() {
+				for _, item := range q.TakeSurplus(4, now) {
+					taken <- item
+				}
+			})
+		}
+		wg.Wait()
+		close(taken)
+		var got []byte
+		for item := range taken {
+			got = append(got, item.Message[0])
+		}
+		// The due retry, the urgent one, 10 and 11 are four recipients.
+		if string(got) != "\x0c\x0d\x0e\x14" {
+			t.Errorf("took %v, want 12, 13, 14 and 20", got)
+		}
+		if s := q.Status(now); s.Recipients != 7 || s.Held != 2 || s.Due != 4 {
+			t.Errorf("left are %d recipients, %d held, %d due; want 7, 2 and 4", s.Recipients, s.Held, s.Due)
+		}
+		m.Add(name, labelled(40, ""))
+		if got := q.TakeSurplus(0, now); len(got) != 4 || got[3].Message[0] != 40 {
+			t.Errorf("then took %d items, want the four that are new", len(got))
+		}
+		m.SetHolds([]Hold{{ID: "1", Filter: Filter{Queue: "a.test/*"}}})
+		m.Add(name, labelled(41, ""))
+		if got := q.TakeSurplus(0, now); len(got) != 0 {
+			t.Errorf("took %d items of a queue that is paused", len(got))
+		}
+	})
+}

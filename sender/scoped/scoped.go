@@ -6,7 +6,8 @@
 // (provider, source), of which all other mail is under too, are package throttle's.
 //
 // Nothing that is decided here outlives its news for ever: a scoped limit glides to none after the
-// document's time to live, as a lease does to the configuration, and a hold ends after HoldTime more.
+// document's time to live, as a lease does to the configuration, and a hold ends after HoldTime more. The time
+// that the document lay there before the node started counts.
 // A Keeper does no I/O and is safe for concurrent use. What it remembers is bounded by the document.
 package scoped
 
@@ -14,6 +15,7 @@ import (
 	"hash/fnv"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,20 +59,30 @@ type Mail struct {
 
 // Verdict is what keeps a message back.
 type Verdict struct {
-	Held     bool          // until the rules change
-	Wait     time.Duration // 0 and not Held: nothing does
-	Why      string        // in words
-	ReasonID string
+	Held  bool          // until the rules change
+	Wait  time.Duration // 0 and not Held: nothing does
+	Scope string        // ScopeHold, or what the scoped limit is for: a taxonomy.Scope
+	About string        // which mail, in words
+	By    string        // who wants it, with the reason
 }
+
+// ScopeHold is the Scope of a hold.
+const ScopeHold = "hold"
 
 // Keeper holds the rules in force. The zero value is not usable; see New.
 type Keeper struct {
 	start time.Time
-	depth atomic.Int32 // the deepest that any rule needs
+	depth atomic.Pointer[depths] // the deepest that any rule needs; nil for Nothing anywhere
 
 	mu     sync.Mutex
 	holds  []hold
 	limits map[string][]*limit // by provider
+}
+
+// depths are by provider, and for all others.
+type depths struct {
+	at     map[string]Depth
+	others Depth
 }
 
 type hold struct {
@@ -92,12 +104,13 @@ func New() *Keeper { return &Keeper{start: clock.Now(), limits: map[string][]*li
 func (k *Keeper) now() time.Duration { return clock.Since(k.start) }
 
 // Apply puts the holds and scoped limits of a document in force, in place of those before, and reports
-// whether anything is held no longer, or otherwise: then what was held should be looked at again.
+// whether a hold has ended or lets more through: then what was held should be looked at again.
 // Documents come in order of their generation.
 func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
+	seen := now - d.Age
 	before := k.holds
 	k.holds = nil
 	for _, h := range d.Holds {
@@ -105,7 +118,7 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 			continue
 		}
 		h.FromDomain = strings.ToLower(h.FromDomain)
-		k.holds = append(k.holds, hold{h, now + d.TTL() + HoldTime})
+		k.holds = append(k.holds, hold{h, seen + d.TTL() + HoldTime})
 	}
 	known := k.limits
 	k.limits = map[string][]*limit{}
@@ -114,7 +127,7 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 			continue
 		}
 		s.Value = strings.ToLower(s.Value)
-		l := &limit{ScopedLimit: s, glide: limits.Glide{Lease: limits.Lease{Epoch: s.Epoch, RatePerSecond: s.RatePerSecond}, Seen: now, TTL: d.TTL()}}
+		l := &limit{ScopedLimit: s, glide: limits.Glide{Lease: limits.Lease{Epoch: s.Epoch, RatePerSecond: s.RatePerSecond}, Seen: seen, TTL: d.TTL()}}
 		l.next = now + l.depth(s.RatePerSecond) // a new limit starts with an empty bucket
 		for _, old := range known[s.Provider] {
 			if old.Scope == s.Scope && old.Value == s.Value {
@@ -124,7 +137,16 @@ func (k *Keeper) Apply(d *limits.Document) (changed bool) {
 		k.limits[s.Provider] = append(k.limits[s.Provider], l)
 	}
 	k.setDepth()
-	return !slices.EqualFunc(before, k.holds, func(a, b hold) bool { return a.Hold == b.Hold })
+	return slices.ContainsFunc(before, func(old hold) bool {
+		return !slices.ContainsFunc(k.holds, func(h hold) bool { return old.same(&h) })
+	})
+}
+
+// same reports whether two holds stop the same mail.
+func (h *hold) same(other *hold) bool {
+	a, b := h.Hold, other.Hold
+	a.ReasonID, b.ReasonID = "", ""
+	return a == b
 }
 
 // Lapsed forgets the holds that went without news for too long, and reports whether there were any: then
@@ -144,38 +166,73 @@ func (k *Keeper) Lapsed() bool {
 
 // setDepth says how deep the rules look. The caller holds k.mu.
 func (k *Keeper) setDepth() {
-	depth := Nothing
+	d := &depths{at: map[string]Depth{}}
 	for i := range k.holds {
-		depth = max(depth, Labels)
+		depth := Labels
 		if k.holds[i].FromDomain != "" {
-			depth = max(depth, Envelope)
+			depth = Envelope
+		}
+		if provider := k.holds[i].Provider; provider == "" {
+			d.others = max(d.others, depth)
+		} else {
+			d.at[provider] = max(d.at[provider], depth)
 		}
 	}
-	if len(k.limits) > 0 {
-		depth = Message
+	for provider := range k.limits {
+		d.at[provider] = Message
 	}
-	k.depth.Store(int32(depth)) //nolint:gosec // one of four
+	for provider := range d.at {
+		d.at[provider] = max(d.at[provider], d.others)
+	}
+	if d.others == Nothing && len(d.at) == 0 {
+		d = nil
+	}
+	k.depth.Store(d)
 }
 
-// Depth returns how much of a message has to be known at present; with Nothing nobody needs to ask.
-func (k *Keeper) Depth() Depth { return Depth(k.depth.Load()) }
+// Depth returns how much of a message to a provider has to be known at present; with Nothing nobody needs to
+// ask. It takes no lock.
+func (k *Keeper) Depth(provider string) Depth {
+	d := k.depth.Load()
+	if d == nil {
+		return Nothing
+	}
+	if depth, ok := d.at[provider]; ok {
+		return depth
+	}
+	return d.others
+}
 
 // Held returns the hold that stops a message, or a Verdict that stops nothing.
 func (k *Keeper) Held(m *Mail) Verdict {
-	if k.Depth() == Nothing {
+	return k.heldBy(m.Provider, func(h *hold) bool { return h.matches(m) && share(m.ID) >= h.Trickle })
+}
+
+// Holding returns the hold that mail with these labels may be stopped by, for what shows it.
+func (k *Keeper) Holding(provider, tenant, job string) Verdict {
+	return k.heldBy(provider, func(h *hold) bool {
+		return h.matches(&Mail{Provider: provider, Tenant: tenant, Job: job, FromDomain: h.FromDomain})
+	})
+}
+
+// heldBy returns the first hold in force that stops says.
+func (k *Keeper) heldBy(provider string, stops func(*hold) bool) Verdict {
+	if k.Depth(provider) == Nothing {
 		return Verdict{}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
 	for i := range k.holds {
-		h := &k.holds[i]
-		if h.until >= now && h.matches(m) && share(m.ID) >= h.Trickle {
-			return Verdict{Held: true, Why: "held by the control loop: " + h.about(), ReasonID: h.ReasonID}
+		if h := &k.holds[i]; h.until >= now && stops(h) {
+			return Verdict{Held: true, Scope: ScopeHold, About: h.about(), By: by(h.ReasonID)}
 		}
 	}
 	return Verdict{}
 }
+
+// by names the control loop and its reason, as limits of a key do.
+func by(reasonID string) string { return string(limits.ByLoop) + ", reason " + reasonID }
 
 func (h *hold) matches(m *Mail) bool {
 	return (h.Provider == "" || h.Provider == m.Provider) && (h.Tenant == "" || h.Tenant == m.Tenant) &&
@@ -215,24 +272,17 @@ func share(id event.ID) float64 {
 // the Verdict says for how long to wait, each message a little longer than the one before, so that they
 // come back one by one.
 func (k *Keeper) Admit(m *Mail) Verdict {
-	if k.Depth() < Message {
+	if k.Depth(m.Provider) < Message {
 		return Verdict{}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	var under []*limit
+	under := k.over(m)
 	var slowest Verdict
-	for _, l := range k.limits[m.Provider] {
-		if !l.carriedBy(m) {
-			continue
-		}
-		under = append(under, l)
+	for _, l := range under {
 		if wait := l.wait(now, m.Waited); wait > slowest.Wait {
-			slowest = Verdict{
-				Wait: wait, ReasonID: l.ReasonID,
-				Why: "the control loop limits " + l.Scope + " " + l.Value + " at " + l.Provider,
-			}
+			slowest = Verdict{Wait: wait, Scope: l.Scope, About: l.Value + " " + strconv.FormatFloat(l.RatePerSecond, 'g', 4, 64) + "/s", By: by(l.ReasonID)}
 		}
 	}
 	if slowest.Wait == 0 {
@@ -241,6 +291,26 @@ func (k *Keeper) Admit(m *Mail) Verdict {
 		}
 	}
 	return slowest
+}
+
+// Refund gives back what Admit took for recipients of a message that were not attempted.
+func (k *Keeper) Refund(m *Mail, recipients int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	for _, l := range k.over(m) {
+		l.take(now, -recipients)
+	}
+}
+
+// over returns the scoped limits that a message is under. The caller holds k.mu.
+func (k *Keeper) over(m *Mail) (under []*limit) {
+	for _, l := range k.limits[m.Provider] {
+		if l.carriedBy(m) {
+			under = append(under, l)
+		}
+	}
+	return under
 }
 
 func (l *limit) carriedBy(m *Mail) bool {
@@ -288,6 +358,6 @@ func (l *limit) wait(now time.Duration, waited bool) time.Duration {
 
 func (l *limit) take(now time.Duration, n int) {
 	if rate := l.rate(now); rate > 0 && !math.IsInf(rate, 1) {
-		l.next = max(l.next, now) + time.Duration(n)*space(rate)
+		l.next = max(l.next, now) + time.Duration(n)*space(rate) // below 0 it gives back
 	}
 }

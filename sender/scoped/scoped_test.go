@@ -1,7 +1,7 @@
 package scoped
 
 import (
-	"strings"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +41,7 @@ func TestHolds(t *testing.T) {
 			d.Holds = []limits.Hold{tc.hold}
 			k.Apply(d)
 			v := k.Held(&tc.mail)
-			if v.Held != tc.held || tc.held && (v.ReasonID != "h1" || !strings.Contains(v.Why, "control loop")) {
+			if v.Held != tc.held || tc.held && (v.Scope != ScopeHold || v.By != "loop, reason h1" || v.About == "") {
 				t.Errorf("%+v under %+v: %+v, want held %t", tc.mail, tc.hold, v, tc.held)
 			}
 		})
@@ -73,15 +73,94 @@ func TestWhatAnOffDoesToHolds(t *testing.T) {
 	k, d := New(), document(1)
 	d.Holds = []limits.Hold{{Provider: "yahoo", Tenant: "shop"}}
 	d.Scoped = []limits.ScopedLimit{{Provider: "yahoo", Scope: "domain", Value: "shop.example", RatePerSecond: 1}}
-	if !k.Apply(d) {
-		t.Error("a new hold is no change")
-	}
-	if k.Apply(d) {
-		t.Error("the same hold is a change")
-	}
+	k.Apply(d)
 	d.Modes = []limits.ProviderMode{{Provider: limits.EveryProvider, Mode: limits.Off}}
-	if !k.Apply(d) || k.Depth() != Nothing || k.Held(&Mail{Provider: "yahoo", Tenant: "shop"}).Held {
-		t.Errorf("the kill switch leaves mail held (depth %d)", k.Depth())
+	if !k.Apply(d) || k.Depth("yahoo") != Nothing || k.Held(&Mail{Provider: "yahoo", Tenant: "shop"}).Held {
+		t.Errorf("the kill switch leaves mail held (depth %d)", k.Depth("yahoo"))
+	}
+}
+
+// What is held is looked at again when a hold has ended or lets more through; a walk over all mail for
+// nothing else.
+func TestWhenHeldMailIsLookedAtAgain(t *testing.T) {
+	shop, bank := limits.Hold{Tenant: "shop", ReasonID: "h1"}, limits.Hold{Provider: "yahoo", Tenant: "bank", ReasonID: "h2"}
+	trickle, again := shop, shop
+	trickle.Trickle, again.ReasonID = 0.02, "h9"
+	for _, tc := range []struct {
+		name        string
+		first, then []limits.Hold
+		want        bool
+	}{
+		{"the first hold", nil, []limits.Hold{shop}, false},
+		{"the same", []limits.Hold{shop}, []limits.Hold{shop}, false},
+		{"one more", []limits.Hold{shop}, []limits.Hold{bank, shop}, false},
+		{"in another order", []limits.Hold{shop, bank}, []limits.Hold{bank, shop}, false},
+		{"for another reason", []limits.Hold{shop}, []limits.Hold{again}, false},
+		{"one ended", []limits.Hold{shop, bank}, []limits.Hold{bank}, true},
+		{"a trickle", []limits.Hold{shop}, []limits.Hold{trickle}, true},
+		{"another instead", []limits.Hold{shop}, []limits.Hold{bank}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k, d := New(), document(1)
+			d.Holds = tc.first
+			k.Apply(d)
+			d.Holds = tc.then
+			if got := k.Apply(d); got != tc.want {
+				t.Errorf("changed: %t, want %t", got, tc.want)
+			}
+		})
+	}
+}
+
+// Only mail to a provider that has rules is looked into.
+func TestDepthIsByProvider(t *testing.T) {
+	k, d := New(), document(1)
+	d.Holds = []limits.Hold{{Provider: "yahoo", Tenant: "shop"}, {Provider: "gmx", FromDomain: "shop.example"}}
+	d.Scoped = []limits.ScopedLimit{{Provider: "google", Scope: "domain", Value: "shop.example", RatePerSecond: 1}}
+	want := func(all map[string]Depth) {
+		t.Helper()
+		for provider, depth := range all {
+			if got := k.Depth(provider); got != depth {
+				t.Errorf("depth at %s is %d, want %d", provider, got, depth)
+			}
+		}
+	}
+	want(map[string]Depth{"yahoo": Nothing})
+	k.Apply(d)
+	want(map[string]Depth{"yahoo": Labels, "gmx": Envelope, "google": Message, "apple": Nothing})
+	d.Holds = append(d.Holds, limits.Hold{FromDomain: "bank.example"})
+	k.Apply(d)
+	want(map[string]Depth{"yahoo": Envelope, "gmx": Envelope, "google": Message, "apple": Envelope})
+}
+
+func TestRefundGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, d := New(), document(1)
+		d.Scoped = []limits.ScopedLimit{{Provider: "google", Scope: "domain", Value: "shop.example", RatePerSecond: 0.1}}
+		k.Apply(d)
+		mail := &Mail{Provider: "google", FromDomain: "shop.example", Recipients: 1}
+		time.Sleep(time.Minute)
+		for range 20 {
+			if v := k.Admit(mail); v.Wait != 0 {
+				t.Fatalf("%+v, want the one that was given back", v)
+			}
+			k.Refund(mail, 1)
+		}
+		if k.Admit(mail).Wait != 0 || k.Admit(mail).Wait == 0 {
+			t.Error("want one through and the next to wait")
+		}
+	})
+}
+
+func TestHoldingShowsWhatMayBeHeld(t *testing.T) {
+	k, d := New(), document(1)
+	d.Holds = []limits.Hold{{Provider: "yahoo", Tenant: "shop", FromDomain: "shop.example", ReasonID: "h1"}}
+	k.Apply(d)
+	if v := k.Holding("yahoo", "shop", "spring"); !v.Held || v.About != "tenant shop, From domain shop.example at yahoo" {
+		t.Errorf("%+v", v)
+	}
+	if v := k.Holding("yahoo", "bank", ""); v.Held {
+		t.Errorf("another tenant: %+v", v)
 	}
 }
 
@@ -99,10 +178,39 @@ func TestHoldEndsWithoutNews(t *testing.T) {
 		if k.Held(&mail).Held {
 			t.Error("the hold goes on without news")
 		}
-		if !k.Lapsed() || k.Lapsed() || k.Depth() != Nothing {
-			t.Errorf("the end of the hold is not told once (depth %d)", k.Depth())
+		if !k.Lapsed() || k.Lapsed() || k.Depth("yahoo") != Nothing {
+			t.Errorf("the end of the hold is not told once (depth %d)", k.Depth("yahoo"))
 		}
 	})
+}
+
+// What a node finds when it starts counts from when it was written.
+func TestRulesFromBeforeAStop(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		age  time.Duration
+		held bool
+		rate float64 // of the scoped limit; 0 for any that is slower than without one
+	}{
+		{"fresh", time.Minute, true, 1},
+		{"it glides", 25 * time.Minute, true, 0},
+		{"long ago", 7 * time.Hour, false, math.Inf(1)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k, d := New(), document(1)
+			d.Age = tc.age
+			d.Holds = []limits.Hold{{Tenant: "shop"}}
+			d.Scoped = []limits.ScopedLimit{{Provider: "yahoo", Scope: "domain", Value: "shop.example", RatePerSecond: 1}}
+			k.Apply(d)
+			if got := k.Held(&Mail{Tenant: "shop"}).Held; got != tc.held {
+				t.Errorf("held: %t, want %t", got, tc.held)
+			}
+			rate := k.limits["yahoo"][0].rate(k.now())
+			if tc.rate == 0 && (rate <= 1 || math.IsInf(rate, 1)) || tc.rate != 0 && rate != tc.rate {
+				t.Errorf("%v a second, want %v", rate, tc.rate)
+			}
+		})
+	}
 }
 
 func TestScopedLimitIsForTheMailThatCarriesIt(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"carom/schemas/clock"
+	"carom/schemas/limits"
 )
 
 // ErrLater is the error of Acquire when the message would have to wait for longer than the caller
@@ -103,6 +104,7 @@ func (t *Throttle) Acquire(ctx context.Context, p Path, recipients int, patience
 		t.mu.Unlock()
 		return r.permit(), Denial{}, nil
 	}
+	r.key.keeps(&h.bound, h.wait)
 	if h.wait > patience {
 		t.mu.Unlock()
 		return Permit{}, h.denial(h.wait), ErrLater
@@ -161,7 +163,10 @@ func (t *Throttle) await(ctx context.Context, p Path, h hold, recipients int, de
 		if !held {
 			t.take(now, &r, recipients)
 			permit := r.permit()
-			permit.LimitingScope = waited.longest()
+			if permit.LimitingScope = waited.longest(); permit.LimitingScope == string(limits.ByLoop) {
+				b := r.keyBound(false)
+				permit.Cap = b.cap()
+			}
 			return permit, Denial{}, nil
 		}
 		h = next
@@ -260,6 +265,7 @@ func (l *line) before(w *waiter) int {
 func (t *Throttle) take(now time.Duration, r *route, n int) {
 	t.each(r, func(m *meter) { m.take(now, n) })
 	r.key.take(float64(n))
+	r.key.passed = true
 }
 
 // each calls f with what counts recipients.

@@ -3,6 +3,7 @@ package throttle
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"carom/schemas/limits"
@@ -20,6 +21,7 @@ type bound struct {
 	count     uint64
 	key       bool
 	effective limits.Effective // of the key
+	backlog   int              // of the key
 
 	queue  *QueueLimits // for directives with a variant in backoff mode
 	leased bool         // the adaptive directive is in force
@@ -49,8 +51,10 @@ func (b *bound) value() string {
 		return b.rate.String()
 	case b.gap > 0:
 		return b.gap.String()
+	case b.count > 0:
+		return strconv.FormatUint(b.count, 10)
 	}
-	return strconv.FormatUint(b.count, 10)
+	return "" // what is about mail has none
 }
 
 func perSecond(rate float64) string { return strconv.FormatFloat(rate, 'g', 4, 64) + "/s" }
@@ -72,7 +76,15 @@ func (b *bound) setBy() string {
 
 // denial must not be called under the throttle's mutex, because origin is not ours.
 func (b *bound) denial(wait time.Duration) Denial {
-	return Denial{Wait: wait, Scope: b.scope, Limit: b.name() + " " + b.value(), SetBy: b.setBy()}
+	return Denial{Wait: wait, Scope: b.scope, Limit: strings.TrimSpace(b.name() + " " + b.value()), SetBy: b.setBy(), Cap: b.cap()}
+}
+
+// cap returns what the rate of a lease lets through; the zero Cap for other bounds.
+func (b *bound) cap() Cap {
+	if !b.key || b.count > 0 || b.effective.Actor != limits.ByLoop {
+		return Cap{}
+	}
+	return Cap{RatePerSecond: b.effective.RatePerSecond, Backlog: b.backlog}
 }
 
 // The limits of a route, as bounds.
@@ -131,10 +143,13 @@ func poolBound(p *PoolLimits, directive string, rate Rate) bound {
 
 // keyBound is the limit of the control loop or of the guard; connections says which part of it.
 func (r *route) keyBound(connections bool) bound {
-	b := bound{scope: string(r.effective.Actor), directive: "rate", key: true, effective: r.effective}
+	b := bound{scope: string(r.effective.Actor), directive: "rate", key: true, effective: r.effective, backlog: r.key.backlog}
 	if connections {
 		b.directive, b.count = "connections", uint64(r.effective.Connections)
-		b.scope = string(limits.ByLoop)
+		if b.effective.Actor != limits.ByGlide { // the actor is that of the rate
+			b.effective.Actor = limits.ByLoop
+		}
+		b.scope = string(b.effective.Actor)
 	}
 	return b
 }

@@ -19,6 +19,7 @@ func (t *Throttle) Connect(p Path) (Denial, bool) {
 		b, wait = r.connectWait(now)
 	}
 	if full || wait > 0 {
+		r.key.keeps(&b, wait)
 		t.mu.Unlock()
 		return b.denial(wait), false
 	}

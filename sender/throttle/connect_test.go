@@ -25,19 +25,19 @@ func TestEveryConnectionLimitHolds(t *testing.T) {
 		nodes int
 		want  Denial
 	}{
-		{"node", func(*Path) {}, 2, Denial{0, "node", "total-max-smtp-out 2", ""}},
-		{"vmta", func(p *Path) { p.VMTALimits.Connections = 2 }, 0, Denial{0, "vmta", "max-smtp-out 2", "set max-smtp-out"}},
+		{"node", func(*Path) {}, 2, Denial{Scope: "node", Limit: "total-max-smtp-out 2"}},
+		{"vmta", func(p *Path) { p.VMTALimits.Connections = 2 }, 0, Denial{Scope: "vmta", Limit: "max-smtp-out 2", SetBy: "set max-smtp-out"}},
 		{"pool", func(p *Path) {
 			p.VMTALimits.Pools = []*PoolLimits{{Name: "x"}, {Name: "p", Connections: 2, Origin: origin}}
-		}, 0, Denial{0, "pool", "max-smtp-out 2", "set max-smtp-out"}},
-		{"queue", func(p *Path) { p.Queued.Connections = 2 }, 0, Denial{0, "queue", "max-smtp-out 2", "set max-smtp-out"}},
+		}, 0, Denial{Scope: "pool", Limit: "max-smtp-out 2", SetBy: "set max-smtp-out"}},
+		{"queue", func(p *Path) { p.Queued.Connections = 2 }, 0, Denial{Scope: "queue", Limit: "max-smtp-out 2", SetBy: "set max-smtp-out"}},
 		{
 			"queue in backoff", func(p *Path) { p.Queued.Connections, p.Queued.Backoff = 2, true }, 0,
-			Denial{0, "queue", "backoff-max-smtp-out 2", "set backoff-max-smtp-out"},
+			Denial{Scope: "queue", Limit: "backoff-max-smtp-out 2", SetBy: "set backoff-max-smtp-out"},
 		},
 		{
 			"source address", func(p *Path) { p.Queued.SourceIP = []SourceIPLimits{{Connections: 2}} }, 0,
-			Denial{0, "source-ip", "source-ip-max-smtp-out 2", "set source-ip-max-smtp-out"},
+			Denial{Scope: "source-ip", Limit: "source-ip-max-smtp-out 2", SetBy: "set source-ip-max-smtp-out"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestRampUp(t *testing.T) {
 		}
 		time.Sleep(4 * time.Second)
 		denial, ok := th.Connect(p)
-		if want := (Denial{6 * time.Second, "queue", "smtp-out-rampup-interval 10s", ""}); ok || denial != want {
+		if want := (Denial{Wait: 6 * time.Second, Scope: "queue", Limit: "smtp-out-rampup-interval 10s"}); ok || denial != want {
 			t.Errorf("%+v, want %+v", denial, want)
 		}
 		time.Sleep(denial.Wait)
@@ -252,7 +252,7 @@ func TestAMillionIdleQueuesAreForgotten(t *testing.T) {
 			th.Disconnect(p)
 		}
 		time.Sleep(idleTime + time.Second)
-		th.Gauges(func(string) int { return 0 })
+		th.Gauges(queued(0))
 		if len(th.queues) != 0 || th.recent.newest != nil || th.recent.oldest != nil || len(th.keys) != 0 {
 			t.Errorf("%d queues and %d keys are kept", len(th.queues), len(th.keys))
 		}

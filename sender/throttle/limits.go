@@ -138,6 +138,13 @@ type Permit struct {
 	LimitingScope string // which limit held the message back longest; "" if none did
 	Canary        bool
 	Loop          bool // the loop has the say over the limits of the queue in backoff mode
+	Cap           Cap  // where a lease held the message back longest
+}
+
+// Cap is what a lease that holds mail back lets through; the zero Cap is for no lease.
+type Cap struct {
+	RatePerSecond float64
+	Backlog       int // recipients that waited at the key when its gauge was read last, 0 before
 }
 
 // Denial says which limit says no.
@@ -150,6 +157,8 @@ type Denial struct {
 	Limit string
 	// SetBy is the place in the configuration, or the actor with its reason.
 	SetBy string
+	// Cap is that of the lease, if a lease says no.
+	Cap Cap
 }
 
 // String returns the denial in one line, for people.
@@ -161,7 +170,7 @@ func (d Denial) String() string {
 	return text
 }
 
-// ParseDenial returns the denial that String made text of, without its Wait, and false for other texts.
+// ParseDenial returns the denial that String made text of, without its Wait and Cap, and false for other texts.
 func ParseDenial(text string) (Denial, bool) {
 	scope, limit, found := strings.Cut(text, ": ")
 	switch scope {

@@ -224,7 +224,7 @@ func TestPatience(t *testing.T) {
 			case denial.Wait < 10*time.Second || denial.Wait > 11*time.Second:
 				t.Fatalf("wait %v, want a little more than 10 s", denial.Wait)
 			}
-			want := Denial{denial.Wait, "queue", "max-msg-rate 6/m", "config:3:2 max-msg-rate"}
+			want := Denial{Wait: denial.Wait, Scope: "queue", Limit: "max-msg-rate 6/m", SetBy: "config:3:2 max-msg-rate"}
 			if denial != want {
 				t.Errorf("%+v, want %+v", denial, want)
 			}

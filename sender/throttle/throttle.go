@@ -18,6 +18,7 @@ package throttle
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"carom/schemas/clock"
@@ -31,6 +32,7 @@ type Throttle struct {
 	start          time.Time
 	hostLimits     []PeerLimit
 	addrLimits     []PeerLimit
+	canaries       atomic.Pointer[map[limits.Key]string] // tenants of suspended keys; nil for none
 
 	mu          sync.Mutex
 	connections int
@@ -40,12 +42,11 @@ type Throttle struct {
 	recent      queueList
 	keys        map[limits.Key]*keyState
 	leases      map[limits.Key]limits.Glide
-	canaries    map[limits.Key]string // tenants
-	document    *limits.Document      // in force; nil before the first
-	seen        time.Duration         // when it came
-	hosts       map[hostSource]int    // connections to hosts with a limit
-	addrs       map[netip.Addr]int    // connections to addresses with a limit
-	changed     chan struct{}         // closed when leases change
+	document    *limits.Document   // in force; nil before the first
+	seen        time.Duration      // when it came, less its age
+	hosts       map[hostSource]int // connections to hosts with a limit
+	addrs       map[netip.Addr]int // connections to addresses with a limit
+	changed     chan struct{}      // closed when leases change
 }
 
 // meter is a rate with those who wait for it.
@@ -98,6 +99,21 @@ type keyState struct {
 	since   time.Duration // when waiting became positive
 	bound   time.Duration // time with waiting > 0 since the last gauge
 	gauged  time.Duration
+	backlog int // recipients that waited then
+
+	source   netip.Addr    // local address of the path that was taken last
+	binds    bound         // what held mail back longest since gauged; kept while the rest still waits for it
+	longest  time.Duration // how long
+	heldBack bool          // binds is of this time
+	passed   bool          // a message left since gauged
+}
+
+// keeps notes that a limit holds mail of the key back.
+func (k *keyState) keeps(b *bound, wait time.Duration) {
+	if k.heldBack && wait <= k.longest {
+		return
+	}
+	k.binds, k.longest, k.heldBack = *b, wait, true
 }
 
 // refusal is the last reply that the guard held against a key.
@@ -120,7 +136,8 @@ func New(maxConnections int) *Throttle {
 func (t *Throttle) now() time.Duration { return clock.Since(t.start) }
 
 // Apply puts a limits document in force. Documents come in order of their generation: the feed
-// sees to that. The age of a lease counts from the call, and its NotAfter ends it before its time.
+// sees to that. The age of a lease counts from the call, and from before by the document's Age; its
+// NotAfter ends it before its time.
 // Where the document switches the loop off there is no lease from now on, and no glide. A lease of a
 // smaller epoch than the one in force is no news: that one stays, and gets no older grace by it.
 func (t *Throttle) Apply(d *limits.Document) {
@@ -128,7 +145,8 @@ func (t *Throttle) Apply(d *limits.Document) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	t.document, t.seen = d, now
+	seen := now - d.Age
+	t.document, t.seen = d, seen
 	before := t.leases
 	t.leases = make(map[limits.Key]limits.Glide, len(d.Leases))
 	for _, lease := range d.Leases {
@@ -143,19 +161,16 @@ func (t *Throttle) Apply(d *limits.Document) {
 		}
 		ttl := d.TTL()
 		if !lease.NotAfter.IsZero() {
-			ttl = min(ttl, lease.NotAfter.Sub(wall))
+			ttl = min(ttl, lease.NotAfter.Sub(wall)+d.Age)
 		}
-		t.leases[key] = limits.Glide{Lease: lease, Seen: now, TTL: ttl}
+		t.leases[key] = limits.Glide{Lease: lease, Seen: seen, TTL: ttl}
 		k := t.key(key)
 		if !had {
 			k.bucket = bucket{updated: max(now, 1)} // a new lease starts empty, or each one would send a message for free
 		}
 		k.guard.Lease(now, lease)
 	}
-	t.canaries = make(map[limits.Key]string, len(d.Canaries))
-	for _, c := range d.Canaries {
-		t.canaries[limits.Key{Provider: c.Provider, Source: c.Source}] = c.Tenant
-	}
+	t.setCanaries(d)
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -171,13 +186,33 @@ func (t *Throttle) loopRules(now time.Duration, key limits.Key) bool {
 	return t.document != nil && now-t.seen <= t.document.TTL() && t.document.ModeAt(key.Provider) == limits.Active
 }
 
+// setCanaries notes whose mail the suspended keys are tried with. The caller holds t.mu.
+func (t *Throttle) setCanaries(d *limits.Document) {
+	var canaries map[limits.Key]string
+	for _, c := range d.Canaries {
+		key := limits.Key{Provider: c.Provider, Source: c.Source}
+		if !t.leases[key].Lease.Canary {
+			continue
+		}
+		if canaries == nil {
+			canaries = map[limits.Key]string{}
+		}
+		canaries[key] = c.Tenant
+	}
+	t.canaries.Store(nil)
+	if canaries != nil {
+		t.canaries.Store(&canaries)
+	}
+}
+
+// HasCanaries reports whether any key is suspended and to be tried with one tenant's mail. It takes no lock.
+func (t *Throttle) HasCanaries() bool { return t.canaries.Load() != nil }
+
 // CanaryTenant returns whose mail a suspended key is tried with first: "" for anybody's, also where
-// the key is not suspended.
+// the key is not suspended. It takes no lock.
 func (t *Throttle) CanaryTenant(key limits.Key) string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if glide, ok := t.leases[key]; ok && glide.Lease.Canary {
-		return t.canaries[key]
+	if canaries := t.canaries.Load(); canaries != nil {
+		return (*canaries)[key]
 	}
 	return ""
 }
@@ -238,6 +273,9 @@ func (t *Throttle) effective(now time.Duration, key limits.Key, k *keyState) lim
 	return limits.Merge(now, k.static, k.adaptive, term, &k.guard)
 }
 
+// leastRate is a rate that lets nothing through where 0 would be unlimited, in messages a second.
+const leastRate = 1e-9
+
 // route is what limits a path, with its state.
 type route struct {
 	Queued     *QueueLimits
@@ -256,7 +294,7 @@ type route struct {
 // route finds the state and puts the limits of the path in force. The caller holds t.mu.
 func (t *Throttle) route(now time.Duration, p *Path) route {
 	r := route{Queued: p.Queued, VMTALimits: p.VMTALimits, queue: t.queue(p.Queue, now), vmta: group(t.vmtas, p.VMTA), key: t.key(p.Key)}
-	r.key.used = now
+	r.key.used, r.key.source = now, p.Source
 	r.key.addQueue(p.Queue, p.Queued)
 	r.effective = t.effective(now, p.Key, r.key)
 	r.leased = r.effective.Epoch != 0
@@ -281,7 +319,7 @@ func (t *Throttle) route(now time.Duration, p *Path) route {
 	}
 	rate := 0.0 // a configured rate is each queue's own: the key binds only under a lease, a glide or the guard
 	if r.effective.Actor != limits.ByConfig && r.effective.HasRate() {
-		rate = max(r.effective.RatePerSecond, 1e-9) // 0 would be unlimited
+		rate = max(r.effective.RatePerSecond, leastRate) // 0 would be unlimited
 	}
 	r.key.bucket.set(now, rate)
 	return r
@@ -363,6 +401,15 @@ func (t *Throttle) MessagesPerConnection(p Path) uint32 {
 		return own
 	}
 	return min(effective.MessagesPerConnection, max(own, p.Queued.AdaptiveMessagesPerConnection))
+}
+
+// KeptBack notes for the gauge of the path's key that something holds mail back which the throttle does not
+// know of: its scope, the mail that it is about, and who set it.
+func (t *Throttle) KeptBack(p Path, scope, about, by string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.route(t.now(), &p)
+	r.key.keeps(&bound{scope: scope, directive: about, place: by}, 0)
 }
 
 // Observe tells the local guard of the key what a receiver answered, first for a message's first attempt.

@@ -114,7 +114,7 @@ func TestExpiredLeaseGlidesToTheConfiguration(t *testing.T) {
 		th, p := New(0), path("a/v", 100)
 		connect(th, p)
 		th.Apply(document(1, lease(1, 1)))
-		rates := func() float64 { return th.Gauges(func(string) int { return 0 })[0].EffectiveRate }
+		rates := func() float64 { return th.Gauges(queued(0))[0].EffectiveRate }
 		fresh := rates()
 		time.Sleep(25 * time.Minute) // 10 min TTL, half of the glide
 		half := rates()
@@ -159,7 +159,7 @@ func TestGuardCutsWithoutALease(t *testing.T) {
 		if err != nil || permit.Actor != limits.ByGuard {
 			t.Errorf("limit set by %q (%v), want the guard", permit.Actor, err)
 		}
-		if g := th.Gauges(func(string) int { return 7 })[0]; g.LocalFactor > 0.5 || g.Backlog != 7 {
+		if g := th.Gauges(queued(7))[0]; g.LocalFactor > 0.5 || g.Backlog != 7 {
 			t.Errorf("gauge %+v", g)
 		}
 	})
@@ -180,7 +180,7 @@ func TestGuardUnderGreylisting(t *testing.T) {
 				th.Observe(key, tc.first, taxonomy.Other, taxonomy.ScopeNone)
 				time.Sleep(100 * time.Millisecond)
 			}
-			if f := th.Gauges(func(string) int { return 0 })[0].LocalFactor; (f < 1) != tc.cut {
+			if f := th.Gauges(queued(0))[0].LocalFactor; (f < 1) != tc.cut {
 				t.Errorf("first attempts: %t; the guard leaves %v of the rate", tc.first, f)
 			}
 		})
@@ -201,7 +201,7 @@ func TestIdleKeysAreForgottenAndLimitsAreNot(t *testing.T) {
 			th.Disconnect(p)
 		}
 		time.Sleep(20 * time.Minute)
-		if gauges := th.Gauges(func(string) int { return 0 }); len(gauges) != 0 {
+		if gauges := th.Gauges(queued(0)); len(gauges) != 0 {
 			t.Errorf("%d idle keys have gauges", len(gauges))
 		}
 		if len(th.queues) != 1 {

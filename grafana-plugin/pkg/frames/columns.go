@@ -17,6 +17,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2/lib/chcol"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
 	"github.com/grafana/grafana-plugin-sdk-go/data"
@@ -326,7 +327,14 @@ func plain(v reflect.Value) any {
 	if !v.IsValid() {
 		return nil
 	}
+	if v.CanAddr() {
+		if j, ok := reflect.TypeAssert[*chcol.JSON](v.Addr()); ok {
+			return plain(reflect.ValueOf(j.NestedMap()))
+		}
+	}
 	switch x := v.Interface().(type) {
+	case chcol.Variant: // or Dynamic
+		return plain(reflect.ValueOf(x.Any()))
 	case time.Time:
 		return x
 	case uuid.UUID:

@@ -10,8 +10,13 @@ import (
 	"github.com/grafana/grafana-plugin-sdk-go/data"
 )
 
-// MaxSeries is how many series one answer may have.
-const MaxSeries = 1000
+// Bounds of one answer.
+const (
+	MaxSeries = 1000
+	// MaxPoints is how many points all series have together, with a value or without: those of a
+	// thousand series on a panel of five hundred steps.
+	MaxPoints = 500_000
+)
 
 // A Series is one curve. Points lie on the grid of its Wide; nil is no value.
 type Series struct {
@@ -24,7 +29,7 @@ type Series struct {
 type Wide struct {
 	Times   []time.Time
 	Series  []Series
-	Dropped int // series beyond MaxSeries
+	Dropped int // series beyond MaxSeries or MaxPoints
 }
 
 // Grid returns the times from from on, in steps, before to.
@@ -83,7 +88,7 @@ func (w *Wide) Add(when *data.Field, labels, values data.Fields) {
 		key := strings.Join(words, "\x00")
 		first, ok := byKey[key]
 		if !ok {
-			if len(w.Series)+len(values) > MaxSeries {
+			if n := len(w.Series) + len(values); n > MaxSeries || n*len(w.Times) > MaxPoints {
 				w.Dropped += len(values)
 				byKey[key] = -1
 				continue
@@ -140,11 +145,14 @@ func Text(field *data.Field, row int) string {
 	}
 }
 
+// zero is what all points of Zero share; points are never written through.
+var zero = new(float64)
+
 // Zero fills what is missing in a series of counts: nothing happened.
 func (s Series) Zero() {
 	for i, p := range s.Points {
 		if p == nil {
-			s.Points[i] = new(float64)
+			s.Points[i] = zero
 		}
 	}
 }
@@ -199,9 +207,11 @@ func Merged(all []Series, keep []string, largest bool) []Series {
 func Largest(all []Series, n int) []Series {
 	sums := map[string]float64{}
 	for _, s := range all {
+		key := s.Labels.String()
+		sums[key] += 0
 		for _, p := range s.Points {
 			if p != nil && s.Name == all[0].Name {
-				sums[s.Labels.String()] += *p
+				sums[key] += *p
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package frames
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,21 @@ func TestTooManySeries(t *testing.T) {
 	}
 }
 
+// A long range of short steps has fewer series than MaxSeries: the points are what takes memory.
+func TestTooManyPoints(t *testing.T) {
+	const steps, fit = MaxPoints / 8, 8
+	names := make([]int64, fit+3)
+	times := make([]time.Time, len(names))
+	for i := range names {
+		names[i], times[i] = int64(i), at(0)
+	}
+	w := Wide{Times: Grid(at(0), at(steps), time.Minute)}
+	w.Add(data.NewField("t", nil, times), data.Fields{data.NewField("l", nil, names)}, data.Fields{data.NewField("n", nil, names)})
+	if len(w.Series) != fit || w.Dropped != 3 {
+		t.Errorf("%d series of %d points, %d dropped, want %d and 3", len(w.Series), len(w.Times), w.Dropped, fit)
+	}
+}
+
 func TestMergedAndLargest(t *testing.T) {
 	of := func(source, provider string, points ...*float64) Series {
 		return Series{"limit", data.Labels{"provider": provider, "source": source}, points}
@@ -91,7 +107,11 @@ func TestMergedAndLargest(t *testing.T) {
 	if *all[0].Points[0] != 1 {
 		t.Error("what was merged is changed")
 	}
-	if diff := cmp.Diff(want[:1], Largest(sums, 1)); diff != "" {
+	if diff := cmp.Diff(want[:1], Largest(slices.Clone(sums), 1)); diff != "" {
 		t.Error(diff)
+	}
+	unknown := []Series{of("1", "a", nil, nil), {"used", data.Labels{"provider": "a", "source": "1"}, []*float64{nil, new(1.0)}}}
+	if got := Largest(unknown, 1); len(got) != 2 {
+		t.Errorf("of one key, of whose first number nothing is known: %v", got)
 	}
 }

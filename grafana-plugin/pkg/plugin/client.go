@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -27,7 +28,7 @@ type client struct {
 
 // access is what ClickHouse lets the user do.
 type access struct {
-	readonly uint64              // 0: the user may write, too; 1: may not change settings; 2: may
+	readonly uint64              // of the user; 0: may write, too; 1: may not change settings; 2: may
 	settings clickhouse.Settings // of each statement
 }
 
@@ -59,6 +60,16 @@ func (r result) rows() int {
 	return r.fields[0].Len()
 }
 
+// patient returns ctx without its deadline, of which clickhouse-go makes the setting max_execution_time:
+// ours would be overridden by it, and a user that cannot set it would be refused everything. The context
+// ends when ctx does, all the same.
+func patient(ctx context.Context) context.Context { return noDeadline{ctx} }
+
+type noDeadline struct{ context.Context }
+
+// Deadline implements context.Context.
+func (noDeadline) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+
 // run runs a statement and reads at most limit rows of its answer. The end of ctx cancels it on the
 // server. Errors are explained.
 func (c *client) run(ctx context.Context, sql string, params map[string]string, limit int, comment string) (result, error) {
@@ -84,7 +95,7 @@ func (c *client) run(ctx context.Context, sql string, params map[string]string, 
 		}
 		options = append(options, clickhouse.WithSettings(settings))
 	}
-	rows, err := c.conn.Query(clickhouse.Context(ctx, options...), sql)
+	rows, err := c.conn.Query(clickhouse.Context(patient(ctx), options...), sql)
 	if err != nil {
 		return result{}, c.explain(err)
 	}
@@ -112,9 +123,11 @@ func escaped(params map[string]string) clickhouse.Parameters {
 	return out
 }
 
-// rights finds out, once, which settings the user may set: nothing may write, whoever the user is, and
-// one that cannot change settings (readonly = 1) cannot write already. The first of the sets that
-// ClickHouse takes is used.
+// rights finds out, once, which settings the user may set. Nothing may write, whoever the user is: the
+// statements of one that may are run with readonly = 1, under which they can neither write nor change
+// settings nor reach files and other hosts (table functions make a temporary table). One whose own
+// setting is 1 cannot be given bounds, and one of 2 keeps it: it has what its administrator granted. The
+// first of the sets that ClickHouse takes is used.
 func (c *client) rights(ctx context.Context) (access, error) {
 	c.mu.Lock()
 	known := c.access
@@ -122,15 +135,17 @@ func (c *client) rights(ctx context.Context) (access, error) {
 	if known != nil {
 		return *known, nil
 	}
+	ctx = patient(ctx)
 	var a access
 	if err := c.conn.QueryRow(ctx, "SELECT toUInt64(getSetting('readonly'))").Scan(&a.readonly); err != nil {
 		return a, err
 	}
 	if a.readonly != 1 {
+		readonly := max(1, a.readonly)
 		bounds := clickhouse.Settings{
-			"readonly": 2, "max_execution_time": c.settings.TimeoutSeconds, "max_result_rows": c.settings.MaxRows, "result_overflow_mode": "break", "log_comment": "grafana",
+			"readonly": readonly, "max_execution_time": c.settings.TimeoutSeconds, "max_result_rows": c.settings.MaxRows, "result_overflow_mode": "break", "log_comment": "grafana",
 		}
-		sets := []clickhouse.Settings{bounds, {"readonly": 2}}
+		sets := []clickhouse.Settings{bounds, {"readonly": readonly}}
 		if c.settings.Protocol == protocolHTTP {
 			cancels := maps.Clone(bounds)
 			cancels["cancel_http_readonly_queries_on_client_close"] = 1

@@ -59,7 +59,7 @@ func (c *client) explain(err error) error {
 		case codeUnknownDatabase:
 			return say("ClickHouse at %s has no database %s: set another one in the data source, or create it with carom schema apply", at, c.settings.Database)
 		case codeUnknownUser, codeWrongPassword, codeRequiredPassword, codeAuthentication:
-			return say("ClickHouse at %s refuses the user %q: check user and password of the data source", at, c.settings.User)
+			return say("ClickHouse at %s refuses the user %q: check user and password of the data source", at, c.settings.user())
 		case codeTimeout:
 			return say("the query took longer than %d s: choose a shorter time range or fewer breakdowns, or raise the time limit of the data source", c.settings.TimeoutSeconds)
 		case codeMemory:
@@ -69,7 +69,7 @@ func (c *client) explain(err error) error {
 		case codeTooManyQueries:
 			return say("ClickHouse at %s has too many queries at once: try again, or let the dashboard refresh less often", at)
 		case codeReadonly, codeAccessDenied:
-			return say("the user %q may not do that: %s", c.settings.User, message)
+			return say("the user %q may not do that: %s", c.settings.user(), message)
 		case codeRegexp:
 			message, _, _ = strings.Cut(message, " Look at ")
 			return say("a filter has no regular expression that ClickHouse knows: %s", message)
@@ -115,7 +115,7 @@ func isCertificate(err error) bool {
 var (
 	noise = regexp.MustCompile(`\s*\(version [^)]*\)|DB::Exception: |^Code: \d+\. `)
 	name  = regexp.MustCompile(`[.\s]*\([A-Z_]+\)\s*$`) // of the code
-	scope = regexp.MustCompile(`(?s) in scope .*`)      // the query again
+	scope = regexp.MustCompile(`(?is):? in scope .*`)   // the query again
 )
 
 // clean returns ClickHouse's message without what only its developers need.

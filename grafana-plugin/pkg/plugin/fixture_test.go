@@ -24,8 +24,9 @@ func healthRequest(c *pluginv2.PluginContext) *pluginv2.CheckHealthRequest {
 	return &pluginv2.CheckHealthRequest{PluginContext: c}
 }
 
-// until is the end of the history: the hour before now, so that nothing is past its retention.
-var until = time.Now().UTC().Truncate(time.Hour)
+// until is the end of the history: the beginning of yesterday, so that nothing is past its retention, all of
+// it is over, and its days and hours are the same ones whenever the tests run.
+var until = time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
 
 const (
 	reader         = "grafana"

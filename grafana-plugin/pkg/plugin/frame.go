@@ -3,6 +3,7 @@ package plugin
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -19,22 +20,44 @@ const arriving = time.Minute
 
 // seriesFrame makes time series of the answers to a plan's statements, all on the grid of its steps.
 // Without any rows it has the fields that rows would have made, so that an alert rule knows no data
-// from a mistake.
-func seriesFrame(plan views.Plan, results []result) *data.Frame {
-	grid := frames.Grid(plan.From, plan.To, plan.Step)
-	settled := 0 // steps that are over
-	for settled < len(grid) && !grid[settled].Add(plan.Step).After(plan.To.Add(-arriving)) {
-		settled++
+// from a mistake. now tells which steps are over.
+func seriesFrame(plan views.Plan, results []result, now time.Time) *data.Frame {
+	steps := frames.Grid(plan.From, plan.To, plan.Step)
+	grid := whole(steps, results)
+	cut := len(grid) < len(steps)
+	begun, settled := 0, 0
+	for _, t := range grid {
+		end := t.Add(plan.Step)
+		if end.After(plan.To) {
+			end = plan.To
+		}
+		if !t.After(now) {
+			begun++
+		}
+		if !end.After(now.Add(-arriving)) {
+			settled++
+		}
 	}
-	var all []frames.Series
+	var shown []frames.Series
 	several, dropped, limited := 0, 0, false
 	byMetric := map[string]views.Metric{}
 	for i, s := range plan.Statements {
 		several += len(s.Metrics)
 		fields := results[i].fields
-		w := frames.Wide{Times: grid}
+		w := frames.Wide{Times: steps}
 		w.Add(fields[0], fields[1:1+len(s.Dims)], fields[1+len(s.Dims):])
 		dropped += w.Dropped
+		slices.SortStableFunc(w.Series, func(a, b frames.Series) int { // so that a curve keeps its place and colour
+			for _, d := range s.Dims {
+				if c := strings.Compare(a.Labels[d], b.Labels[d]); c != 0 {
+					return c
+				}
+			}
+			return 0
+		})
+		for i, one := range w.Series {
+			w.Series[i].Points = one.Points[:len(grid)]
+		}
 		if len(w.Series) == 0 && len(plan.Breakdown) == 0 {
 			for _, m := range s.Metrics {
 				w.Series = append(w.Series, frames.Series{Name: m.Name, Labels: data.Labels{}, Points: make([]*float64, len(grid))})
@@ -48,32 +71,32 @@ func seriesFrame(plan views.Plan, results []result) *data.Frame {
 				case m.Fill() == views.FillZero:
 					frames.Series{Points: one.Points[:settled]}.Zero()
 				case m.Fill() == views.FillPrevious:
-					one.Hold()
+					frames.Series{Points: one.Points[:begun]}.Hold()
 				}
 			}
 		}
 		if len(s.Dims) > len(plan.Breakdown) {
 			w.Series = merged(w.Series, s, plan)
 		}
-		if len(plan.Breakdown) > 0 && len(w.Series) > plan.Limit*len(s.Metrics) {
+		if len(plan.Breakdown) > 0 && len(w.Series) >= plan.Limit*len(s.Metrics) {
+			limited = true // by the statement, if not here
 			w.Series = frames.Largest(w.Series, plan.Limit)
-			limited = true
 		}
-		all = append(all, w.Series...)
+		shown = append(shown, w.Series...)
 	}
-	if len(all) == 0 || empty(all) {
+	if len(shown) == 0 || empty(shown) {
 		grid = nil
 	}
 	frame := data.NewFrame("")
 	frame.Fields = append(frame.Fields, data.NewField("time", nil, grid).SetConfig(&data.FieldConfig{Interval: float64(plan.Step.Milliseconds())}))
-	if len(all) == 0 {
+	if len(shown) == 0 {
 		for _, s := range plan.Statements {
 			for _, m := range s.Metrics {
-				all = append(all, frames.Series{Name: m.Name})
+				shown = append(shown, frames.Series{Name: m.Name})
 			}
 		}
 	}
-	for _, s := range all {
+	for _, s := range shown {
 		points := s.Points
 		if grid == nil {
 			points = []*float64{}
@@ -91,12 +114,42 @@ func seriesFrame(plan views.Plan, results []result) *data.Frame {
 	}
 	frame.Meta = &data.FrameMeta{Type: data.FrameTypeTimeSeriesWide, TypeVersion: data.FrameTypeVersion{0, 1}}
 	if limited {
-		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityInfo, Text: fmt.Sprintf("The %d largest series are shown.", plan.Limit)})
+		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityInfo, Text: fmt.Sprintf("The first %d series are shown, which is the limit of the query; there may be more.", plan.Limit)})
 	}
 	if dropped > 0 {
-		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityWarning, Text: "There are more series than can be shown: filter, or break down by less."})
+		frame.AppendNotices(tooManySeries(dropped))
+	}
+	if cut {
+		part := "Nothing is shown"
+		if len(grid) > 0 {
+			part = "Only the time before " + grid[len(grid)-1].Add(plan.Step).Format(time.DateTime) + " UTC is shown"
+		}
+		frame.AppendNotices(data.Notice{
+			Severity: data.NoticeSeverityWarning,
+			Text:     part + ": the answer has more rows than the data source allows. Choose a longer interval, a shorter time range or fewer series, or raise its row limit.",
+		})
 	}
 	return frame
+}
+
+// whole returns the steps of a grid that all answers have whole. Answers are ordered by time, so that one
+// with more rows than were read lacks its end, of which nothing is known: it must not look like zeroes.
+func whole(grid []time.Time, results []result) []time.Time {
+	for _, r := range results {
+		if times := frames.Times(r.fields[0]); r.more && len(times) > 0 {
+			last, _ := slices.BinarySearchFunc(grid, times[len(times)-1], time.Time.Compare)
+			grid = grid[:last]
+		}
+	}
+	return grid
+}
+
+// tooManySeries says that series were left out, also of sums over them.
+func tooManySeries(dropped int) data.Notice {
+	return data.Notice{
+		Severity: data.NoticeSeverityWarning,
+		Text:     fmt.Sprintf("%d series are left out, for there are more than can be shown: filter, break down by less, or choose a longer interval.", dropped),
+	}
 }
 
 // merged puts the series of a statement together that kept apart what the plan does not break down.
@@ -134,13 +187,38 @@ func tableFrame(plan views.Plan, results []result) *data.Frame {
 			break
 		}
 		c := columns[i]
+		if f.Type() == data.FieldTypeFloat64 {
+			f = unknownIsNull(f)
+			frame.Fields[i] = f
+		}
 		f.Config = &data.FieldConfig{DisplayNameFromDS: c.Title, Unit: c.Unit}
 	}
 	frame.Meta = &data.FrameMeta{Type: tableType(frame), TypeVersion: data.FrameTypeVersion{0, 1}, PreferredVisualization: data.VisTypeTable}
 	if frame.Meta.Type == data.FrameTypeTable {
 		frame.Meta.TypeVersion = data.FrameTypeVersion{0, 0}
 	}
+	if len(results) > 1 && slices.ContainsFunc(results[1:], func(r result) bool { return r.rows() >= views.MaxLimit }) {
+		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityWarning, Text: "Some numbers are missing, for there are more rows than can be joined: filter, or break down by less."})
+	}
 	return frame
+}
+
+// unknownIsNull returns a field that has null for NaN, such as a quantile of nothing.
+func unknownIsNull(f *data.Field) *data.Field {
+	out := data.NewField(f.Name, nil, make([]*float64, f.Len()))
+	found := false
+	for i := range f.Len() {
+		v, err := f.FloatAt(i)
+		if err != nil || math.IsNaN(v) {
+			found = true
+			continue
+		}
+		out.Set(i, &v)
+	}
+	if !found {
+		return f
+	}
+	return out
 }
 
 // tableType tells alert rules that a table of words and numbers is one number for each set of labels.
@@ -161,13 +239,14 @@ func tableType(frame *data.Frame) data.FrameType {
 	return data.FrameTypeNumericLong
 }
 
-// join puts the columns of several answers beside each other, row by row of the same labels.
+// join puts the columns of several answers beside each other, row by row of the same labels. The first
+// answer says which rows those are; others add to them as far as the limit of the plan goes.
 func join(plan views.Plan, results []result) (data.Fields, []views.Column) {
 	n := len(plan.Breakdown)
-	keyOf := func(fields data.Fields, dims []string, row int) string {
+	keyOf := func(fields data.Fields, row int) string {
 		words := make([]string, n)
-		for i, d := range plan.Breakdown {
-			words[i] = frames.Text(fields[slices.Index(dims, d)], row)
+		for i := range words {
+			words[i] = frames.Text(fields[i], row)
 		}
 		return strings.Join(words, "\x00")
 	}
@@ -175,8 +254,8 @@ func join(plan views.Plan, results []result) (data.Fields, []views.Column) {
 	var keys []string
 	for i, r := range results {
 		for row := range r.fields[0].Len() {
-			key := keyOf(r.fields, plan.Statements[i].Dims, row)
-			if _, ok := rows[key]; !ok {
+			key := keyOf(r.fields, row)
+			if _, ok := rows[key]; !ok && (i == 0 || len(keys) < plan.Limit) {
 				rows[key] = len(keys)
 				keys = append(keys, key)
 			}
@@ -197,8 +276,9 @@ func join(plan views.Plan, results []result) (data.Fields, []views.Column) {
 			column := data.NewFieldFromFieldType(f.Type().NullableType(), len(keys))
 			column.Name = f.Name
 			for row := range f.Len() {
-				if v, ok := f.ConcreteAt(row); ok {
-					column.SetConcrete(rows[keyOf(r.fields, s.Dims, row)], v)
+				at, shown := rows[keyOf(r.fields, row)]
+				if v, ok := f.ConcreteAt(row); ok && shown {
+					column.SetConcrete(at, v)
 				}
 			}
 			out, columns = append(out, column), append(columns, s.Columns[n+j])
@@ -278,7 +358,7 @@ func userSeries(fields data.Fields) (*data.Frame, error) {
 	}
 	frame.Meta = &data.FrameMeta{Type: data.FrameTypeTimeSeriesWide, TypeVersion: data.FrameTypeVersion{0, 1}}
 	if w.Dropped > 0 {
-		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityWarning, Text: "There are more than a thousand series: only the first are shown."})
+		frame.AppendNotices(tooManySeries(w.Dropped))
 	}
 	return frame, nil
 }

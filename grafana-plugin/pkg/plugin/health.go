@@ -30,7 +30,7 @@ func (d *Datasource) CheckHealth(ctx context.Context, _ *backend.CheckHealthRequ
 	if err != nil {
 		return nil, err
 	}
-	return &backend.CheckHealthResult{Status: backend.HealthStatusOk, Message: h.message(d.settings.User), JSONDetails: details}, nil
+	return &backend.CheckHealthResult{Status: backend.HealthStatusOk, Message: h.message(d.settings.user()), JSONDetails: details}, nil
 }
 
 func sentence(s string) string {
@@ -54,6 +54,7 @@ type health struct {
 }
 
 func (d *Datasource) health(ctx context.Context) (health, error) {
+	ctx = patient(ctx)
 	h := health{Wanted: warehouse.Version()}
 	a, err := d.client.rights(ctx)
 	if err != nil {
@@ -117,15 +118,14 @@ func denied(err error) bool {
 
 // message says it in words.
 func (h health) message(user string) string {
-	if user == "" {
-		user = "default"
-	}
 	var parts []string
 	switch {
 	case h.LastEvent == nil:
 		parts = append(parts, "No events yet")
 	case h.Nodes > 0:
 		parts = append(parts, fmt.Sprintf("Last event %s ago from %d %s", spoken(*h.Age), h.Nodes, plural(h.Nodes, "node")))
+	case h.Tenant: // who may not know of nodes
+		parts = append(parts, fmt.Sprintf("Last event %s ago", spoken(*h.Age)))
 	default:
 		parts = append(parts, fmt.Sprintf("Last event %s ago; no node has reported in the last five minutes", spoken(*h.Age)))
 	}

@@ -28,9 +28,6 @@ type Model struct {
 
 const modeSQL = "sql"
 
-// mostSeriesRows bounds the rows of a time series of the builder, which has fewer points than this.
-const mostSeriesRows = 500_000
-
 // query answers one query. It does not panic: an answer with an error is worth more than a plugin that
 // starts anew.
 func (d *Datasource) query(ctx context.Context, q backend.DataQuery, comment string) (response backend.DataResponse) {
@@ -134,11 +131,7 @@ func (d *Datasource) runPlan(ctx context.Context, plan views.Plan, comment strin
 	results := make([]result, len(plan.Statements))
 	var more bool
 	for i, s := range plan.Statements {
-		limit := views.MaxLimit
-		if plan.Step > 0 {
-			limit = mostSeriesRows
-		}
-		r, err := d.client.run(ctx, s.SQL, s.Params, limit, comment)
+		r, err := d.client.run(ctx, s.SQL, s.Params, d.settings.MaxRows, comment)
 		if errors.Is(err, errTableMissing) {
 			// A bundled dashboard is no mistake where a part of carom is not in use, or the schema is older.
 			plan.Notices = append(plan.Notices, sentence(err.Error()))
@@ -155,15 +148,21 @@ func (d *Datasource) runPlan(ctx context.Context, plan views.Plan, comment strin
 	var frame *data.Frame
 	switch {
 	case plan.Step > 0:
-		frame = seriesFrame(plan, results)
+		frame = seriesFrame(plan, results, time.Now())
 	case plan.Format == views.Logs:
 		frame = logsFrame(results[0].fields)
 	default:
 		frame = tableFrame(plan, results)
 	}
 	meta(frame).ExecutedQueryString = plan.SQL()
-	if more {
-		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityWarning, Text: "There are more points than can be shown: choose a longer interval, a shorter time range or fewer series."})
+	switch {
+	case plan.Step > 0: // says it by itself
+	case more:
+		frame.AppendNotices(d.truncated())
+	case frame.Rows() >= plan.Limit:
+		frame.AppendNotices(data.Notice{
+			Severity: data.NoticeSeverityInfo, Text: fmt.Sprintf("The first %d rows are shown, which is the limit of the query; there may be more.", plan.Limit),
+		})
 	}
 	for _, text := range plan.Notices {
 		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityInfo, Text: text})
@@ -190,7 +189,7 @@ func nothing(plan views.Plan, s views.Statement) result {
 	}
 	for _, c := range s.Columns {
 		switch {
-		case numbers[c.Name]:
+		case numbers[c.Name] || c.Unit != "":
 			fields = append(fields, data.NewField(c.Name, nil, []*float64{}))
 		case c.Name == "timestamp" || c.Name == "time" || c.Name == "ts":
 			fields = append(fields, data.NewField(c.Name, nil, []time.Time{}))

@@ -106,6 +106,14 @@ func (s Settings) defaultPort() string {
 	return "9000"
 }
 
+// user is who ClickHouse takes the data source for.
+func (s Settings) user() string {
+	if s.User == "" {
+		return "default"
+	}
+	return s.User
+}
+
 // timeout is how long one statement may take.
 func (s Settings) timeout() time.Duration { return time.Duration(s.TimeoutSeconds) * time.Second }
 
@@ -115,7 +123,7 @@ const (
 	readSlack = 5 * time.Second
 	// maxParallel bounds the memory of answers that are read at the same time, and is below what the
 	// role carom_grafana may run at once. Further statements wait.
-	maxParallel = 10
+	maxParallel = 6
 )
 
 // options returns what the client is opened with.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,6 +84,10 @@ type source struct {
 	context backend.PluginContext
 }
 
+// configuredSources numbers data sources: a backend takes one of the same number that was changed in the same
+// millisecond for the same.
+var configuredSources atomic.Int64
+
 // configured returns the data source of those settings.
 func (s *shipped) configured(tb testing.TB, settings map[string]any, password string) source {
 	tb.Helper()
@@ -94,7 +99,7 @@ func (s *shipped) configured(tb testing.TB, settings map[string]any, password st
 		OrgID:    1, //nolint:staticcheck // Grafana 11 has no namespace
 		PluginID: "carom-deliverability-datasource", User: &backend.User{Login: "alice"},
 		DataSourceInstanceSettings: &backend.DataSourceInstanceSettings{
-			ID: 1, UID: "carom", Name: "carom", JSONData: text, Updated: time.Now(), DecryptedSecureJSONData: map[string]string{"password": password},
+			ID: configuredSources.Add(1), UID: "carom", Name: "carom", JSONData: text, Updated: time.Now(), DecryptedSecureJSONData: map[string]string{"password": password},
 		},
 	}}
 }

@@ -42,16 +42,17 @@ func next(s string, afterBreak bool) (kind, int) {
 			n++
 		}
 		return space, n
-	case strings.HasPrefix(s, "--"), strings.HasPrefix(s, "# "), strings.HasPrefix(s, "#!"):
+	case strings.HasPrefix(s, "--"), strings.HasPrefix(s, "//"), strings.HasPrefix(s, "# "), strings.HasPrefix(s, "#!"):
 		if end := strings.IndexByte(s, '\n'); end >= 0 {
 			return space, end + 1
 		}
 		return space, len(s)
 	case strings.HasPrefix(s, "/*"):
-		if end := strings.Index(s[2:], "*/"); end >= 0 {
-			return space, 2 + end + 2
-		}
-		return unended, len(s)
+		return comment(s)
+	case strings.HasPrefix(s, "\u2018"):
+		return typographic(s, "\u2019")
+	case strings.HasPrefix(s, "\u201c"):
+		return typographic(s, "\u201d")
 	case c == '\'' || c == '"' || c == '`':
 		return quote(s)
 	case c == '$' && afterBreak:
@@ -63,6 +64,35 @@ func next(s string, afterBreak bool) (kind, int) {
 		return word, wordLength(s)
 	}
 	return mark, 1
+}
+
+// comment measures a comment, which may hold others.
+func comment(s string) (kind, int) {
+	depth := 1
+	for i := 2; i+2 <= len(s); {
+		switch s[i : i+2] {
+		case "/*":
+			depth++
+			i += 2
+		case "*/":
+			depth--
+			i += 2
+			if depth == 0 {
+				return space, i
+			}
+		default:
+			i++
+		}
+	}
+	return unended, len(s)
+}
+
+// typographic measures a string in ‘’ or a name in “”, in which nothing is escaped.
+func typographic(s, closing string) (kind, int) {
+	if end := strings.Index(s, closing); end >= 0 {
+		return quoted, end + len(closing)
+	}
+	return unended, len(s)
 }
 
 // quote measures a string or quoted identifier: a backslash takes the next character with it, and
@@ -110,7 +140,7 @@ func wordLength(s string) int {
 }
 
 func isWord(c byte) bool {
-	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= 0x80
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
 func isSpace(c byte) bool {

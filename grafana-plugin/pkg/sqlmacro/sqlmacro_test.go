@@ -31,6 +31,9 @@ func TestExpand(t *testing.T) {
 		{"in a string", `SELECT '$__fromTime \' $__toTime''$__adhoc'`, `SELECT '$__fromTime \' $__toTime''$__adhoc'`},
 		{"in names", "SELECT \"$__adhoc\", `$__adhoc`", "SELECT \"$__adhoc\", `$__adhoc`"},
 		{"in comments", "SELECT 1 -- $__adhoc\n/* $__adhoc */ # $__adhoc", "SELECT 1 -- $__adhoc\n/* $__adhoc */ # $__adhoc"},
+		{"in comments within comments", "SELECT 1 /* /* $__adhoc */ $__adhoc */ // $__adhoc\n, $__interval_s", "SELECT 1 /* /* $__adhoc */ $__adhoc */ // $__adhoc\n, 300"},
+		{"in typographic quotes", "SELECT ‘$__adhoc’ AS “$__adhoc”, $__interval_s", "SELECT ‘$__adhoc’ AS “$__adhoc”, 300"},
+		{"beside letters that are no part of words", "SELECT 1−$__interval_s", "SELECT 1−300"},
 		{"in a heredoc", "SELECT $x$ $__adhoc $x$, $$ $__adhoc $$", "SELECT $x$ $__adhoc $x$, $$ $__adhoc $$"},
 		{"inside a word", "SELECT a$__adhoc", "SELECT a$__adhoc"},
 		{"semicolon at the end", "SELECT 1 ;\n", "SELECT 1 "},
@@ -57,6 +60,9 @@ func TestExpandRefuses(t *testing.T) {
 		{"format", "SELECT 1 FORMAT JSON", "line 1, column 10: leave FORMAT out: Grafana takes the rows as they are"},
 		{"file", "SELECT 1 INTO OUTFILE 'x'", "line 1, column 15: INTO OUTFILE is not possible here"},
 		{"open string", "SELECT 'a", "line 1, column 8: a string, name or comment that begins here has no end"},
+		{"open comment within a comment", "SELECT /* /* a */", "line 1, column 8: a string, name or comment that begins here has no end"},
+		{"open typographic quote", "SELECT ‘a'", "line 1, column 8: a string, name or comment that begins here has no end"},
+		{"a statement behind a comment", "SELECT 1 /* /* */ ' */; DROP TABLE a -- '", "line 1, column 23: one statement at a time: what follows the semicolon is another one"},
 		{"open comment", "SELECT /* a", "line 1, column 8: a string, name or comment that begins here has no end"},
 		{"no column", "SELECT $__timeFilter", "line 1, column 8: $__timeFilter wants a column in parentheses: $__timeFilter(time)"},
 		{"empty column", "SELECT $__timeFilter( )", "line 1, column 8: $__timeFilter wants a column in parentheses: $__timeFilter(time)"},
@@ -78,7 +84,7 @@ func TestExpandRefuses(t *testing.T) {
 // FuzzExpand holds the lexer to what it promises: every octet is in one token, and what stands in
 // quotes or comments stays as it is.
 func FuzzExpand(f *testing.F) {
-	for _, seed := range []string{"SELECT $__timeFilter(a) -- $__adhoc", "SELECT '\\", "$$", "$a$b$a$", "/*", "`", "SELECT $__timeInterval((a), ')')", "#!", "SELECT \xff$__to"} {
+	for _, seed := range []string{"SELECT $__timeFilter(a) -- $__adhoc", "SELECT '\\", "$$", "$a$b$a$", "/*", "`", "SELECT $__timeInterval((a), ')')", "/* /* */", "/*/", "// \n", "‘a", "“$__to”", "#!", "SELECT \xff$__to"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, sql string) {

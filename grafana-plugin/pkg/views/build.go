@@ -143,8 +143,12 @@ func (b *builder) aggregate() (Plan, error) {
 	} else {
 		plan.From, plan.To = b.window.From.UTC(), b.window.To.UTC()
 	}
-	for _, p := range parts {
-		s, from, err := b.statement(p.family, p.metrics, plan)
+	for i, p := range parts {
+		asked := plan
+		if i > 0 && q.Format == Table {
+			asked.Limit = MaxLimit // the first statement says which rows there are; this one must have them
+		}
+		s, from, err := b.statement(p.family, p.metrics, asked)
 		if err != nil {
 			return Plan{}, err
 		}
@@ -340,28 +344,56 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 				s.SQL += "\nHAVING " + metrics[0].Name + " > 0"
 			}
 		}
-		// What is bad comes first, so that the limit does not cut it off.
-		order := metrics[0].Name + " DESC"
-		if metrics[0].low {
-			order = metrics[0].Name
+		if len(dims) > len(plan.Breakdown) {
+			s.SQL, s.Dims = together(s, plan.Breakdown), plan.Breakdown
 		}
-		s.SQL += fmt.Sprintf("\nORDER BY %s\nLIMIT %d", strings.Join(append([]string{order}, dims...), ", "), limit)
+		s.SQL += fmt.Sprintf("\nORDER BY %s\nLIMIT %d", strings.Join(append([]string{metrics[0].Name + metrics[0].order()}, s.Dims...), ", "), limit)
 		return s, from, nil
 	}
 	if len(dims) > 0 && len(f.apart) == 0 {
-		// Only the largest series, over the whole range.
+		// Only the largest series over the whole range; of what has no size, those that need attention.
 		having := ""
+		order := metrics[0].order()
+		if metrics[0].weight != "" {
+			order = " DESC"
+		}
 		if metrics[0].fill == FillZero || metrics[0].weight != "" {
 			having = "    HAVING " + weight + " > 0\n"
 		}
 		conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n%s    ORDER BY %s\n    LIMIT %d\n)",
 			strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "), having,
-			strings.Join(append([]string{weight + " DESC"}, keys...), ", "), limit))
+			strings.Join(append([]string{weight + order}, keys...), ", "), limit))
 	}
 	selects = append([]string{fmt.Sprintf(bucket, "r.ts") + " AS t"}, selects...)
 	s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + rows(conditions) +
 		"\nGROUP BY " + strings.Join(append([]string{"t"}, dims...), ", ") + "\nORDER BY t"
 	return s, from, nil
+}
+
+// together puts the rows of a statement for a table together that keep apart what the plan does not break
+// down. Columns that are no metric tell of the latest.
+func together(s Statement, breakdown []string) string {
+	selects := slices.Clone(breakdown)
+	for _, c := range s.Columns[len(breakdown):] {
+		how := "max"
+		if slices.ContainsFunc(s.Metrics, func(m Metric) bool { return m.Name == c.Name && m.merge == MergeSum }) {
+			how = "sum"
+		}
+		selects = append(selects, how+"(k."+c.Name+") AS "+c.Name)
+	}
+	sql := "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM\n(\n    " + indent(s.SQL) + "\n) AS k"
+	if len(breakdown) > 0 {
+		return sql + "\nGROUP BY " + strings.Join(breakdown, ", ")
+	}
+	return sql + "\nHAVING count() > 0" // no key has a sum of zero otherwise
+}
+
+// order is how a table is sorted by the metric: what needs attention comes first.
+func (m Metric) order() string {
+	if m.low {
+		return ""
+	}
+	return " DESC"
 }
 
 // columnsOf returns the expressions of fields.

@@ -129,14 +129,14 @@ var mail = func() map[string]Metric {
 	}
 	for _, r := range warehouse.Rates {
 		m := metric(r.Name, unitShare, r.Words, share(r.Numerator, r.Denominator), FillNull, anyTraffic...).titled(r.Title).weighed(sum(r.Denominator))
+		if r.Name == "delivery_rate" || r.Name == "first_attempt_rate" {
+			m = m.lowIsBad()
+		}
 		add(m.notBy("category", "dimension"))
 	}
 	for _, within := range []string{"1m", "10m", "1h"} {
 		m := metric("within_"+within+"_rate", unitShare, "Of the delivered, those that took so long at most since they were accepted here.", share("delivered_"+within, "delivered"), FillNull, withVolume...)
 		add(m.titled(titleOf("delivered_" + within)).weighed(sum("delivered")).lowIsBad())
-	}
-	for _, name := range []string{"delivery_rate", "first_attempt_rate"} {
-		add(all[name].lowIsBad())
 	}
 	for _, name := range []string{"accepted", "delivered", "attempts", "deferred_attempts"} {
 		m := metric(name+"_per_second", unitPerSec, all[name].Description+", a second", perSecond(sum(name)), FillZero, anyTraffic...)

@@ -107,7 +107,7 @@ func gaugesOf(condition string) *family {
 			}
 			ts := fmt.Sprintf(s.bucket, "time")
 			if s.table {
-				ts = s.to
+				ts = s.to + " - INTERVAL 1 SECOND" // the range ends before it
 			}
 			return fmt.Sprintf("(\n    SELECT %s AS ts, %s FROM gauges AS g WHERE %s%s GROUP BY ts, %s\n) AS r", ts, strings.Join(append(keys, means...), ", "), s.state("gauges"), condition, strings.Join(keys, ", "))
 		},
@@ -123,8 +123,12 @@ var changes = &family{
 	source: func(s scope) string {
 		// What was in force at the beginning is the last change before.
 		where := strings.ReplaceAll(s.where, "ts >= "+s.from+" AND ", "")
-		return fmt.Sprintf("(\n    SELECT greatest(l.ts, toDateTime64(%s, 6, 'UTC')) AS ts, %s FROM limit_log AS l WHERE %s AND kind != 'would_change'\n) AS r",
-			s.from, strings.Join(s.wanted, ", "), strings.ReplaceAll(where, "ts < ", "l.ts < "))
+		ts := "greatest(l.ts, toDateTime64(" + s.from + ", 6, 'UTC'))"
+		if s.table {
+			ts = "l.ts"
+		}
+		return fmt.Sprintf("(\n    SELECT %s AS ts, %s FROM limit_log AS l WHERE %s AND kind != 'would_change'\n) AS r",
+			ts, strings.Join(s.wanted, ", "), strings.ReplaceAll(where, "ts < ", "l.ts < "))
 	},
 	extra: []extra{{Column{Name: "changed_at", Title: "Since"}, "max(ts)"}},
 }
@@ -144,7 +148,7 @@ func limits() []Metric {
 		metric("backlog", unitCount, "Recipients that are due and wait.", "sum(backlog)", FillNull, gauges),
 		metric("open_connections", unitCount, "Open connections.", "sum(open_connections)", FillNull, gauges),
 		metric("throttle_bound", unitShare, "Share of the time in which the limit held mail back, on the node where it did most.", "max(throttle_bound)", FillNull, gauges),
-		metric("local_factor", unitShare, "Factor of the local guard, on the node where it acts most; 1 if it does not act.", "min(local_factor)", FillNull, gauges),
+		metric("local_factor", unitShare, "Factor of the local guard, on the node where it acts most; 1 if it does not act.", "min(local_factor)", FillNull, gauges).lowIsBad(),
 	}, pick("throttled_rate", "blocked_rate"))
 }
 

@@ -51,6 +51,9 @@ func (c rowColumn) text() string {
 	return c.expr + " AS " + c.Name
 }
 
+// orNull returns the expression of a column of times, in which 1970 says that there is none.
+func orNull(column string) string { return "nullIf(" + column + ", toDateTime64(0, 6, 'UTC'))" }
+
 // linkOf returns where the values of a column lead.
 func linkOf(name string) Link {
 	switch name {
@@ -143,12 +146,12 @@ func (b *builder) rows() (Plan, error) {
 			s.Columns = append(s.Columns, c.Column)
 		}
 	}
-	limit := cmp.Or(b.query.Limit, b.view.Defaults.Limit, defaultRows)
+	plan.Limit = cmp.Or(b.query.Limit, b.view.Defaults.Limit, defaultRows)
 	s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + src.table
 	if len(conditions) > 0 {
 		s.SQL += "\nWHERE " + strings.Join(conditions, "\n    AND ")
 	}
-	s.SQL += "\nORDER BY " + src.order + fmt.Sprintf("\nLIMIT %d", limit)
+	s.SQL += "\nORDER BY " + src.order + fmt.Sprintf("\nLIMIT %d", plan.Limit)
 	plan.Statements = []Statement{s}
 	return plan, nil
 }
@@ -231,7 +234,7 @@ var eventRows = rowView(View{
 	columns: []rowColumn{
 		col("time"), col("kind").as("toString(kind)"), col("provider"), col("source"), col("vmta"), col("recipient"), col("attempt"), col("phase").as("toString(phase)"),
 		col("reply").as("substring(reply, 1, 4000)"), col("code"), col("enhanced"), col("category"), col("dimension").as("toString(dimension)"), col("reply_template"), col("tenant"), col("job"), col("queue"),
-		col("seconds").as("queued_us / 1e6").unit(unitSeconds).called("Since acceptance"), col("size").unit(unitOctets), col("mx_host"), col("mx_ip"), col("tls_version"), col("message_id"), col("recipient_index"),
+		col("seconds").as("queued_us / 1e6").unit(unitSeconds).called("Since acceptance"), col("size").unit(unitOctets), col("mx_host"), col("mx_ip").as("nullIf(mx_ip, toIPv6('::'))"), col("tls_version"), col("message_id"), col("recipient_index"),
 		col("connection_id"), col("limit_epoch"), col("limit_reason"), col("limiting_scope"), col("headers"), col("node"), col("incarnation"), col("seq"),
 	},
 	kinds: map[string]string{"message_id": "UUID", "connection_id": "UUID"},
@@ -269,8 +272,8 @@ var limitChanges = rowView(View{
 		col("ts").called("Time"), col("provider"), col("source"), col("kind").as("toString(kind)"), col("reason_text").called("Reason"), col("rate_old").unit(unitPerSec), col("rate_new").unit(unitPerSec),
 		col("connections_old"), col("connections_new"), col("messages_old"), col("messages_new"), col("mode_from"), col("mode_to"), col("rule_id").called("Rule"),
 		col("p").unit(unitShare).called("Refused"), col("wilson_lo").unit(unitShare).called("Refused, lower bound"), col("accepted_rate").unit(unitPerSec), col("cap").unit(unitPerSec), col("goal").unit(unitPerSec),
-		col("window_from"), col("window_to"), col("n_by_class").called("Answers"), col("sample_replies"), col("score"), col("band"), col("actor"), col("pinned_by"),
-		col("expires_at"), col("epoch"), col("epoch_from"), col("generation"), col("id").linked(LinkChange), col("evidence"),
+		col("window_from").as(orNull("window_from")), col("window_to").as(orNull("window_to")), col("n_by_class").called("Answers"), col("sample_replies"), col("score"), col("band"), col("actor"), col("pinned_by"),
+		col("expires_at").as(orNull("expires_at")), col("epoch"), col("epoch_from"), col("generation"), col("id").linked(LinkChange), col("evidence"),
 	},
 	exprs:  map[string]string{"kind": "toString(kind)"},
 	body:   "concat(provider, ' ', source, ' ', toString(kind), ': ', toString(round(rate_old, 2)), ' to ', toString(round(rate_new, 2)), ' messages a second. ', reason_text)",
@@ -299,7 +302,7 @@ var completeness = rowView(View{
 	columns: []rowColumn{
 		col("node"), col("stream"), col("missing"), col("duplicates"), col("high_seq").called("Last number"), col("row_count").called("Rows"), col("last_arrived").called("Last arrived"),
 		col("silent_seconds").as("greatest(0, dateDiff('millisecond', last_arrived, now64(3)) / 1000)").unit(unitSeconds).called("Silent for"),
-		col("seen_at").as("nullIf(seen_at, toDateTime64(0, 6, 'UTC'))").called("Agent last seen"),
+		col("seen_at").as(orNull("seen_at")).called("Agent last seen"),
 		col("unseen_seconds").as("if(seen_at = toDateTime64(0, 6, 'UTC'), NULL, dateDiff('second', seen_at, now64(6)))").unit(unitSeconds).called("Agent unseen for"),
 		col("quarantined"), col("limits_generation"), col("version"), col("incarnation"), col("first_seq"),
 	},

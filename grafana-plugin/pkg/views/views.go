@@ -78,11 +78,11 @@ type Metric struct {
 
 	expr     string // over rows of the families
 	weight   string // what the largest series are found by; expr if empty
-	low      bool   // less is worse: a table begins with the least
 	families []*family
 	fill     Fill
 	merge    Merge
 	not      []string // fields that it means nothing by
+	low      bool     // low is bad: a table begins with the lowest
 }
 
 // A Field is a column to break down or filter by.
@@ -216,6 +216,7 @@ func titleOf(name string) string {
 var titles = map[string]string{
 	"vmta": "Virtual MTA", "source": "Source address", "from_domain": "From domain", "dkim_domain": "DKIM domain", "mx_host": "MX host", "mx_ip": "MX address",
 	"delivered_1m": "Delivered within 1 min", "delivered_10m": "Delivered within 10 min", "delivered_1h": "Delivered within 1 h",
+	"tls_version": "TLS version", "dns_ms": "DNS", "connect_ms": "Connect", "tls_ms": "TLS handshake", "transfer_ms": "Transfer",
 	"dimension": "What the answer is about", "seq": "Number", "id": "Id", "message_id": "Message", "incarnation": "Life of the log",
 }
 

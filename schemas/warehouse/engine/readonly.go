@@ -60,6 +60,12 @@ func allowedSetting(name string) bool {
 		slices.ContainsFunc(readonlySettingPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
+// asksReadonly reports whether q's URL sets readonly: then it is held to what a read-only user may do,
+// whoever sent it, as a server would do.
+func (q *request) asksReadonly() bool {
+	return slices.ContainsFunc(q.settings, func(s sqltext.Setting) bool { return s.Name == "readonly" && s.Value != "0" })
+}
+
 // restrict checks q, a request of a read-only user, and replaces its statement by the form in
 // which it was checked. The error is a *chdb.Error, as an engine that knew the user would give it.
 func (s *Server) restrict(ctx context.Context, q *request) error {

@@ -94,6 +94,19 @@ func TestReadonlyUser(t *testing.T) {
 			}
 		})
 	}
+	// One that may write is held to the same where the URL asks for it: Grafana does.
+	for _, readonly := range []string{"readonly=1", "readonly=2"} {
+		if got := mustPost(t, server.URL()+"/?"+readonly, "SELECT a FROM t SETTINGS max_threads = 1"); got != "1\n" {
+			t.Errorf("a SELECT with %s: %q", readonly, got)
+		}
+		for sql, want := range map[string]int{
+			"INSERT INTO t VALUES (3, '')": 164, "SELECT 1 SETTINGS readonly = 0": 164, "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')": 497, "SELECT query FROM system.processes": 497,
+		} {
+			if code, body := post(t, server.URL()+"/?"+readonly, sql); code != want {
+				t.Errorf("%s with %s: code %d, want %d; %s", sql, readonly, code, want, body)
+			}
+		}
+	}
 	if _, err := os.Stat("/tmp/never"); err == nil {
 		t.Error("INTO OUTFILE has written a file")
 	}

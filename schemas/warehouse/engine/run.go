@@ -70,7 +70,7 @@ func (s *Server) run(r *http.Request, q *request, out *response) error {
 		return exception(readonlyMode, q.user.name+": Cannot execute query in readonly mode. "+
 			"For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries.")
 	}
-	if q.user.readonly {
+	if q.user.readonly || q.asksReadonly() {
 		if err := s.restrict(ctx, q); err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/sender/admin"
 	"carom/sender/config"
@@ -101,6 +102,7 @@ func (c *call) place(flags *service.Flags) {
 	flags.StringVar(&c.file, "c", "/etc/carom/config", "find the node by its configuration `FILE`, which has an <admin PATH>")
 	flags.StringVar(&c.socket, "socket", "", "find the node by its admin socket at `PATH`")
 	flags.BoolVar(&c.asJSON, "json", false, "write the answer as JSON")
+	clock.Flag(flags.FlagSet)
 }
 
 // parse parses flags and arguments in any order and returns the arguments.
@@ -189,7 +191,7 @@ func (s *selection) read(c *call, args []string) (orders.Filter, error) {
 	}
 	f.Queue, f.Domain = orders.QueuePattern(f.Queue), strings.ToLower(f.Domain)
 	if s.olderThan > 0 {
-		f.ArrivedBefore = time.Now().Add(-time.Duration(s.olderThan)).UTC()
+		f.ArrivedBefore = clock.Now().Add(-time.Duration(s.olderThan)).UTC()
 	}
 	return f, nil
 }

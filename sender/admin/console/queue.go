@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/sender/admin"
 	"carom/sender/orders"
@@ -104,7 +105,7 @@ func (c *call) give(ctx context.Context, i *instruction, what admin.Instruction,
 	}
 	what.Reason, what.DryRun = i.reason, i.dryRun
 	if i.expires > 0 {
-		what.Expires = time.Now().Add(time.Duration(i.expires)).UTC().Truncate(time.Second)
+		what.Expires = clock.Now().Add(time.Duration(i.expires)).UTC().Truncate(time.Second)
 	}
 	result, err := client.Give(ctx, what)
 	if err != nil {

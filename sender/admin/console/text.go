@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"carom/schemas/clock"
 	"carom/sender/admin"
 	"carom/sender/config"
 	"carom/sender/orders"
@@ -154,7 +155,7 @@ func modeText(w io.Writer, r *admin.Result) error {
 }
 
 func messagesText(w io.Writer, messages []admin.Message, most int) error {
-	now := time.Now()
+	now := clock.Now()
 	lines := make([][]string, len(messages))
 	for i, m := range messages {
 		due := in(m.Due, now)
@@ -181,7 +182,7 @@ func ordersText(w io.Writer, all []admin.Order) error {
 		_, err := fmt.Fprintln(w, "No order is in force.")
 		return err
 	}
-	now := time.Now()
+	now := clock.Now()
 	lines := make([][]string, len(all))
 	for i := range all {
 		o := &all[i]
@@ -197,7 +198,7 @@ func ordersText(w io.Writer, all []admin.Order) error {
 }
 
 func explainText(w io.Writer, e *admin.Explanation) error {
-	now := time.Now()
+	now := clock.Now()
 	q := &e.Queue
 	_, err := fmt.Fprintf(w, "%s: %s, %d due, %s, %s mode, %d in and %d out in the last minute\n",
 		printable(q.Name), count(q.Recipients, "recipient"), q.Due, count(q.Sessions, "session"), q.Mode, q.InPerMinute, q.OutPerMinute)

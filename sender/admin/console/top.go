@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/service"
 	"carom/sender/admin"
 	"carom/sender/orders"
@@ -105,7 +106,7 @@ func isTerminal(w io.Writer) bool {
 }
 
 func queuesText(w io.Writer, shown []admin.Queue, matching int) error {
-	now := time.Now()
+	now := clock.Now()
 	lines := make([][]string, len(shown))
 	for i := range shown {
 		q := &shown[i]

@@ -29,7 +29,7 @@ WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-1
     FROM reputation AS r
     WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND kind = 'provider' AND provider != ''
     GROUP BY r.provider
-    ORDER BY argMax(r.score, (r.ts, -r.score)) DESC, r.provider
+    ORDER BY argMax(r.score, (r.ts, -r.score)), r.provider
     LIMIT 20
 )
 GROUP BY t, provider
@@ -146,15 +146,15 @@ SELECT
     accepted_rate,
     cap,
     goal,
-    window_from,
-    window_to,
+    nullIf(window_from, toDateTime64(0, 6, 'UTC')) AS window_from,
+    nullIf(window_to, toDateTime64(0, 6, 'UTC')) AS window_to,
     n_by_class,
     sample_replies,
     score,
     band,
     actor,
     pinned_by,
-    expires_at,
+    nullIf(expires_at, toDateTime64(0, 6, 'UTC')) AS expires_at,
     epoch,
     epoch_from,
     generation,
