@@ -112,7 +112,7 @@ func LimitsCommand(ctx context.Context, args []string, stdio service.IO, version
 	var since time.Time
 	last := f.last
 	if verb == "history" {
-		now, err := warehouseTime(ctx, conn)
+		now, err := warehouse.Now(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -403,6 +403,7 @@ var suggestions = map[control.Rule]string{
 	control.RuleUnpin:           "Watch the next changes of this key; the loop decides again.",
 	control.RuleWarmup:          "Send as much as the cap allows on clean days: it grows each day that uses it without refusals and complaints.",
 	control.RuleHistory:         "Nothing: the rate grows from here if the receiver takes it.",
+	control.RuleRestart:         "Nothing: the rate climbs back if the receiver takes it. carom analytics jobs shows when throttle ran.",
 	control.RuleGreylisting:     "Nothing: retries pass. Better, name the reply: carom classify shows how it is read, and ingest unclassified what to add.",
 	control.RuleGreylistingOver: "Nothing: unclassified refusals count as refusals again.",
 	jobs.RuleCancel:             "When the wait is over the loop decides again; pin the key if it should not.",

@@ -17,6 +17,7 @@ import (
 	"carom/analytics/jobs"
 	"carom/schemas/limits"
 	"carom/schemas/service"
+	"carom/schemas/warehouse"
 )
 
 // limitsFlags are those of carom limits.
@@ -90,7 +91,7 @@ func (f *limitsFlags) give(ctx context.Context, conn driver.Conn, verb string, a
 		if err := jobs.GivePin(ctx, conn, key, pin, o); err != nil {
 			return err
 		}
-		done.Pin, done.text = &pin, fmt.Sprintf("%s is pinned (%s)%s. It is in force with the next run of throttle, within seconds where analytics runs; carom limits list shows it.", key, pinText(&pin), until)
+		done.Pin, done.text = &pin, fmt.Sprintf("%s is pinned (%s)%s. It is in force with the next run of throttle, within seconds where analytics runs; carom limits list shows it.", key, &pin, until)
 	case "unpin":
 		if err = jobs.Unpin(ctx, conn, key, o); err == nil {
 			done.text = fmt.Sprintf("%s is not pinned any more: the loop decides from its next run on.", key)
@@ -139,7 +140,7 @@ func (f *limitsFlags) order(ctx context.Context, conn driver.Conn, verb string) 
 	if o.Reason == "" {
 		return o, service.Configf(`carom limits %s: say why, with --reason "…"`, verb)
 	}
-	now, err := warehouseTime(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return o, err
 	}
@@ -209,25 +210,6 @@ func parseRate(text string) (float64, error) {
 	return x / seconds, nil
 }
 
-func pinText(p *jobs.Pin) string {
-	var parts []string
-	for _, v := range []struct {
-		value float64
-		words string
-	}{
-		{p.RatePerSecond, "rate %s/s"},
-		{p.Ceiling, "at most %s/s"},
-		{p.Floor, "at least %s/s"},
-		{float64(p.Connections), "%s connections"},
-		{float64(p.MessagesPerConnection), "%s messages per connection"},
-	} {
-		if v.value > 0 {
-			parts = append(parts, fmt.Sprintf(v.words, number(v.value)))
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
 // isKnown returns a ConfigError for a key that nobody sends for: a slip of the pen would pin nothing.
 func isKnown(ctx context.Context, conn driver.Conn, key limits.Key) error {
 	var n uint64
@@ -252,7 +234,7 @@ func ordersText(w io.Writer, orders []jobs.InForce, held []jobs.Held) error {
 			what := o.Mode
 			switch o.Kind {
 			case "pin":
-				what = pinText(o.Pin)
+				what = o.Pin.String()
 			case "cancel":
 				what = "the loop waits, " + o.Cancels + " is taken back"
 			case "kill":

@@ -293,7 +293,7 @@ func suppressAdd(ctx context.Context, f *suppressFlags, stdio service.IO) error 
 		return err
 	}
 	defer func() { _ = conn.Close() }() // every insert was answered
-	now, err := warehouseTime(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -349,7 +349,7 @@ func suppressRemove(ctx context.Context, f *suppressFlags, stdio service.IO) err
 		return err
 	}
 	defer func() { _ = conn.Close() }() // every insert was answered
-	now, err := warehouseTime(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -480,7 +480,7 @@ func suppressList(ctx context.Context, f *suppressFlags, stdio service.IO) error
 	defer func() { _ = conn.Close() }() // only read
 	since := time.Unix(0, 0)
 	if f.since != "" {
-		now, err := warehouseTime(ctx, conn)
+		now, err := warehouse.Now(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -538,7 +538,7 @@ func suppressUndo(ctx context.Context, f *suppressFlags, stdio service.IO) error
 		return err
 	}
 	defer func() { _ = conn.Close() }() // every insert was answered
-	now, err := warehouseTime(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return err
 	}

@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
+
+	"carom/schemas/warehouse"
 )
 
 // rowsAtOnce is how many rows one insert takes; keysAtOnce is how many keys one query asks for, which
@@ -26,13 +27,6 @@ type statement struct {
 	expires     time.Time // 1970 or the zero time for never
 }
 
-func warehouseTime(ctx context.Context, conn driver.Conn) (now time.Time, err error) {
-	if err := conn.QueryRow(ctx, "SELECT now64(6, 'UTC')").Scan(&now); err != nil {
-		return now, fmt.Errorf("read the warehouse's clock: %w", err)
-	}
-	return now.UTC(), nil
-}
-
 func parameters(p clickhouse.Parameters) clickhouse.QueryOption {
 	for name, value := range p {
 		p[name] = parameter.Replace(value)
@@ -41,9 +35,6 @@ func parameters(p clickhouse.Parameters) clickhouse.QueryOption {
 }
 
 func micros(t time.Time) string { return strconv.FormatInt(t.UnixMicro(), 10) }
-
-// keyList writes keys, which are hexadecimal, as an array for a parameter.
-func keyList(keys []string) string { return "['" + strings.Join(keys, "','") + "']" }
 
 // writeStatements adds rows in blocks. What was written before an error stays; the same command
 // once more completes it.
@@ -82,7 +73,7 @@ func holding(ctx context.Context, conn driver.Conn, keys []string) ([]held, erro
 	for len(keys) > 0 {
 		some := keys[:min(len(keys), keysAtOnce)]
 		keys = keys[len(some):]
-		rows, err := conn.Query(clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{"keys": keyList(some)})), `
+		rows, err := conn.Query(clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{"keys": warehouse.TextArray(some)})), `
 SELECT recipient_key, tenant FROM suppressed WHERE recipient_key IN {keys:Array(String)}
 UNION DISTINCT
 SELECT recipient_key, tenant FROM suppressions_pending WHERE recipient_key IN {keys:Array(String)}`)

@@ -15,7 +15,7 @@ func (d *decision) decideConnections() {
 		return
 	}
 	p := &d.p.Connections
-	old := inForce(d.before, d.w.Static).Connections
+	old := d.before.InForce(d.w.Static).Connections
 	e := d.last(p.Window)
 	refused := e.Counts.Connections
 	if refused >= p.MinRefusals && float64(refused) > p.Share*float64(e.Counts.all()) {
@@ -86,7 +86,7 @@ func (d *decision) decideMessages() {
 		return
 	}
 	p := &d.p.Messages
-	old := inForce(d.before, d.w.Static).MessagesPerConnection
+	old := d.before.InForce(d.w.Static).MessagesPerConnection
 	e := d.whole(d.rate())
 	if e.Counts.Messages > 0 && e.MinMessages != NoMessages {
 		// The number counts from 1 and is that of the message that was refused.

@@ -59,7 +59,7 @@ func Release(s State, now time.Duration, w *Windows, why string) (State, []Reaso
 	return after, []Reason{{
 		Rule: RuleRelease, Text: why + ": the configured limits hold again.",
 		EpochFrom: s.Epoch, Epoch: after.LastEpoch, ModeFrom: s.Mode, ModeTo: Startup,
-		Old: inForce(s, w.Static), New: w.Static, Evidence: Evidence{From: now, To: now, MinMessages: NoMessages},
+		Old: s.InForce(w.Static), New: w.Static, Evidence: Evidence{From: now, To: now, MinMessages: NoMessages},
 	}}
 }
 
@@ -119,11 +119,11 @@ func own(s State, static limits.Limit) limits.Limit {
 	return l
 }
 
-// inForce returns the limit that s means where static is configured, with what is pinned.
-func inForce(s State, static limits.Limit) limits.Limit { return s.Pinned.over(own(s, static)) }
+// InForce returns the limit that s means where static is configured, with what is pinned.
+func (s State) InForce(static limits.Limit) limits.Limit { return s.Pinned.over(own(s, static)) }
 
 // rate returns the rate in force before the decision; +Inf is unlimited.
-func (d *decision) rate() float64 { return inForce(d.before, d.w.Static).RatePerSecond }
+func (d *decision) rate() float64 { return d.before.InForce(d.w.Static).RatePerSecond }
 
 // whole returns all evidence of the limit in force.
 func (d *decision) whole(rate float64) Evidence {
@@ -218,10 +218,10 @@ func (d *decision) finish() (State, Limits, []Reason) {
 		d.Epoch = d.LastEpoch
 		d.Since = d.now
 	}
-	after := inForce(d.State, d.w.Static).Min(d.ceiling)
+	after := d.State.InForce(d.w.Static).Min(d.ceiling)
 	for i := range d.reasons {
 		r := &d.reasons[i]
-		r.Old = inForce(d.before, d.w.Static)
+		r.Old = d.before.InForce(d.w.Static)
 		r.EpochFrom, r.Epoch = d.before.Epoch, d.Epoch
 		r.ModeFrom, r.ModeTo = d.before.Mode, d.Mode
 		r.Evidence.Greylisting = d.before.Greylisting

@@ -377,6 +377,44 @@ func TestCeilingComesDown(t *testing.T) {
 	}
 }
 
+// What is known of a receiver grows old while the loop stands still.
+func TestRestart(t *testing.T) {
+	p := control.Default()
+	w := window(limits.Static(50, 10, 0), 3)
+	cruising := control.State{Mode: control.Cruise, Epoch: 3, LastEpoch: 3, RatePerSecond: 19, Cap: 20}
+	slow := cruising
+	slow.RatePerSecond = 5
+	suspended := cruising
+	suspended.Mode = control.Suspended
+	for _, tc := range []struct {
+		name  string
+		state control.State
+		stood time.Duration
+		rule  control.Rule // "" for no change
+		rate  float64
+	}{
+		{"an hour", cruising, time.Hour, control.RuleRestart, 16},
+		{"two days", cruising, 48 * time.Hour, control.RuleRestart, 8},
+		{"a month", cruising, 31 * 24 * time.Hour, control.RuleRelease, 50},
+		{"nothing is raised", slow, time.Hour, "", 0},
+		{"a suspension ends by trials", suspended, time.Hour, "", 0},
+		{"a key on its configuration", control.State{Mode: control.Startup}, time.Hour, "", 0},
+	} {
+		after, reasons := control.Restart(&p, tc.state, now, tc.stood, w)
+		if tc.rule == "" {
+			if len(reasons) > 0 || after != tc.state {
+				t.Errorf("%s: %+v, %+v; want no change", tc.name, after, reasons)
+			}
+			continue
+		}
+		r := only(t, reasons, tc.rule)
+		near(t, tc.name, r.New.RatePerSecond, tc.rate)
+		if r.Epoch != 4 || after.LastEpoch != 4 || r.Old.RatePerSecond != 19 {
+			t.Errorf("%s: state %+v, reason %+v", tc.name, after, r)
+		}
+	}
+}
+
 func TestRelease(t *testing.T) {
 	w := window(limits.Static(50, 10, 0), 2)
 	if after, reasons := control.Release(control.State{}, now, w, "Off"); len(reasons) > 0 || after != (control.State{}) {

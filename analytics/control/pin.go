@@ -113,7 +113,7 @@ func (d *decision) underPin() {
 	}
 	would.clamp()
 	d.AdvisedAt = d.now
-	after := inForce(would.State, d.w.Static)
+	after := would.State.InForce(d.w.Static)
 	after.RatePerSecond = min(would.RatePerSecond, would.ceiling.RatePerSecond)
 	for _, r := range would.reasons {
 		r.WouldChange = true

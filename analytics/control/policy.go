@@ -19,6 +19,10 @@ type Policy struct {
 	// clean time under the same limit.
 	RecentWindow time.Duration `yaml:"recent-window"`
 
+	// LeastPerDay is how many attempts a day a key must have for the loop to care about it while nothing of it is
+	// refused.
+	LeastPerDay uint64 `yaml:"least-per-day"`
+
 	Decrease    DecreasePolicy    `yaml:"decrease"`
 	Cooldown    CooldownPolicy    `yaml:"cooldown"`
 	Increase    IncreasePolicy    `yaml:"increase"`
@@ -30,6 +34,7 @@ type Policy struct {
 	Greylisting GreylistPolicy    `yaml:"greylisting"`
 	Warmup      WarmupPolicy      `yaml:"warm-up"`
 	Hold        HoldPolicy        `yaml:"hold"`
+	Restart     RestartPolicy     `yaml:"restart"`
 
 	// AdviceEvery is how often a pinned key is told what the loop would do.
 	AdviceEvery time.Duration `yaml:"advice-every"`
@@ -172,6 +177,14 @@ type MessagesPolicy struct {
 	Max      uint32        `yaml:"max"`
 }
 
+// RestartPolicy says what is left of the capacity of before when the loop stood still until its leases ended.
+type RestartPolicy struct {
+	Share    float64       `yaml:"share"`     // of the capacity to come back with
+	Old      time.Duration `yaml:"old"`       // after standing still for so long
+	OldShare float64       `yaml:"old-share"` // it is this share
+	Forget   time.Duration `yaml:"forget"`    // and after so long the configuration holds
+}
+
 // ListQualityPolicy forbids to speed up into a bad list.
 type ListQualityPolicy struct {
 	Z            float64 `yaml:"z"`
@@ -201,7 +214,7 @@ func Default() Policy {
 	return Policy{
 		Step:      10 * time.Second,
 		WindowMin: 15 * time.Minute, WindowMax: 2 * time.Hour, WindowMessages: 40,
-		RecentWindow: 40 * time.Second,
+		RecentWindow: 40 * time.Second, LeastPerDay: 200,
 		Decrease: DecreasePolicy{
 			MinReplies: 10, MinRefusals: 2, Z: 1.28, Share: 0.02,
 			UnclassifiedZ: 1.64, UnclassifiedShare: 0.02,
@@ -253,6 +266,7 @@ func Default() Policy {
 			PriorShare: 0.0005, PriorDelivered: 2000, Share: 0.003, Z: 1.282, Delivered: 2000, Recipients: 5,
 			Explains: 0.7, GoodShare: 0.001, TrickleAfter: 6 * time.Hour, Trickle: 0.02, MaxVolume: 0.2, MaxHoldsPerHour: 3,
 		},
+		Restart:     RestartPolicy{Share: 0.8, Old: 24 * time.Hour, OldShare: 0.4, Forget: 30 * 24 * time.Hour},
 		AdviceEvery: time.Hour,
 	}
 }
@@ -270,6 +284,7 @@ func (p *Policy) Validate() error {
 		"connections.clean-time": p.Connections.CleanTime, "messages-per-connection.interval": p.Messages.Interval,
 		"suspend.canary-max": p.Suspend.CanaryMax, "suspend.canary-max-permanent": p.Suspend.CanaryMaxPermanent, "greylisting.pair": p.Greylisting.Pair, "greylisting.window": p.Greylisting.Window,
 		"greylisting.over-window": p.Greylisting.OverWindow, "warm-up.day": p.Warmup.Day, "advice-every": p.AdviceEvery,
+		"restart.old": p.Restart.Old, "restart.forget": p.Restart.Forget,
 	}
 	for name, d := range durations {
 		if d <= 0 {
@@ -295,6 +310,7 @@ func (p *Policy) Validate() error {
 		"warm-up.used-share": p.Warmup.UsedShare, "warm-up.refused-share": p.Warmup.RefusedShare, "warm-up.hold-share": p.Warmup.HoldShare,
 		"warm-up.complaint-share": p.Warmup.ComplaintShare,
 		"hold.prior-share":        p.Hold.PriorShare, "hold.complaint-share": p.Hold.Share, "hold.explains": p.Hold.Explains, "hold.good-share": p.Hold.GoodShare,
+		"restart.share": p.Restart.Share, "restart.old-share": p.Restart.OldShare,
 		"hold.trickle": p.Hold.Trickle, "hold.max-volume": p.Hold.MaxVolume,
 	}
 	for name, x := range shares {

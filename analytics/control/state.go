@@ -119,6 +119,7 @@ const (
 	RuleUnpin           Rule = "UNPIN"
 	RuleGreylisting     Rule = "GREYLISTING"      // unclassified refusals turned out to be greylisting
 	RuleGreylistingOver Rule = "GREYLISTING-OVER" // and no longer are
+	RuleRestart         Rule = "RESTART"          // the loop stood still until its leases ended
 	RuleRelease         Rule = "RELEASE"          // the loop may no longer act: the configuration holds
 )
 

@@ -66,7 +66,7 @@ ORDER BY version, id`)
 	var notes []event.Annotation
 	err = each(rows, "read overrides", func() error {
 		var o order
-		if err := rows.Scan(&o.version, &o.kind, &o.provider, &o.source, &o.mode, &o.rate, &o.ceiling, &o.floor, &o.connections, &o.messages, &o.cancels,
+		if err := rows.Scan(&o.version, &o.kind, &o.provider, &o.source, &o.mode, &o.pin.RatePerSecond, &o.pin.Ceiling, &o.pin.Floor, &o.pin.Connections, &o.pin.MessagesPerConnection, &o.cancels,
 			&o.actor, &o.reason, &o.expires, &o.cancelled); err != nil {
 			return err
 		}
@@ -80,8 +80,7 @@ ORDER BY version, id`)
 type order struct {
 	version                      uint64
 	kind, provider, source, mode string
-	rate, ceiling, floor         float64
-	connections, messages        uint32
+	pin                          Pin
 	cancels, actor, reason       string
 	expires                      time.Time
 	cancelled                    bool
@@ -95,7 +94,7 @@ func (o *order) note() event.Annotation {
 	case "kill":
 		note.Name, what, tag = "kill-switch", "the kill switch stops the loop", "kill"
 	case "pin":
-		note.Name, what, tag = "limit-pin", "pinned: "+o.pinned(), "pin"
+		note.Name, what, tag = "limit-pin", "pinned: "+o.pin.String(), "pin"
 	case "cancel":
 		note.Name, what, tag = "limit-cancel", o.cancels+" is taken back, the loop waits", "cancel"
 	default:
@@ -120,26 +119,6 @@ func (o *order) note() event.Annotation {
 	}
 	note.Text = what
 	return note
-}
-
-// pinned says what is pinned.
-func (o *order) pinned() string {
-	var parts []string
-	for _, v := range []struct {
-		value float64
-		words string
-	}{
-		{o.rate, "rate %v/s"},
-		{o.ceiling, "at most %v/s"},
-		{o.floor, "at least %v/s"},
-		{float64(o.connections), "%v connections"},
-		{float64(o.messages), "%v messages per connection"},
-	} {
-		if v.value > 0 {
-			parts = append(parts, fmt.Sprintf(v.words, v.value))
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // newPolicy returns a note of the policy, nil if it is the one of the last note.

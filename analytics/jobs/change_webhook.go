@@ -30,23 +30,48 @@ type ChangeWebhook struct {
 // changeKey is the idempotency key of a row of limit_log, in SQL.
 const changeKey = "concat('limit/', id, '/', toString(kind), '/', rule_id, '/', toString(toUnixTimestamp64Micro(ts)))"
 
-// Run tells what is due. An endpoint that is down is no error of the run.
+// isNew are the rows that were written since the last run, as a condition on limit_log.
+const isNew = "ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND ts <= fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
+
+// untold are the keys of new rows that are not noted yet, with the time of each.
+const untold = `
+SELECT ` + changeKey + ` AS key, ts
+FROM limit_log
+WHERE ` + isNew + `
+    AND key NOT IN (SELECT event_id FROM webhook_deliveries WHERE endpoint = {endpoint:String} AND event_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC'))`
+
+// Run notes the rows that were written since the last run, and tells of those that are due. An endpoint that is
+// down is no error of the run.
 func (h *ChangeWebhook) Run(ctx context.Context) (Result, error) {
-	w, err := loadWatermark(ctx, h.Conn, changeWebhookJob)
-	if err != nil {
-		return Result{Job: changeWebhookJob}, err
-	}
-	if w.isFresh() {
-		due, err := h.due(ctx, w.dataTo.Add(-overlap), w.now)
-		if err != nil || len(due) == 0 {
-			return Result{Job: changeWebhookJob, Idle: err == nil}, err
-		}
+	idle, err := h.idle(ctx)
+	if err != nil || idle {
+		return Result{Job: changeWebhookJob, Idle: idle}, err
 	}
 	return inTurn(ctx, h.Conn, changeWebhookJob, h.Version, h.work)
 }
 
+// idle reports whether there is nothing to note and nothing to tell, and no row is wanted.
+func (h *ChangeWebhook) idle(ctx context.Context) (bool, error) {
+	w, err := loadWatermark(ctx, h.Conn, changeWebhookJob)
+	if err != nil || !w.isFresh() {
+		return false, err
+	}
+	var found uint64
+	err = h.Conn.QueryRow(with(ctx, h.parameters(w.dataTo.Add(-overlap), w.now)), `
+SELECT (SELECT count() FROM (`+untold+`))
+    + (SELECT count() FROM webhook_deliveries FINAL
+        WHERE endpoint = {endpoint:String} AND NOT `+isComplaintID+` AND status = 'waiting' AND next_at <= fromUnixTimestamp64Micro({until:Int64}, 'UTC'))`).Scan(&found)
+	if err != nil {
+		return false, fmt.Errorf("look for changes to tell: %w", err)
+	}
+	return found == 0, nil
+}
+
+func (h *ChangeWebhook) parameters(since, until time.Time) clickhouse.Parameters {
+	return clickhouse.Parameters{"since": micros(since), "until": micros(until), "endpoint": parameter.Replace(h.Endpoint)}
+}
+
 func (h *ChangeWebhook) work(ctx context.Context, r *run, result *Result) error {
-	result.DataTo = r.started
 	w, err := loadWatermark(ctx, h.Conn, changeWebhookJob)
 	if err != nil {
 		return err
@@ -55,73 +80,40 @@ func (h *ChangeWebhook) work(ctx context.Context, r *run, result *Result) error 
 	if !w.dataTo.IsZero() {
 		since = w.dataTo.Add(-overlap)
 	}
-	due, err := h.due(ctx, since, r.started)
+	// All of them are noted before the watermark moves, however many one run can tell.
+	if err := h.Conn.Exec(with(ctx, h.parameters(since, r.started)), `
+INSERT INTO webhook_deliveries (endpoint, event_id, version, event_time, status, attempts, next_at, answer)
+SELECT {endpoint:String}, key, 0, ts, 'waiting', 0, ts, '' FROM (`+untold+`)`); err != nil {
+		return fmt.Errorf("note changes: %w", err)
+	}
+	result.DataTo = r.started
+	due, err := h.due(ctx, r.started)
 	if err != nil {
 		return err
 	}
-	ends := time.Now().Add(postTime)
-	var rows [][]any
-	for _, d := range due {
-		if time.Now().After(ends) || result.Advised >= postsAtOnce {
-			// The rest waits, its rows as well: where the run ended is not where the next begins.
-			rows = append(rows, []any{h.Endpoint, d.key, uint64(r.started.UnixMicro()), d.change.Time, "waiting", d.attempts, r.started, ""}) //nolint:gosec // after 1970
-			continue
-		}
-		status, next, answer := "delivered", time.Unix(0, 0).UTC(), "ok"
-		if err := h.Client.PostChange(ctx, d.key, &d.change); err != nil {
-			status, next, answer = "waiting", r.started.Add(webhook.Wait(d.attempts+1)), err.Error()
-			if r.started.Sub(d.change.Time) > webhook.GiveUpAfter {
-				status = "given-up"
-			}
-			result.Advised++
-		} else {
-			result.Changes++
-		}
-		rows = append(rows, []any{h.Endpoint, d.key, uint64(r.started.UnixMicro()), d.change.Time, status, d.attempts + 1, next, answer}) //nolint:gosec // after 1970
-	}
-	if result.Advised > 0 {
-		h.Log.WarnContext(ctx, "the webhook does not take changes, they are tried again", "endpoint", h.Endpoint, "failed", result.Advised)
-	}
-	return insert(context.WithoutCancel(ctx), h.Conn, r.token("webhook_deliveries"), "webhook_deliveries", []string{
-		"endpoint", "event_id", "version", "event_time", "status", "attempts", "next_at", "answer",
-	}, rows)
+	deliver(ctx, due)
+	return recordDeliveries(ctx, h.Conn, h.Log, r, h.Endpoint, due, result)
 }
 
-// dueChange is a row to be told.
-type dueChange struct {
-	key      string
-	change   webhook.Change
-	attempts uint32
-}
-
-// due returns the rows that were written since and were not told, and those whose next attempt has come,
-// oldest first.
-func (h *ChangeWebhook) due(ctx context.Context, since, now time.Time) ([]dueChange, error) {
-	rows, err := h.Conn.Query(with(ctx, clickhouse.Parameters{
-		"since": micros(since), "until": micros(now), "oldest": micros(now.Add(-webhook.GiveUpAfter - day)), "endpoint": parameter.Replace(h.Endpoint),
-	}), fmt.Sprintf(`
-SELECT l.key, l.ts, l.id, l.kind, l.provider, l.source, l.rule_id, l.actor, l.reason_text, l.rate_old, l.rate_new, l.connections_new, l.messages_new, l.epoch, d.attempts
-FROM (
-    SELECT %s AS key, ts, id, toString(kind) AS kind, provider, source, rule_id, actor, reason_text, rate_old, rate_new, connections_new, messages_new, epoch
-    FROM limit_log WHERE ts >= fromUnixTimestamp64Micro({oldest:Int64}, 'UTC') AND ts <= fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-) AS l
-LEFT JOIN (
-    SELECT event_id, toString(status) AS status, attempts, next_at FROM webhook_deliveries FINAL
-    WHERE endpoint = {endpoint:String} AND event_time >= fromUnixTimestamp64Micro({oldest:Int64}, 'UTC')
-) AS d ON l.key = d.event_id
-WHERE d.event_id = '' AND l.ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
-    OR d.status = 'waiting' AND d.event_id != '' AND d.next_at <= fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-ORDER BY l.ts, l.key
-LIMIT %d`, changeKey, postsInRun))
+// due returns the changes whose time has come, oldest first.
+func (h *ChangeWebhook) due(ctx context.Context, now time.Time) ([]*delivery, error) {
+	due, err := loadDue(ctx, h.Conn, h.Endpoint, now, "NOT "+isComplaintID)
+	if err != nil || len(due) == 0 {
+		return nil, err
+	}
+	rows, err := h.Conn.Query(with(ctx, dueParameters(due)), `
+SELECT `+changeKey+` AS key, ts, id, toString(kind), provider, source, rule_id, actor, reason_text, rate_old, rate_new, connections_new, messages_new, epoch
+FROM limit_log
+WHERE ts >= fromUnixTimestamp64Micro({first:Int64}, 'UTC') AND ts <= fromUnixTimestamp64Micro({last:Int64}, 'UTC') AND key IN {ids:Array(String)}`)
 	if err != nil {
-		return nil, fmt.Errorf("look for changes to tell: %w", err)
+		return nil, fmt.Errorf("read changes to tell: %w", err)
 	}
-	var all []dueChange
-	err = each(rows, "look for changes to tell", func() error {
-		var d dueChange
+	send := map[string]func(context.Context) error{}
+	err = each(rows, "read changes to tell", func() error {
+		var id string
+		var c webhook.Change
 		var key limits.Key
-		c := &d.change
-		if err := rows.Scan(&d.key, &c.Time, &c.ID, &c.Type, &key.Provider, &key.Source, &c.Rule, &c.Actor, &c.Reason, &c.RateOld, &c.RateNew, &c.Connections, &c.Messages, &c.Epoch, &d.attempts); err != nil {
+		if err := rows.Scan(&id, &c.Time, &c.ID, &c.Type, &key.Provider, &key.Source, &c.Rule, &c.Actor, &c.Reason, &c.RateOld, &c.RateNew, &c.Connections, &c.Messages, &c.Epoch); err != nil {
 			return err
 		}
 		c.Key = key.String()
@@ -130,8 +122,11 @@ LIMIT %d`, changeKey, postsInRun))
 		} else {
 			c.Type = "limit-change"
 		}
-		all = append(all, d)
+		send[id] = func(ctx context.Context) error { return h.Client.PostChange(ctx, id, &c) }
 		return nil
 	})
-	return all, err
+	for _, d := range due {
+		d.send = send[d.id]
+	}
+	return due, err
 }

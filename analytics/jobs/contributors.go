@@ -53,33 +53,37 @@ func (t *Throttle) explain(ctx context.Context, p *pass) {
 	}
 }
 
-// contributors reads, for the windows of the decreases, the volume and the trouble of each job, tenant and
-// From domain, and of the other sources and providers.
+// window is that of the evidence of a decision.
+type window struct{ from, to time.Duration }
+
+// contributors adds to each decrease whose mail it was about, in the window that it was decided from.
 func (t *Throttle) contributors(ctx context.Context, p *pass) error {
-	var keys []limits.Key
-	var providers, sources []string
-	var from, to time.Time
+	lowered := map[window][]*entry{}
 	for i := range p.entries {
-		e := &p.entries[i]
-		if !lowers(e.reason.Rule) || isScoped(e.key) {
-			continue
-		}
-		keys, providers, sources = append(keys, e.key), append(providers, e.key.Provider), append(sources, e.key.Source)
-		if at := windows.Time(e.reason.Evidence.From); from.IsZero() || at.Before(from) {
-			from = at
-		}
-		if at := windows.Time(e.reason.Evidence.To); at.After(to) {
-			to = at
+		if e := &p.entries[i]; lowers(e.reason.Rule) && !isScoped(e.key) {
+			w := window{e.reason.Evidence.From, e.reason.Evidence.To}
+			lowered[w] = append(lowered[w], e)
 		}
 	}
-	if len(keys) == 0 {
-		return nil
+	for w, entries := range lowered {
+		if err := t.contributorsIn(ctx, windows.Time(w.from), windows.Time(w.to), entries); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contributorsIn reads, for one window, the volume and the trouble of each job, tenant and From domain, and of the
+// other sources and providers.
+func (t *Throttle) contributorsIn(ctx context.Context, from, to time.Time, entries []*entry) error {
+	keys := make([]limits.Key, len(entries))
+	for i, e := range entries {
+		keys[i] = e.key
 	}
 	counts := map[limits.Key][]control.Contribution{}
-	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
-		"from": micros(from), "to": micros(to), "keys": keyList(keys), "providers": textList(distinct(providers)), "sources": textList(distinct(sources)),
-		"complaints": micros(to.Add(-complaintSpan)),
-	}), `
+	rows, err := t.Conn.Query(with(ctx, windows.WithKeys(clickhouse.Parameters{
+		"from": micros(from), "to": micros(to), "complaints": micros(to.Add(-complaintSpan)),
+	}, keys)), `
 SELECT provider, source, kind, value, sum(volume), sum(refusals), sum(unknown), sum(complained)
 FROM
 (
@@ -87,27 +91,27 @@ FROM
         countIf(dimension IN ('rate', 'connections', 'messages', 'block', 'unavailable', 'other', '')) AS refusals, countIf(dimension = 'user') AS unknown, 0 AS complained
     FROM events
     ARRAY JOIN [('job', toString(job)), ('tenant', toString(tenant)), ('from_domain', toString(from_domain))] AS w
-    WHERE events.kind IN ('delivered', 'deferred', 'bounced') AND has({providers:Array(String)}, provider) AND has({keys:Array(String)}, concat(provider, '/', source))
+    WHERE events.kind IN ('delivered', 'deferred', 'bounced') AND `+windows.IsKey+`
         AND time >= fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({to:Int64}, 'UTC')
     GROUP BY provider, source, kind, value
     UNION ALL
     SELECT provider, source, w.1 AS kind, w.2 AS value, 0 AS volume, 0 AS refusals, 0 AS unknown, uniqExact(message_id, recipient_index) AS complained
     FROM attributions FINAL
     ARRAY JOIN [('job', job), ('tenant', toString(tenant)), ('from_domain', toString(from_domain))] AS w
-    WHERE proven AND attributions.kind = 'complaint' AND has({keys:Array(String)}, concat(provider, '/', source))
+    WHERE proven AND attributions.kind = 'complaint' AND `+windows.IsKey+`
         AND delivered_at >= fromUnixTimestamp64Micro({complaints:Int64}, 'UTC') AND attributions.time >= fromUnixTimestamp64Micro({complaints:Int64}, 'UTC')
     GROUP BY provider, source, kind, value
     UNION ALL
     SELECT provider, '' AS source, 'source' AS kind, k.source AS value, sum(ok + usr + rate + conn + msgc + block + unav + other) AS volume,
         sum(rate + conn + msgc + block + unav + other) AS refusals, sum(usr) AS unknown, 0 AS complained
     FROM k10s AS k
-    WHERE has({providers:Array(String)}, provider) AND ts >= fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({to:Int64}, 'UTC')
+    WHERE provider IN {providers:Array(String)} AND ts >= fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({to:Int64}, 'UTC')
     GROUP BY provider, k.source
     UNION ALL
     SELECT '' AS provider, source, 'provider' AS kind, k.provider AS value, sum(ok + usr + rate + conn + msgc + block + unav + other) AS volume,
         sum(rate + conn + msgc + block + unav + other) AS refusals, sum(usr) AS unknown, 0 AS complained
     FROM k10s AS k
-    WHERE has({sources:Array(String)}, source) AND ts >= fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({to:Int64}, 'UTC')
+    WHERE source IN {sources:Array(String)} AND ts >= fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({to:Int64}, 'UTC')
     GROUP BY k.provider, source
 )
 WHERE value != ''
@@ -127,11 +131,7 @@ LIMIT 100 BY provider, source, kind`)
 	if err != nil {
 		return err
 	}
-	for i := range p.entries {
-		e := &p.entries[i]
-		if !lowers(e.reason.Rule) || isScoped(e.key) {
-			continue
-		}
+	for _, e := range entries {
 		own := slices.Concat(counts[e.key], counts[limits.Key{Provider: e.key.Provider}], counts[limits.Key{Source: e.key.Source}])
 		seen := map[string]int{}
 		for _, c := range control.Contributors(own) {
@@ -157,10 +157,10 @@ func (t *Throttle) bands(ctx context.Context, p *pass) error {
 		band  string
 	}
 	scores := map[limits.Key]scoreOf{}
-	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{"keys": keyList(keys), "since": micros(p.run.started.Add(-time.Hour))}), `
+	rows, err := t.Conn.Query(with(ctx, windows.WithKeys(clickhouse.Parameters{"since": micros(p.run.started.Add(-time.Hour))}, keys)), `
 SELECT provider, name, argMax(score, ts), argMax(band, ts)
 FROM reputation
-WHERE kind = 'key' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', name))
+WHERE kind = 'key' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND provider IN {providers:Array(String)} AND concat(provider, '/', name) IN {keys:Array(String)}
 GROUP BY provider, name`)
 	if err != nil {
 		return fmt.Errorf("read reputation: %w", err)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
+	"carom/schemas/warehouse"
 )
 
 // TestControl holds what needs nothing but an empty warehouse: one engine serves them all, because to start
@@ -40,14 +42,19 @@ func TestControl(t *testing.T) {
 		{"cancel", testCancel},
 		{"kill switch", testKill},
 		{"from active to advise", testGlide},
+		{"the loop stood still", testStoodStill},
 		{"a row that cannot be read", testUnreadable},
 		{"a provider that is off", testProviderOff},
 		{"a node that sent nothing yet", testNewNode},
 		{"a domain that is refused", testScoped},
+		{"late and repeated batches", testLateBatches},
+		{"clocks that are wrong", testSkew},
 		{"complaints that trickle in", testHolds},
+		{"a tenant that lies about its mail", testHoldOfALiar},
 		{"the narrowest key is held", testHoldNarrow},
 		{"exempt mail is alerted about", testHoldExempt},
 		{"changes are told", testChangeWebhook},
+		{"more changes than one run tells", testManyChanges},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w.empty(t)
@@ -281,6 +288,34 @@ func testGlide(t *testing.T, w *world) {
 	}
 }
 
+// After an hour without a run the loop begins under what it knew, and after a day in which little was sent and
+// nothing refused, it lets go of a key.
+func testStoodStill(t *testing.T, w *world) {
+	w.overload(t, google)
+	job := w.throttle(t, limits.Active)
+	mustRun(t, job.Run)
+	const before = 24 // it has climbed back since
+	w.exec(t, `INSERT INTO limit_state SELECT * REPLACE (generation + 1 AS generation, replaceRegexpOne(state, '"rate":[0-9.]+', '"rate":24') AS state) FROM limit_state FINAL`)
+	w.now = w.now.Add(time.Hour)
+	w.gauge(t, google, 110, 5000)
+	job.Conn = &machine{Conn: w.conn, now: w.now}
+	mustRun(t, job.Run)
+	var rate, capacity float64
+	w.scan(t, "SELECT rate_new, cap FROM limit_log WHERE rule_id = 'RESTART'", &rate, &capacity)
+	if lease, _, _ := w.lease(t); !(rate > 0 && rate < before) || math.Abs(rate-0.8*capacity) > 1e-9 || math.Abs(lease-rate) > 1e-6 {
+		t.Errorf("%v/s is leased after %v/s, the row says %v with a capacity of %v; want 0.8 of that", lease, before, rate, capacity)
+	}
+	w.now = w.now.Add(25 * time.Hour)
+	w.gauge(t, google, 110, 0)
+	w.exec(t, fmt.Sprintf("INSERT INTO k1m (ts, provider, source, ok) VALUES (%d, 'google', '192.0.2.1', 100)", w.now.Add(-time.Hour).Unix()))
+	job.Conn = &machine{Conn: w.conn, now: w.now}
+	mustRun(t, job.Run)
+	if _, _, n := w.lease(t); n != 0 {
+		t.Errorf("%d leases for a key that sends 100 messages a day", n)
+	}
+	equal(t, "limit_log", w.log(t), []row{{"change", "BACKOFF", "loop", ""}, {"change", "RESTART", "loop", ""}, {"change", "RELEASE", "loop", ""}})
+}
+
 // A row of limit_state that nobody understands stops the loop for its key, and for no other.
 func testUnreadable(t *testing.T, w *world) {
 	other := limits.Key{Provider: "yahoo", Source: "192.0.2.2"}
@@ -354,6 +389,83 @@ func testScoped(t *testing.T, w *world) {
 	}
 	if again := mustRun(t, w.throttle(t, limits.Active).Run); again.Changes != 0 || len(w.document(t).Scoped) != 1 {
 		t.Errorf("the next run: %+v", again)
+	}
+}
+
+// The evidence of a decision stays what it was: answers under the limit of before, and a batch that comes twice, decide
+// nothing more.
+func testLateBatches(t *testing.T, w *world) {
+	w.overload(t, google)
+	job := w.throttle(t, limits.Active)
+	mustRun(t, job.Run)
+	end := w.now.Add(-2 * time.Second).Truncate(10 * time.Second)
+	late := answers(google, 0, end.Add(-40*time.Second), end, 4000, taxonomy.Rate)
+	for i := range late {
+		w.seq++
+		late[i].Node, late[i].Incarnation, late[i].Seq, late[i].FormatVersion, late[i].Recipients = w.node, w.inc, w.seq, event.FormatVersion, 1
+	}
+	var before, after uint64
+	w.scan(t, "SELECT sum(rate) FROM k10s", &before)
+	for range 2 {
+		if err := warehouse.Events.Insert(t.Context(), w.conn, "late", late); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.scan(t, "SELECT sum(rate) FROM k10s", &after); after != before+4000 {
+		t.Errorf("%d refusals are counted after a batch of 4000 that came twice, %d before", after, before)
+	}
+	if again := mustRun(t, job.Run); again.Changes != 0 {
+		t.Errorf("refusals under the limit of before were decided about again: %+v", again)
+	}
+}
+
+// A node whose clock is half a minute off slows nothing down and speeds nothing up that its answers do not: what it
+// says of the future waits for it.
+func testSkew(t *testing.T, w *world) {
+	ahead, behind := limits.Key{Provider: "yahoo", Source: "192.0.2.2"}, limits.Key{Provider: "orange", Source: "192.0.2.3"}
+	real := w.now.Truncate(10 * time.Second).Add(5 * time.Second)
+	for key, skew := range map[limits.Key]time.Duration{ahead: 30 * time.Second, behind: -30 * time.Second} {
+		w.now = real.Add(skew)
+		w.overload(t, key)
+	}
+	job := w.throttle(t, limits.Active)
+	job.Conn = &machine{Conn: w.conn, now: real}
+	if result := mustRun(t, job.Run); result.DataTo.After(real) {
+		t.Errorf("data to %v at %v", result.DataTo, real)
+	}
+	equal(t, "limit_log", w.log(t), []row{{"change", "BACKOFF", "loop", ""}}) // of the one behind
+	job.Conn = &machine{Conn: w.conn, now: real.Add(35 * time.Second)}
+	mustRun(t, job.Run)
+	equal(t, "limit_log", w.log(t), []row{{"change", "BACKOFF", "loop", ""}, {"change", "BACKOFF", "loop", ""}})
+	var wrong uint64
+	w.scan(t, `SELECT count() FROM (
+			SELECT any(l.n_by_class['rate']) AS said, any(l.rate_new < l.rate_old AND l.window_to <= l.ts) AS is_down, sum(k.rate) AS refused
+			FROM limit_log AS l INNER JOIN k10s AS k ON l.provider = k.provider
+			WHERE k.ts >= l.window_from AND k.ts < l.window_to
+			GROUP BY l.id
+		) WHERE said != refused OR NOT is_down`, &wrong)
+	if wrong != 0 {
+		t.Errorf("%d changes do not recompute", wrong)
+	}
+}
+
+// A tenant that sends with the From domain and the job name of another is held, and the other is not: whose mail it is
+// comes from the login.
+func testHoldOfALiar(t *testing.T, w *world) {
+	for _, tenant := range []string{"honest", "liar"} {
+		w.delivered(t, "yahoo", tenant, "news", "honest.test", 5*time.Hour, 5_000)
+	}
+	w.delivered(t, "yahoo", "rest", "r", "rest.test", 5*time.Hour, 100_000)
+	w.complained(t, "yahoo", "liar", "news", "honest.test", 5*time.Hour, time.Hour, 200)
+	mustRun(t, w.holds(limits.Active).Run)
+	held, err := jobs.HeldMail(t.Context(), w.conn)
+	if err != nil || len(held) != 1 || held[0].Tenant != "liar" || held[0].Status != "held" {
+		t.Fatalf("held %+v, %v; want the liar's mail alone", held, err)
+	}
+	w.gauge(t, google, 110, 0)
+	mustRun(t, w.throttle(t, limits.Active).Run)
+	if d := w.document(t); len(d.Holds) != 1 || d.Holds[0].Tenant != "liar" {
+		t.Errorf("the nodes hold %+v", d.Holds)
 	}
 }
 
@@ -552,6 +664,33 @@ func testChangeWebhook(t *testing.T, w *world) {
 	defer mu.Unlock()
 	if len(got) != 1 || got[0].Type != "limit-change" || got[0].Rule != "BACKOFF" || got[0].Key != google.String() || got[0].Actor != "loop" || got[0].RateOld != 110 {
 		t.Errorf("told %+v, want the decrease once", got)
+	}
+}
+
+// More changes than one run can tell are told by the next ones, though the watermark moves meanwhile. Complaints
+// that go to the same endpoint are none of this job's.
+func testManyChanges(t *testing.T, w *world) {
+	var told atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { told.Add(1) }))
+	defer server.Close()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(uuid.NewString()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := webhook.New(server.URL, secret, "", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := &jobs.ChangeWebhook{Conn: w.conn, Client: client, Endpoint: webhook.Endpoint(server.URL), Log: slog.New(slog.DiscardHandler), Version: "test"}
+	mustRun(t, job.Run)
+	const changes = 500
+	w.exec(t, fmt.Sprintf("INSERT INTO limit_log (id, ts, provider, source, epoch, kind, rule_id) SELECT concat('google/192.0.2.1@', toString(number)), now64(6), 'google', '192.0.2.1', number, 'change', 'BACKOFF' FROM numbers(%d)", changes))
+	w.exec(t, "INSERT INTO webhook_deliveries (endpoint, event_id, event_time, status, next_at) VALUES ('"+job.Endpoint+"', 'n1/00000000-0000-4000-8000-000000000001/7', now64(6), 'waiting', now64(6))")
+	first := mustRun(t, job.Run)
+	w.exec(t, "INSERT INTO job_runs SELECT * REPLACE (toUUID('00000000-0000-4000-8000-000000000002') AS run_id, data_to + INTERVAL 1 HOUR AS data_to, generation + 1 AS generation, started_at + INTERVAL 1 SECOND AS started_at) FROM job_runs FINAL WHERE job = 'change-webhook' ORDER BY started_at DESC LIMIT 1")
+	second := mustRun(t, job.Run)
+	if first.Changes+second.Changes != changes || told.Load() != changes || second.Changes == 0 {
+		t.Errorf("%d and %d changes were told in %d posts, want %d over two runs", first.Changes, second.Changes, told.Load(), changes)
 	}
 }
 

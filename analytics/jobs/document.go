@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"carom/analytics/control"
 	"carom/analytics/windows"
 	"carom/schemas/limits"
@@ -22,12 +24,12 @@ func (t *Throttle) document(ctx context.Context, p *pass, snapshot *windows.Snap
 		Modes    []limits.ProviderMode `json:"modes,omitempty"`
 		Canaries []limits.CanaryTenant `json:"canaries,omitempty"`
 	}{Scoped: scoped, Modes: p.modes()}
-	holds, err := loadHolds(ctx, t.Conn)
+	holds, err := loadHolds(ctx, t.Conn, isInForce)
 	if err != nil {
 		return "", err
 	}
 	for _, h := range holds {
-		if h.inForce() && p.overrides.modeOf(limits.Key{Provider: h.provider}, p.policy.ModeOf(h.provider)) == limits.Active {
+		if p.overrides.modeOf(limits.Key{Provider: h.provider}, p.policy.ModeOf(h.provider)) == limits.Active {
 			d.Holds = append(d.Holds, limits.Hold{
 				Provider: h.provider, Tenant: h.tenant, Job: h.job, FromDomain: h.fromDomain, Trickle: h.share, ReasonID: h.reasonID,
 			})
@@ -88,11 +90,11 @@ func (t *Throttle) canaries(ctx context.Context, p *pass, snapshot *windows.Snap
 	if len(suspended) == 0 {
 		return nil, nil
 	}
-	rows, err := t.Conn.Query(with(ctx, map[string]string{"keys": keyList(suspended)}), `
+	rows, err := t.Conn.Query(with(ctx, windows.WithKeys(clickhouse.Parameters{}, suspended)), `
 SELECT m.provider, m.source, argMax(m.tenant, (s.score, m.tenant))
 FROM (
     SELECT provider, source, tenant FROM k1m
-    WHERE ts >= now() - INTERVAL 1 DAY AND tenant != '' AND has({keys:Array(String)}, concat(provider, '/', source))
+    WHERE ts >= now() - INTERVAL 1 DAY AND tenant != '' AND `+windows.IsKey+`
     GROUP BY provider, source, tenant
 ) AS m
 INNER JOIN (
@@ -111,19 +113,4 @@ ORDER BY m.provider, m.source`)
 		return err
 	})
 	return all, err
-}
-
-// keyList writes keys as the parameter of an array of texts.
-func keyList(keys []limits.Key) string {
-	list := make([]byte, 0, 32*len(keys))
-	list = append(list, '[')
-	for i, k := range keys {
-		if i > 0 {
-			list = append(list, ',')
-		}
-		list = append(list, '\'')
-		list = append(list, quoted.Replace(k.String())...)
-		list = append(list, '\'')
-	}
-	return string(append(list, ']'))
 }

@@ -112,17 +112,17 @@ func split(key limits.Key, k *windows.Key, state remembered, nodes map[string]*i
 	if c.Epoch == 0 {
 		c, ended = state.GlideOf, windows.Time(state.GlideSince)
 	}
-	ceiling := limits.Ceiling(k.Static, k.Adaptive)
+	// A lease holds connections and messages only where the loop or a pin sets them: else each node has its own.
+	inForce := c.InForce(k.Static).Min(limits.Ceiling(k.Static, k.Adaptive))
 	limit := limits.None()
-	if rate := cmp.Or(c.Pinned.Rate, c.RatePerSecond); rate > 0 {
-		limit.RatePerSecond = min(rate, ceiling.RatePerSecond)
-	} else if k.Static.HasRate() {
-		limit.RatePerSecond = k.Static.RatePerSecond
+	limit.RatePerSecond = inForce.RatePerSecond
+	if cmp.Or(c.Pinned.Connections, c.Connections) > 0 {
+		limit.Connections = inForce.Connections
 	}
-	if n := cmp.Or(c.Pinned.Connections, c.Connections); n > 0 {
-		limit.Connections = min(n, ceiling.Connections)
+	var messages uint32
+	if cmp.Or(c.Pinned.MessagesPerConnection, c.MessagesPerConnection) > 0 {
+		messages = inForce.MessagesPerConnection
 	}
-	messages := min(cmp.Or(c.Pinned.MessagesPerConnection, c.MessagesPerConnection), ceiling.MessagesPerConnection)
 	share := make([]leases.Node, 0, len(k.Nodes))
 	for _, n := range k.Nodes {
 		one := leases.Node{Name: n.Name, Backlog: n.Backlog}

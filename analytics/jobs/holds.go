@@ -17,6 +17,7 @@ import (
 	"carom/analytics/control"
 	"carom/analytics/policy"
 	"carom/schemas/limits"
+	"carom/schemas/warehouse"
 )
 
 const (
@@ -75,9 +76,18 @@ func (h *hold) inForce() bool { return h.status == "held" || h.status == "trickl
 // holdColumns are those of holds but for the version.
 const holdColumns = "id, toString(status), provider, tenant, job, from_domain, share, began_at, complaints, delivered, low, volume, reason_id, reason, actor"
 
-// loadHolds reads all holds, in the order of their ids.
-func loadHolds(ctx context.Context, conn driver.Conn) ([]hold, error) {
-	rows, err := conn.Query(ctx, "SELECT "+holdColumns+", fromUnixTimestamp64Micro(toInt64(version), 'UTC') FROM holds FINAL ORDER BY id")
+// Which holds there are, as conditions on the table.
+const (
+	isInForce    = "status IN ('held', 'trickle')"
+	isUnreleased = "status != 'released'"
+	// isRecent are those that a decision looks at: mail from before a release does not count, and what was released
+	// before holdSpan has nothing to do with the mail that does.
+	isRecent = "(status != 'released' OR version > toUInt64(toUnixTimestamp64Micro(now64(6) - INTERVAL 3 DAY)))"
+)
+
+// loadHolds reads the holds for which a condition holds, in the order of their ids.
+func loadHolds(ctx context.Context, conn driver.Conn, which string) ([]hold, error) {
+	rows, err := conn.Query(ctx, "SELECT "+holdColumns+", fromUnixTimestamp64Micro(toInt64(version), 'UTC') FROM holds FINAL WHERE "+which+" ORDER BY id")
 	if err != nil {
 		return nil, fmt.Errorf("read holds: %w", err)
 	}
@@ -124,7 +134,7 @@ type counted struct {
 
 func (j *Holds) work(ctx context.Context, r *run, result *Result) error {
 	result.DataTo = r.started
-	all, err := loadHolds(ctx, j.Conn)
+	all, err := loadHolds(ctx, j.Conn, isRecent)
 	if err != nil {
 		return err
 	}
@@ -233,18 +243,18 @@ func (j *Holds) deliveries(ctx context.Context, now time.Time, suspects map[susp
 		}
 	}
 	rows, err := j.Conn.Query(with(ctx, clickhouse.Parameters{
-		"since": micros(now.Add(-holdSpan).Truncate(time.Hour)), "names": textList(distinct(names)), "jobs": textList(distinct(jobs)), "domains": textList(distinct(domains)),
+		"since": micros(now.Add(-holdSpan).Truncate(time.Hour)), "names": warehouse.TextArray(distinct(names)), "jobs": warehouse.TextArray(distinct(jobs)), "domains": warehouse.TextArray(distinct(domains)),
 	}), `
 SELECT provider, tenant, 'tenant' AS scope, toString(tenant) AS value, toDateTime(toStartOfHour(ts), 'UTC') AS hour, sum(ok) FROM k1m
-WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({names:Array(String)}, concat(provider, '/', tenant))
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND concat(provider, '/', tenant) IN {names:Array(String)}
 GROUP BY provider, tenant, hour
 UNION ALL
 SELECT provider, tenant, 'job' AS scope, toString(job) AS value, toDateTime(ts, 'UTC') AS hour, sum(events) FROM jobs_1h
-WHERE kind = 'delivered' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({names:Array(String)}, concat(provider, '/', tenant)) AND has({jobs:Array(String)}, job)
+WHERE kind = 'delivered' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND concat(provider, '/', tenant) IN {names:Array(String)} AND job IN {jobs:Array(String)}
 GROUP BY provider, tenant, job, hour
 UNION ALL
 SELECT provider, '' AS tenant, 'from_domain' AS scope, toString(from_domain) AS value, toDateTime(ts, 'UTC') AS hour, sum(events) FROM senders_1h
-WHERE signature = 0 AND kind = 'delivered' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({domains:Array(String)}, from_domain)
+WHERE signature = 0 AND kind = 'delivered' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND from_domain IN {domains:Array(String)}
 GROUP BY provider, from_domain, hour`)
 	if err != nil {
 		return fmt.Errorf("read deliveries: %w", err)

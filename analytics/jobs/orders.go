@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -40,6 +42,26 @@ type Pin struct {
 	MessagesPerConnection uint32  `json:"messages_per_connection,omitempty"`
 }
 
+// String says what is pinned.
+func (p *Pin) String() string {
+	var parts []string
+	for _, v := range []struct {
+		value float64
+		words string
+	}{
+		{p.RatePerSecond, "rate %s/s"},
+		{p.Ceiling, "at most %s/s"},
+		{p.Floor, "at least %s/s"},
+		{float64(p.Connections), "%s connections"},
+		{float64(p.MessagesPerConnection), "%s messages per connection"},
+	} {
+		if v.value > 0 {
+			parts = append(parts, fmt.Sprintf(v.words, strconv.FormatFloat(v.value, 'g', -1, 64)))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 // ErrNothing is wrapped by the error of an order that takes back what is not there.
 var ErrNothing = errors.New("there is nothing to take back")
 
@@ -54,7 +76,7 @@ type overrideRow struct {
 
 // give writes an override. The next run of throttle obeys it.
 func give(ctx context.Context, conn driver.Conn, o overrideRow) error {
-	now, err := warehouseNow(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -66,13 +88,6 @@ func give(ctx context.Context, conn driver.Conn, o overrideRow) error {
 		id, uint64(now.UnixMicro()), o.kind, o.key.Provider, o.key.Source, o.pin.RatePerSecond, o.pin.Ceiling, o.pin.Floor, o.pin.Connections, //nolint:gosec // after 1970
 		o.pin.MessagesPerConnection, "", o.cancels, o.order.Actor, o.order.Reason, now, orEpoch(o.order.Expires), o.cancelled,
 	}})
-}
-
-func warehouseNow(ctx context.Context, conn driver.Conn) (now time.Time, err error) {
-	if err := conn.QueryRow(ctx, "SELECT now64(6, 'UTC')").Scan(&now); err != nil {
-		return now, fmt.Errorf("read the warehouse's time: %w", err)
-	}
-	return now, nil
 }
 
 // GivePin pins a key. It replaces the pin of before.
@@ -163,11 +178,11 @@ type Released struct {
 // ReleaseHolds releases the holds of a tenant, or the one with the id, and returns them. The error wraps
 // ErrNothing if there is none. Mail of before does not count against the tenant any more.
 func ReleaseHolds(ctx context.Context, conn driver.Conn, tenantOrID string, o Order) ([]Released, error) {
-	all, err := loadHolds(ctx, conn)
+	all, err := loadHolds(ctx, conn, isUnreleased)
 	if err != nil {
 		return nil, err
 	}
-	now, err := warehouseNow(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -221,18 +236,16 @@ type Held struct {
 
 // HeldMail returns the holds that are not released.
 func HeldMail(ctx context.Context, conn driver.Conn) ([]Held, error) {
-	all, err := loadHolds(ctx, conn)
+	all, err := loadHolds(ctx, conn, isUnreleased)
 	if err != nil {
 		return nil, err
 	}
 	held := []Held{}
 	for _, h := range all {
-		if h.status != "released" {
-			held = append(held, Held{
-				ID: h.id, Status: h.status, Provider: h.provider, Tenant: h.tenant, Job: h.job, FromDomain: h.fromDomain,
-				Share: h.share, Since: h.began, Actor: h.actor, Reason: h.reason,
-			})
-		}
+		held = append(held, Held{
+			ID: h.id, Status: h.status, Provider: h.provider, Tenant: h.tenant, Job: h.job, FromDomain: h.fromDomain,
+			Share: h.share, Since: h.began, Actor: h.actor, Reason: h.reason,
+		})
 	}
 	return held, nil
 }
@@ -251,7 +264,7 @@ type InForce struct {
 
 // Orders returns the overrides that hold now: the kill switch first, then modes, then those of keys.
 func Orders(ctx context.Context, conn driver.Conn) ([]InForce, error) {
-	now, err := warehouseNow(ctx, conn)
+	now, err := warehouse.Now(ctx, conn)
 	if err != nil {
 		return nil, err
 	}

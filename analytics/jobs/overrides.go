@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"carom/analytics/control"
 	"carom/analytics/windows"
 	"carom/schemas/limits"
+	"carom/schemas/warehouse"
 )
 
 // overrides are what operators told the loop and what is in force of it.
@@ -125,15 +125,15 @@ func (p *pass) loadCancelled(ctx context.Context) error {
 	var ids []string
 	for key, c := range p.overrides.cancels {
 		if p.states[key].ReasonID == c.cancels {
-			ids = append(ids, "'"+quoted.Replace(c.cancels)+"'")
+			ids = append(ids, c.cancels)
 		}
 	}
 	if len(ids) == 0 {
 		return nil
 	}
 	slices.Sort(ids)
-	rows, err := p.t.Conn.Query(with(ctx, clickhouse.Parameters{"ids": "[" + strings.Join(ids, ",") + "]"}), `
-SELECT id, any(state_before) FROM limit_log WHERE kind = 'change' AND has({ids:Array(String)}, id) GROUP BY id`)
+	rows, err := p.t.Conn.Query(with(ctx, clickhouse.Parameters{"ids": warehouse.TextArray(ids)}), `
+SELECT id, any(state_before) FROM limit_log WHERE kind = 'change' AND id IN {ids:Array(String)} GROUP BY id`)
 	if err != nil {
 		return fmt.Errorf("read limit_log: %w", err)
 	}
@@ -175,21 +175,6 @@ func (p *pass) cancel(key limits.Key, state *remembered, now time.Duration, k *w
 	return control.Reason{
 		Rule: RuleCancel, Text: fmt.Sprintf("%s took %s back; the loop waits until %s. Reason: %s.", c.actor, c.cancels, c.expires.UTC().Format(time.RFC3339), strings.TrimSuffix(c.reason, ".")),
 		EpochFrom: present.Epoch, Epoch: state.Control.LastEpoch, ModeFrom: present.Mode, ModeTo: state.Control.Mode,
-		Old: inForce(present, k.Static), New: inForce(state.Control, k.Static), Evidence: control.Evidence{From: now, To: now, MinMessages: control.NoMessages},
+		Old: present.InForce(k.Static), New: state.Control.InForce(k.Static), Evidence: control.Evidence{From: now, To: now, MinMessages: control.NoMessages},
 	}, true
-}
-
-// inForce returns the limit that a state means where static is configured.
-func inForce(s control.State, static limits.Limit) limits.Limit {
-	l := static
-	if rate := cmp.Or(s.Pinned.Rate, s.RatePerSecond); rate > 0 {
-		l.RatePerSecond = rate
-	}
-	if n := cmp.Or(s.Pinned.Connections, s.Connections); n > 0 {
-		l.Connections = n
-	}
-	if n := cmp.Or(s.Pinned.MessagesPerConnection, s.MessagesPerConnection); n > 0 {
-		l.MessagesPerConnection = n
-	}
-	return l
 }

@@ -15,10 +15,11 @@ import (
 	"carom/analytics/windows"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
+	"carom/schemas/warehouse"
 )
 
 const (
-	// maxScoped bounds the scopes that are looked at in one run: those refused most.
+	// maxScoped bounds the scopes without a limit that are looked at in one run: those refused most.
 	maxScoped = 100
 	// scopedQuiet is how long a scope must not have been refused until its limit is let go.
 	scopedQuiet = 24 * time.Hour
@@ -38,22 +39,21 @@ func isScoped(key limits.Key) bool { return strings.HasPrefix(key.Source, scoped
 // roll-up knows it: over the minutes of a window, for the providers and domains that are refused now, so
 // that it costs nothing as long as nobody refuses a domain.
 func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.Snapshot) ([]limits.ScopedLimit, error) {
-	last, err := t.scopes(ctx, p.run.started)
+	looked := map[limits.Key]*windows.Key{}
+	inForce := keysWhereScoped(p.states)
+	for _, key := range inForce {
+		looked[key] = &windows.Key{}
+	}
+	refused, err := t.scopes(ctx, p, inForce)
 	if err != nil {
 		return nil, err
 	}
+	for _, r := range refused {
+		if r.isRecent && len(looked) < len(inForce)+maxScoped {
+			looked[r.key] = &windows.Key{}
+		}
+	}
 	now := p.run.started
-	looked := map[limits.Key]*windows.Key{}
-	for key := range p.states {
-		if isScoped(key) && p.states[key].Control.Epoch > 0 {
-			looked[key] = &windows.Key{}
-		}
-	}
-	for key, at := range last {
-		if now.Sub(at) < p.policy.ThresholdsOf(key.Provider).WindowMin && len(looked) < maxScoped {
-			looked[key] = &windows.Key{}
-		}
-	}
 	if len(looked) == 0 {
 		return nil, nil
 	}
@@ -69,11 +69,15 @@ func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.
 			nodes[key.Provider][n.Name] = true
 		}
 	}
+	lately := map[limits.Key]bool{}
+	for _, r := range refused {
+		lately[r.key] = true
+	}
 	var all []limits.ScopedLimit
 	for _, key := range slices.SortedFunc(maps.Keys(looked), limits.Key.Compare) {
 		k := looked[key]
 		k.Windows.Nodes = max(1, len(nodes[key.Provider]))
-		if at, ok := last[key]; !ok || now.Sub(at) > scopedQuiet {
+		if !lately[key] {
 			before := p.states[key]
 			after := before
 			var reasons []control.Reason
@@ -94,30 +98,62 @@ func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.
 	return all, nil
 }
 
-// scopes returns the domains that were refused in the last day, and when they were last.
-func (t *Throttle) scopes(ctx context.Context, now time.Time) (map[limits.Key]time.Time, error) {
-	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{"since": micros(now.Add(-scopedQuiet))}), fmt.Sprintf(`
-SELECT provider, value, max(ts)
+// keysWhereScoped returns the scopes that have a limit, in order.
+func keysWhereScoped(states map[limits.Key]remembered) []limits.Key {
+	var keys []limits.Key
+	for key, s := range states {
+		if isScoped(key) && s.Control.Epoch > 0 {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, limits.Key.Compare)
+	return keys
+}
+
+// refusedScope is a scope that was refused in the last scopedQuiet.
+type refusedScope struct {
+	key      limits.Key
+	isRecent bool // in the smallest window of the provider
+}
+
+// scopes returns the domains that were refused in the last scopedQuiet: those with a limit, and the others that
+// were refused most in the smallest windows.
+func (t *Throttle) scopes(ctx context.Context, p *pass, inForce []limits.Key) ([]refusedScope, error) {
+	now := p.run.started
+	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
+		"since": micros(now.Add(-scopedQuiet)), "near": micros(now.Add(-p.policy.Widest().WindowMin)), "keys": warehouse.TextArray(scopedNames(inForce)),
+	}), fmt.Sprintf(`
+SELECT provider, value, max(ts), concat(provider, '/', value) IN {keys:Array(String)} AS has_limit
 FROM scoped_refusals
 WHERE scope = 'domain' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
 GROUP BY provider, value
-ORDER BY max(ts) DESC, provider, value
-LIMIT %d`, 10*maxScoped))
+ORDER BY has_limit DESC, sumIf(refusals, ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC')) DESC, provider, value
+LIMIT %d`, len(inForce)+10*maxScoped))
 	if err != nil {
 		return nil, fmt.Errorf("read scoped_refusals: %w", err)
 	}
-	all := map[limits.Key]time.Time{}
+	var all []refusedScope
 	err = each(rows, "read scoped_refusals", func() error {
 		var key limits.Key
 		var at time.Time
-		if err := rows.Scan(&key.Provider, &key.Source, &at); err != nil {
+		var hasLimit bool
+		if err := rows.Scan(&key.Provider, &key.Source, &at, &hasLimit); err != nil {
 			return err
 		}
 		key.Source = scopedDomain + key.Source
-		all[key] = at
+		all = append(all, refusedScope{key, now.Sub(at) < p.policy.ThresholdsOf(key.Provider).WindowMin})
 		return nil
 	})
 	return all, err
+}
+
+// scopedNames returns the provider and the domain of each key.
+func scopedNames(keys []limits.Key) []string {
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = key.Provider + "/" + strings.TrimPrefix(key.Source, scopedDomain)
+	}
+	return names
 }
 
 // oldEpoch marks answers from before the limit in force reached the nodes.
@@ -126,13 +162,10 @@ const oldEpoch = math.MaxUint64
 // scopedWindows counts what the mail with each domain was answered. Events know the epoch of their source
 // and not that of the domain: what happened a delay after a decision counts as under it.
 func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows.Snapshot, looked map[limits.Key]*windows.Key) error {
-	keys := make([]limits.Key, 0, len(looked))
-	for key := range looked {
-		keys = append(keys, limits.Key{Provider: key.Provider, Source: strings.TrimPrefix(key.Source, scopedDomain)})
-	}
-	providers := make([]string, 0, len(keys))
-	for _, key := range keys {
-		providers = append(providers, key.Provider)
+	keys := slices.Collect(maps.Keys(looked))
+	providers := make([]string, len(keys))
+	for i, key := range keys {
+		providers[i] = key.Provider
 	}
 	step := p.policy.Thresholds.Step
 	for _, k := range looked {
@@ -140,8 +173,8 @@ func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows
 		k.To, k.Delay = windows.Since(snapshot.To), snapshot.Delay
 	}
 	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
-		"since": micros(p.run.started.Add(-p.policy.Thresholds.WindowMin - step)), "until": micros(p.run.started),
-		"keys": keyList(keys), "providers": textList(distinct(providers)),
+		"since": micros(p.run.started.Add(-p.policy.Widest().WindowMin - step)), "until": micros(p.run.started),
+		"keys": warehouse.TextArray(scopedNames(keys)), "providers": warehouse.TextArray(distinct(providers)),
 	}), `
 SELECT provider, domain, toDateTime(toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND), 'UTC') AS ts,
     countIf(dimension = 'ok'), countIf(dimension = 'user'), countIf(ours AND dimension = 'rate'), countIf(ours AND dimension = 'block'),
@@ -151,11 +184,11 @@ FROM (
     SELECT provider, time, dimension, reply, scope = 'domain' AND scope_value = domain AS ours,
         arrayJoin(arrayDistinct(arrayConcat(arrayMap(d -> toString(d), dkim_domains), [toString(from_domain), toString(mail_from_domain)]))) AS domain
     FROM events
-    WHERE has({providers:Array(String)}, provider) AND kind IN ('delivered', 'deferred', 'bounced')
+    WHERE provider IN {providers:Array(String)} AND kind IN ('delivered', 'deferred', 'bounced')
         AND time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
         AND (dimension IN ('ok', 'user') OR scope = 'domain')
 )
-WHERE has({keys:Array(String)}, concat(provider, '/', domain))
+WHERE concat(provider, '/', domain) IN {keys:Array(String)}
 GROUP BY provider, domain, ts
 ORDER BY provider, domain, ts`)
 	if err != nil {
@@ -181,13 +214,4 @@ ORDER BY provider, domain, ts`)
 		k.Hour.Add(b.Counts)
 		return nil
 	})
-}
-
-// textList writes texts as the parameter of an array.
-func textList(texts []string) string {
-	all := make([]string, len(texts))
-	for i, text := range texts {
-		all[i] = "'" + quoted.Replace(text) + "'"
-	}
-	return "[" + strings.Join(all, ",") + "]"
 }

@@ -71,6 +71,9 @@ func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 			return s.Control.RatePerSecond > 0 && s.Control.RatePerSecond < slowRate
 		}),
 		Suspended: keysWhere(states, func(s *remembered) bool { return s.Control.Mode == control.Suspended }),
+		Resting: keysWhere(states, func(s *remembered) bool {
+			return s.Control.Epoch > 0 && s.Control.Mode != control.Suspended && windows.Since(r.started)-s.Control.Since > day
+		}),
 		IsKnown: func(key limits.Key) bool {
 			s, ok := states[key]
 			return ok && s.Control != control.State{}
@@ -82,7 +85,14 @@ func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 	}
 	result.DataTo, result.Delay, result.Keys = snapshot.To, snapshot.Delay, len(snapshot.Keys)
 
+	last, err := loadWatermark(ctx, t.Conn, throttleJob)
+	if err != nil {
+		return err
+	}
 	p := pass{t: t, policy: policies, run: r, states: states, changed: known.ahead, overrides: &overrides}
+	if stood := r.started.Sub(last.started); !last.started.IsZero() && stood > limits.DefaultTTL {
+		p.stood = stood
+	}
 	if err := p.loadCancelled(ctx); err != nil {
 		return err
 	}
@@ -107,6 +117,12 @@ func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 		result.count(e.kind, string(e.reason.Rule))
 	}
 	t.explain(ctx, &p)
+	if len(p.entries) > 0 {
+		// Leases and states of a run that was overtaken change nothing; its rows of limit_log would stay.
+		if err := r.hasTurn(ctx, t.Conn); err != nil {
+			return err
+		}
+	}
 	if err := r.writeLog(ctx, t.Conn, p.entries, policies.Hash); err != nil {
 		return err
 	}
@@ -152,6 +168,7 @@ type pass struct {
 	overrides *overrides
 	cancelled map[string]remembered // states before the changes that operators cancelled, by reason id
 	entries   []entry
+	stood     time.Duration // how long no run ended well, if leases ended meanwhile; else 0
 }
 
 // mode says how far the loop may go at a key now.
@@ -180,6 +197,15 @@ func (p *pass) decide(key limits.Key, k *windows.Key, mode limits.Mode) {
 		if reason, ok := p.cancel(key, &after, now, k); ok {
 			reasons, actor = []control.Reason{reason}, p.overrides.cancels[key].actor
 			break
+		}
+		if k.Resting && k.Pin == nil && k.Warmup == nil && k.Frozen == "" {
+			after.Control, reasons = control.Release(before.Control, now, &k.Windows, "Few attempts were made in a day and none was refused")
+			break
+		}
+		if p.stood > 0 && k.Pin == nil && k.Frozen == "" {
+			if after.Control, reasons = control.Restart(p.policy.ThresholdsOf(key.Provider), before.Control, now, p.stood, &k.Windows); len(reasons) > 0 {
+				break
+			}
 		}
 		after.Control, _, reasons = control.Decide(p.policy.ThresholdsOf(key.Provider), after.Control, now, &k.Windows)
 	case limits.Off:

@@ -41,8 +41,8 @@ const (
 	lostTurn = 150 * time.Second
 )
 
-// errOvertaken ends a run whose turn another one has taken.
-var errOvertaken = errors.New("another run has taken the turn")
+// ErrOvertaken is wrapped by the error of a run whose turn another one has taken.
+var ErrOvertaken = errors.New("another run has taken the turn")
 
 // run is a run that has the turn.
 type run struct {
@@ -128,7 +128,7 @@ func (r *run) renewing(ctx context.Context, conn driver.Conn, t term) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Canceled
-		case errors.Is(err, errOvertaken):
+		case errors.Is(err, ErrOvertaken):
 			return err
 		case err == nil:
 			renewed = at
@@ -138,8 +138,8 @@ func (r *run) renewing(ctx context.Context, conn driver.Conn, t term) error {
 	}
 }
 
-// renew makes the turn last from now.
-func (r *run) renew(ctx context.Context, conn driver.Conn) error {
+// hasTurn returns nil if no later run has the turn, an error that wraps ErrOvertaken if one has.
+func (r *run) hasTurn(ctx context.Context, conn driver.Conn) error {
 	var last uint64
 	err := conn.QueryRow(with(ctx, clickhouse.Parameters{"job": r.job, "started": micros(r.started)}), `
 SELECT max(generation) FROM job_runs WHERE job = {job:String} AND started_at >= fromUnixTimestamp64Micro({started:Int64}, 'UTC')`).Scan(&last)
@@ -147,7 +147,15 @@ SELECT max(generation) FROM job_runs WHERE job = {job:String} AND started_at >= 
 		return fmt.Errorf("ask who has the turn of job %s: %w", r.job, err)
 	}
 	if last > r.generation {
-		return fmt.Errorf("job %s, generation %d: %w", r.job, last, errOvertaken)
+		return fmt.Errorf("job %s, generation %d: %w", r.job, last, ErrOvertaken)
+	}
+	return nil
+}
+
+// renew makes the turn last from now.
+func (r *run) renew(ctx context.Context, conn driver.Conn) error {
+	if err := r.hasTurn(ctx, conn); err != nil {
+		return err
 	}
 	at := r.now()
 	return r.write(ctx, conn, r.token("job_runs.renewed."+micros(at)), at, "running", Result{}, nil)

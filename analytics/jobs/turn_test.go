@@ -71,7 +71,7 @@ func overtakenRunEnds(t *testing.T, conn driver.Conn) {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	if !errors.Is(err, errOvertaken) {
+	if !errors.Is(err, ErrOvertaken) {
 		t.Errorf("the run that was overtaken ended with %v", err)
 	}
 }

@@ -2,12 +2,8 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -16,14 +12,7 @@ import (
 	"carom/analytics/webhook"
 )
 
-const (
-	webhookJob = "webhook"
-	// postsAtOnce are in flight at most, and postsInRun are begun.
-	postsAtOnce, postsInRun = 8, 400
-	// postTime is how long a run begins posts: the last ones need a timeout more, and the run must be
-	// over when its turn is.
-	postTime = 5 * time.Second
-)
+const webhookJob = "webhook"
 
 // isTold is a complaint that is proven, as a condition on events: by a token, or by the signature of a
 // reporter whom the operator trusts.
@@ -64,7 +53,7 @@ func (h *Webhook) idle(ctx context.Context) (bool, error) {
 SELECT
     (SELECT count() FROM events WHERE `+inSlice+` AND `+isTold+`)
     + (SELECT count() FROM webhook_deliveries FINAL
-        WHERE endpoint = {endpoint:String} AND status = 'waiting' AND next_at <= fromUnixTimestamp64Micro({until:Int64}, 'UTC'))`).Scan(&found)
+        WHERE endpoint = {endpoint:String} AND `+isComplaintID+` AND status = 'waiting' AND next_at <= fromUnixTimestamp64Micro({until:Int64}, 'UTC'))`).Scan(&found)
 	if err != nil {
 		return false, fmt.Errorf("look for complaints to tell: %w", err)
 	}
@@ -90,37 +79,12 @@ WHERE `+inSlice+` AND `+isTold+`
 		return fmt.Errorf("note complaints: %w", err)
 	}
 	result.DataTo = r.started
-	due, err := h.due(ctx, parameters)
-	if err != nil || len(due) == 0 {
+	due, err := h.due(ctx, r.started)
+	if err != nil {
 		return err
 	}
-	h.post(ctx, due)
-	var rows [][]any
-	for _, d := range due {
-		if !d.tried {
-			continue
-		}
-		status, next, answer := "delivered", time.Unix(0, 0).UTC(), "ok"
-		if d.err != nil {
-			status, next, answer = "waiting", r.started.Add(webhook.Wait(d.attempts+1)), d.err.Error()
-			if r.started.Sub(d.complaint.Time) > webhook.GiveUpAfter {
-				status = "given-up"
-				h.Log.ErrorContext(ctx, "a complaint is not told any more", "event", d.complaint.ID, "attempts", d.attempts+1, "error", d.err)
-			}
-			result.Advised++
-		} else {
-			result.Changes++
-		}
-		rows = append(rows, []any{
-			h.Endpoint, d.complaint.ID, uint64(r.started.UnixMicro()), d.complaint.Time, status, d.attempts + 1, next, answer, //nolint:gosec // after 1970
-		})
-	}
-	if result.Advised > 0 {
-		h.Log.WarnContext(ctx, "the webhook does not take complaints, they are tried again", "endpoint", h.Endpoint, "failed", result.Advised, "error", firstError(due))
-	}
-	return insert(context.WithoutCancel(ctx), h.Conn, r.token("webhook_deliveries"), "webhook_deliveries", []string{
-		"endpoint", "event_id", "version", "event_time", "status", "attempts", "next_at", "answer",
-	}, rows)
+	deliver(ctx, due)
+	return recordDeliveries(ctx, h.Conn, h.Log, r, h.Endpoint, due, result)
 }
 
 // since returns where the last run ended, a little before, or now for the first one.
@@ -132,53 +96,14 @@ func (h *Webhook) since(ctx context.Context, started time.Time) (time.Time, erro
 	return w.dataTo.Add(-overlap), nil
 }
 
-// duePost is a complaint to be told.
-type duePost struct {
-	complaint webhook.Complaint
-	attempts  uint32
-	tried     bool
-	err       error
-}
-
 // due returns the complaints whose time has come, oldest first.
-func (h *Webhook) due(ctx context.Context, parameters clickhouse.Parameters) ([]*duePost, error) {
-	rows, err := h.Conn.Query(with(ctx, parameters), fmt.Sprintf(`
-SELECT event_id, event_time, attempts FROM webhook_deliveries FINAL
-WHERE endpoint = {endpoint:String} AND status = 'waiting' AND next_at <= fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-ORDER BY next_at, event_id
-LIMIT %d`, postsInRun))
-	if err != nil {
-		return nil, fmt.Errorf("read webhook_deliveries: %w", err)
-	}
-	var due []*duePost
-	byID := map[string]*duePost{}
-	var first, last time.Time
-	err = each(rows, "read webhook_deliveries", func() error {
-		d := &duePost{}
-		if err := rows.Scan(&d.complaint.ID, &d.complaint.Time, &d.attempts); err != nil {
-			return err
-		}
-		if at := d.complaint.Time; first.IsZero() || at.Before(first) {
-			first = at
-		}
-		if d.complaint.Time.After(last) {
-			last = d.complaint.Time
-		}
-		due, byID[d.complaint.ID] = append(due, d), d
-		return nil
-	})
+func (h *Webhook) due(ctx context.Context, now time.Time) ([]*delivery, error) {
+	due, err := loadDue(ctx, h.Conn, h.Endpoint, now, isComplaintID)
 	if err != nil || len(due) == 0 {
 		return nil, err
 	}
-	ids := make([]string, 0, len(byID))
-	for id := range byID {
-		ids = append(ids, quoted.Replace(id))
-	}
-	parameters = maps.Clone(parameters)
-	parameters["first"], parameters["last"] = micros(first), micros(last)
-	parameters["ids"] = "['" + strings.Join(ids, "','") + "']"
-	rows, err = h.Conn.Query(with(ctx, parameters), `
-SELECT concat(node, '/', toString(incarnation), '/', toString(seq)) AS id, recipient, recipient_key, tenant, job, provider, feedback_type, reporting_mta,
+	rows, err := h.Conn.Query(with(ctx, dueParameters(due)), `
+SELECT concat(node, '/', toString(incarnation), '/', toString(seq)) AS id, time, recipient, recipient_key, tenant, job, provider, feedback_type, reporting_mta,
     toString(original_message_id), original_index
 FROM events
 WHERE kind = 'complaint' AND time >= fromUnixTimestamp64Micro({first:Int64}, 'UTC') AND time <= fromUnixTimestamp64Micro({last:Int64}, 'UTC')
@@ -186,65 +111,17 @@ WHERE kind = 'complaint' AND time >= fromUnixTimestamp64Micro({first:Int64}, 'UT
 	if err != nil {
 		return nil, fmt.Errorf("read complaints: %w", err)
 	}
+	send := map[string]func(context.Context) error{}
 	err = each(rows, "read complaints", func() error {
-		var id string
-		var c webhook.Complaint
-		if err := rows.Scan(&id, &c.Recipient, &c.RecipientKey, &c.Tenant, &c.Job, &c.Provider, &c.FeedbackType, &c.ReportingMTA, &c.MessageID, &c.Index); err != nil {
+		c := webhook.Complaint{Type: "complaint"}
+		if err := rows.Scan(&c.ID, &c.Time, &c.Recipient, &c.RecipientKey, &c.Tenant, &c.Job, &c.Provider, &c.FeedbackType, &c.ReportingMTA, &c.MessageID, &c.Index); err != nil {
 			return err
 		}
-		d := byID[id]
-		c.Type, c.ID, c.Time = "complaint", id, d.complaint.Time
-		d.complaint = c
+		send[c.ID] = func(ctx context.Context) error { return h.Client.Post(ctx, &c) }
 		return nil
 	})
-	return due, err
-}
-
-// quoted escapes a text within quotes, as in an array.
-var quoted = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-
-// post tells of the complaints, some at a time. It stops to begin new ones when the time is over, or
-// when nothing but failures came back for as many as are in flight: the rest keeps its turn.
-func (h *Webhook) post(ctx context.Context, due []*duePost) {
-	ends := time.Now().Add(postTime)
-	var mu sync.Mutex
-	next, failures := 0, 0 // failures in a row
-	take := func() *duePost {
-		mu.Lock()
-		defer mu.Unlock()
-		if next == len(due) || failures >= postsAtOnce || time.Now().After(ends) {
-			return nil
-		}
-		next++
-		return due[next-1]
-	}
-	var workers sync.WaitGroup
-	for range postsAtOnce {
-		workers.Go(func() {
-			for d := take(); d != nil; d = take() {
-				if d.complaint.Type == "" {
-					d.tried, d.err = true, errors.New("its event is not stored any more")
-					continue
-				}
-				err := h.Client.Post(ctx, &d.complaint)
-				mu.Lock()
-				if d.tried, d.err = true, err; err != nil {
-					failures++
-				} else {
-					failures = 0
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	workers.Wait()
-}
-
-func firstError(due []*duePost) error {
 	for _, d := range due {
-		if d.err != nil {
-			return d.err
-		}
+		d.send = send[d.id]
 	}
-	return nil
+	return due, err
 }

@@ -6,12 +6,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"carom/schemas/warehouse"
 )
 
 // FeedbackQuery counts, for each provider, complaints by the time at which they came and deliveries: k and
 // n of the last silent window, and of the time before it. Parameters: since, recent and until,
 // microseconds since 1970. Complaints that nobody proved count as little here as elsewhere.
-const FeedbackQuery = `
+var FeedbackQuery = `
 SELECT provider, toFloat64(sum(old_k)), toFloat64(sum(old_n)), toFloat64(sum(new_k)), toFloat64(sum(new_n))
 FROM
 (
@@ -29,13 +31,8 @@ WHERE provider != ''
 GROUP BY provider`
 
 // hours are the hours of k1h, and the minutes of k1m that it does not hold yet.
-const hours = `
-    SELECT provider, source, tenant, ts, ok, usr, rate, conn, msgc, block, content, auth, other, canaries, canary_block, sample_reply
-    FROM k1h WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-    UNION ALL
-    SELECT provider, source, tenant, ts, ok, usr, rate, conn, msgc, block, content, auth, other, canaries, canary_block, sample_reply
-    FROM k1m WHERE ts >= (SELECT max(ts) + INTERVAL 1 HOUR FROM k1h) AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
-        AND ts < fromUnixTimestamp64Micro({until:Int64}, 'UTC')`
+var hours = warehouse.Hourly("provider, source, tenant, ts, ok, usr, rate, conn, msgc, block, content, auth, other, canaries, canary_block",
+	"ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({until:Int64}, 'UTC')")
 
 // Feedback says what is known of a provider's feedback loop.
 type Feedback string
@@ -65,15 +62,11 @@ func (p *Policy) FeedbackOf(oldK, oldN, newK, newN float64) Feedback {
 // Parameters are those of Query and FeedbackQuery at now, but for the providers: live are those whose
 // feedback loop counts.
 func (p *Policy) Parameters(now time.Time, live []string) map[string]string {
-	quoted := make([]string, len(live))
-	for i, name := range live {
-		quoted[i] = "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(name) + "'"
-	}
 	micros := func(t time.Time) string { return strconv.FormatInt(t.UnixMicro(), 10) }
 	return map[string]string{
 		"since": micros(now.Add(-p.SlowSpan).Truncate(time.Hour)), "recent": micros(now.Add(-p.SilentWindow)), "until": micros(now),
 		"near": micros(now.Add(-p.FastSpan)), "fast_half": number(p.FastHalfLife.Seconds()), "slow_half": number(p.SlowHalfLife.Seconds()),
-		"tail": number(p.TailPerDay), "live": "[" + strings.Join(quoted, ",") + "]",
+		"tail": number(p.TailPerDay), "live": warehouse.TextArray(live),
 	}
 }
 
@@ -144,9 +137,11 @@ var places = `
 SELECT provider, source, tenant,` + decayed + `, sumIf(nn[4], NOT is_near AND counted) AS attempted, min(ts) AS began, max(is_permanent) AS is_permanent
 FROM
 (
-    SELECT provider, source, tenant, ts, false AS is_near, true AS counted, ` + age + ` AS age,` + vector + `,
-        ts >= ` + now + ` - INTERVAL 1 DAY AND positionCaseInsensitive(sample_reply, 'permanently deferred') > 0 AS is_permanent
+    SELECT provider, source, tenant, ts, false AS is_near, true AS counted, ` + age + ` AS age,` + vector + `, false AS is_permanent
     FROM (` + hours + `)
+    UNION ALL
+    SELECT provider, source, tenant, ts, false AS is_near, false AS counted, toInt64(0) AS age, [0., 0., 0., 0.] AS kk, [0., 0., 0., 0.] AS nn, true AS is_permanent
+    FROM k1m WHERE ts >= ` + now + ` - INTERVAL 1 DAY AND ts < ` + now + ` AND ` + warehouse.IsPermanentlyDeferred + `
     UNION ALL
     SELECT provider, source, tenant, ts, true AS is_near, true AS counted, ` + age + ` AS age,` + vector + `, false AS is_permanent
     FROM k1m WHERE ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') AND ts < fromUnixTimestamp64Micro({until:Int64}, 'UTC')

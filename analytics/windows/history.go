@@ -3,55 +3,61 @@ package windows
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"carom/analytics/control"
 	"carom/schemas/limits"
+	"carom/schemas/warehouse"
 )
 
 // historySpan is how far back a key's history is read when the loop first sees it.
-const historySpan = 14 * 24 * time.Hour
+const historySpan = 14 * day
 
-// hourly are the hours of k1h, and the minutes of k1m that it does not hold yet, of the keys asked for.
-const hourly = `
-(
-    SELECT provider, source, ts, ok, usr, rate, block, unav, other FROM k1h
-    WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
-    UNION ALL
-    SELECT provider, source, ts, ok, usr, rate, block, unav, other FROM k1m
-    WHERE ts >= (SELECT max(ts) + INTERVAL 1 HOUR FROM k1h) AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
-)`
+const day = 24 * time.Hour
 
-// list writes keys as a parameter.
-func list(keys []limits.Key) string {
-	quoted := make([]string, len(keys))
-	for i, k := range keys {
-		quoted[i] = "'" + quoting.Replace(k.String()) + "'"
-	}
-	return "[" + strings.Join(quoted, ",") + "]"
-}
+// hourly are the hours and minutes of the keys asked for.
+var hourly = warehouse.Hourly("provider, source, ts, ok, usr, rate, block, unav, other",
+	"ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+IsKey)
+
+// minutely are the minutes alone, for as long as they are kept.
+const minutely = "SELECT provider, source, ts, ok, usr, rate, block, unav, other FROM k1m WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND " + IsKey
+
+// attempts are those of a row of hourly that say something about the rate.
+const attempts = "ok + usr + rate + block + unav + other"
 
 // history reads what keys that the loop has no state of were taken in the last two weeks: the hours that
 // had mail, and of them the one that only a twentieth was above. What began less than a day ago is no
-// history: a database that was empty must not slow a key down.
-func (r *Reader) history(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) (err error) {
+// history: a database that was empty must not slow a key down. Nor has a key with few attempts in the last day one:
+// it runs on its configuration (design/control.md 5.5, rule 9).
+func (r *Reader) history(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) error {
 	var keys []limits.Key
 	for id, k := range s.Keys {
 		if len(k.Nodes) > 0 && (wanted.IsKnown == nil || !wanted.IsKnown(id)) {
 			keys = append(keys, id)
 		}
 	}
-	if len(keys) == 0 {
-		return nil
+	for some := range slices.Chunk(keys, keysAtOnce) {
+		if err := r.historyOf(ctx, now, wanted, some, s); err != nil {
+			return err
+		}
 	}
-	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-historySpan).Truncate(time.Hour)), "keys": list(keys)}, `
-SELECT provider, source, quantileExact(0.95)(taken) / 3600
-FROM (SELECT provider, source, toStartOfHour(ts) AS hour, sum(ok) + sum(usr) AS taken FROM `+hourly+` WHERE ts < toStartOfHour(now()) GROUP BY provider, source, hour HAVING taken > 0)
+	return nil
+}
+
+func (r *Reader) historyOf(ctx context.Context, now time.Time, wanted Wanted, keys []limits.Key, s *Snapshot) (err error) {
+	rows, err := r.query(ctx, WithKeys(clickhouse.Parameters{
+		"since": micros(now.Add(-historySpan).Truncate(time.Hour)), "day": micros(now.Add(-day)),
+	}, keys), `
+SELECT provider, source, quantileExactIf(0.95)(taken, taken > 0 AND hour < toStartOfHour(now())) / 3600, sum(lately)
+FROM (
+    SELECT provider, source, toStartOfHour(ts) AS hour, sum(ok) + sum(usr) AS taken, sumIf(`+attempts+`, ts >= fromUnixTimestamp64Micro({day:Int64}, 'UTC')) AS lately
+    FROM (`+hourly+`) GROUP BY provider, source, hour
+)
 GROUP BY provider, source
-HAVING min(hour) <= now() - INTERVAL 1 DAY`)
+HAVING minIf(hour, taken > 0) <= now() - INTERVAL 1 DAY`)
 	if err != nil {
 		return fmt.Errorf("read the history of keys: %w", err)
 	}
@@ -59,10 +65,11 @@ HAVING min(hour) <= now() - INTERVAL 1 DAY`)
 	for rows.Next() {
 		var id limits.Key
 		var rate float64
-		if err := rows.Scan(&id.Provider, &id.Source, &rate); err != nil {
+		var lately uint64
+		if err := rows.Scan(&id.Provider, &id.Source, &rate, &lately); err != nil {
 			return fmt.Errorf("read the history of keys: %w", err)
 		}
-		if k := s.Keys[id]; k != nil {
+		if k := s.Keys[id]; k != nil && lately >= r.policyOf(wanted, id.Provider).LeastPerDay && rate > 0 { // not NaN
 			k.HistoryRate = rate
 		}
 	}
@@ -70,10 +77,11 @@ HAVING min(hour) <= now() - INTERVAL 1 DAY`)
 }
 
 // warmups reads the days of the keys that are warming up: answers by the day of the answer, complaints by
-// that of the delivery.
+// that of the delivery. Where a policy has days that hours do not make up, for trials that take no weeks,
+// minutes do.
 func (r *Reader) warmups(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) error {
 	var keys []limits.Key
-	earliest := now
+	earliest, source := now, hourly
 	for id, k := range s.Keys {
 		if k.warmupStart.IsZero() || k.Established || !k.warmupStart.Before(now) {
 			continue
@@ -83,24 +91,27 @@ func (r *Reader) warmups(ctx context.Context, now time.Time, wanted Wanted, s *S
 		if k.warmupStart.Before(earliest) {
 			earliest = k.warmupStart
 		}
+		if r.policyOf(wanted, id.Provider).Warmup.Day%time.Hour != 0 {
+			source = minutely
+		}
 	}
 	if len(keys) == 0 {
 		return nil
 	}
-	parameters := clickhouse.Parameters{"since": micros(earliest.Truncate(time.Hour)), "keys": list(keys)}
+	parameters := WithKeys(clickhouse.Parameters{"since": micros(earliest.Truncate(time.Hour))}, keys)
 	if err := r.warmupDays(ctx, now, parameters, wanted, s, `
-SELECT provider, source, toDateTime(toStartOfHour(ts), 'UTC') AS hour, sum(ok) + sum(usr) + sum(rate) + sum(block) + sum(unav) + sum(other), sum(ok) + sum(usr), sum(rate) + sum(block) + sum(unav), toUInt64(0)
-FROM `+hourly+` GROUP BY provider, source, hour`); err != nil {
+SELECT provider, source, ts, sum(ok) + sum(usr) + sum(rate) + sum(block) + sum(unav) + sum(other), sum(ok) + sum(usr), sum(rate) + sum(block) + sum(unav), toUInt64(0)
+FROM (`+source+`) GROUP BY provider, source, ts`); err != nil {
 		return err
 	}
 	return r.warmupDays(ctx, now, parameters, wanted, s, `
-SELECT provider, source, toDateTime(toStartOfHour(delivered_at), 'UTC') AS hour, toUInt64(0), toUInt64(0), toUInt64(0), uniqExact(message_id, recipient_index)
+SELECT provider, source, toStartOfMinute(delivered_at) AS minute, toUInt64(0), toUInt64(0), toUInt64(0), uniqExact(message_id, recipient_index)
 FROM attributions FINAL
-WHERE proven AND kind = 'complaint' AND delivered_at >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
-GROUP BY provider, source, hour`)
+WHERE proven AND kind = 'complaint' AND delivered_at >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND `+IsKey+`
+GROUP BY provider, source, minute`)
 }
 
-// warmupDays adds hours to the days of warm-ups that are over.
+// warmupDays adds hours and minutes to the days of warm-ups that are over.
 func (r *Reader) warmupDays(ctx context.Context, now time.Time, parameters clickhouse.Parameters, wanted Wanted, s *Snapshot, query string) (err error) {
 	rows, err := r.query(ctx, parameters, query)
 	if err != nil {
@@ -148,10 +159,9 @@ func (r *Reader) permanent(ctx context.Context, now time.Time, suspended []limit
 	if len(suspended) == 0 {
 		return nil
 	}
-	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-24 * time.Hour)), "keys": list(suspended)}, `
+	rows, err := r.query(ctx, WithKeys(clickhouse.Parameters{"since": micros(now.Add(-day))}, suspended), `
 SELECT DISTINCT provider, source FROM k1m
-WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(String)}, concat(provider, '/', source))
-    AND (positionCaseInsensitive(sample_reply, 'permanently deferred') > 0 OR position(sample_reply, '[TS03]') > 0)`)
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND `+IsKey+` AND `+warehouse.IsPermanentlyDeferred)
 	if err != nil {
 		return fmt.Errorf("look for permanent deferrals: %w", err)
 	}
@@ -163,6 +173,41 @@ WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND has({keys:Array(S
 		}
 		if k := s.Keys[id]; k != nil {
 			k.PermanentlyDeferred = true
+		}
+	}
+	return nil
+}
+
+// resting looks which keys sent so little in the last day, and were refused so little of it, that they need no
+// lease (design/control.md 5.5, rule 9).
+func (r *Reader) resting(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) error {
+	for some := range slices.Chunk(wanted.Resting, keysAtOnce) {
+		if err := r.restingOf(ctx, now, wanted, some, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Reader) restingOf(ctx context.Context, now time.Time, wanted Wanted, keys []limits.Key, s *Snapshot) (err error) {
+	rows, err := r.query(ctx, WithKeys(clickhouse.Parameters{"since": micros(now.Add(-day))}, keys), `
+SELECT provider, source, sum(`+attempts+`)
+FROM k1m
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND `+IsKey+`
+GROUP BY provider, source
+HAVING sum(rate + conn + msgc + block + unav + other) = 0`)
+	if err != nil {
+		return fmt.Errorf("look for keys that rest: %w", err)
+	}
+	defer func() { err = closing(err, rows, "look for keys that rest") }()
+	for rows.Next() {
+		var id limits.Key
+		var n uint64
+		if err := rows.Scan(&id.Provider, &id.Source, &n); err != nil {
+			return fmt.Errorf("look for keys that rest: %w", err)
+		}
+		if k := s.Keys[id]; k != nil {
+			k.Resting = n < r.policyOf(wanted, id.Provider).LeastPerDay
 		}
 	}
 	return nil

@@ -1,17 +1,18 @@
 // Package windows reads what the control loop decides from: the ten-second roll-up of answers, the
 // hour before, and the gauges of the nodes.
 //
-// It reads roll-ups and gauges only, three queries a run and one each for keys that are new, warming
-// up or suspended, so its cost follows keys and buckets and not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
+// It reads roll-ups and gauges only, four queries a run and one each for keys that are slow, new, warming
+// up, suspended or resting, so its cost follows keys and buckets and not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
 // with which recent buckets were seen to fill. Errors are those of the connection. A Reader is safe
 // for concurrent use.
 package windows
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -20,6 +21,7 @@ import (
 	"carom/analytics/control"
 	"carom/schemas/clock"
 	"carom/schemas/limits"
+	"carom/schemas/warehouse"
 )
 
 const (
@@ -54,6 +56,8 @@ type Node struct {
 type Key struct {
 	control.Windows
 	Nodes []Node
+	// Resting says of a key of Wanted.Resting that few attempts were made in the last day and none was refused.
+	Resting bool
 
 	warmupStart time.Time
 }
@@ -62,6 +66,7 @@ type Key struct {
 type Wanted struct {
 	Slow      []limits.Key                 // evidence reaches further back than the smallest window
 	Suspended []limits.Key                 // whether the receiver said that it will not relent
+	Resting   []limits.Key                 // whether they send so little, unrefused, that they need no lease
 	IsKnown   func(limits.Key) bool        // the loop has a state of the key: its history is not read; nil for none
 	Policy    func(string) *control.Policy // of a provider; nil for Reader.Policy everywhere
 }
@@ -107,6 +112,9 @@ func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snaps
 		return nil, err
 	}
 	if err := r.permanent(ctx, now, wanted.Suspended, s); err != nil {
+		return nil, err
+	}
+	if err := r.resting(ctx, now, wanted, s); err != nil {
 		return nil, err
 	}
 	settle := min(max(s.Lateness, shortestSettle), max(longestSettle, clock.Scaled(shortestSettle)))
@@ -238,55 +246,132 @@ func plus(a, b limits.Limit) limits.Limit {
 	return sum
 }
 
-// buckets reads the roll-up and measures how late it fills.
-func (r *Reader) buckets(ctx context.Context, now time.Time, slow []limits.Key, s *Snapshot) (err error) {
-	far := make([]string, 0, len(slow))
-	for _, k := range slow {
-		far = append(far, "'"+quoting.Replace(k.String())+"'")
+// bucketColumns are those of a Bucket. FINAL has ClickHouse add up what several batches left of one bucket, which
+// costs it a quarter of what GROUP BY does, since the rows are stored in that order.
+const bucketColumns = `provider, source, epoch, ts, ok, usr, rate, conn, msgc, block, grey, unav, content, auth, other,
+    max_open, min_msgc_idx, sample_reply, last_arrived, n1, f1, n2, f2`
+
+// buckets reads the roll-up and measures how late it fills: the smallest window of every key, and what lies
+// before it of those that are slow, or whose refusals may be greylisting without a word.
+func (r *Reader) buckets(ctx context.Context, now time.Time, slow []limits.Key, s *Snapshot) error {
+	near := micros(now.Add(-r.Policy.WindowMin - r.Policy.Step))
+	grey := micros(now.Add(-r.Policy.Greylisting.Window - r.Policy.Step))
+	if err := r.addBuckets(ctx, now, s, clickhouse.Parameters{"now": micros(now), "near": near}, `
+SELECT `+bucketColumns+`
+FROM k10s FINAL
+WHERE ts <= fromUnixTimestamp64Micro({now:Int64}, 'UTC') AND ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC')`); err != nil {
+		return err
 	}
-	rows, err := r.query(ctx, clickhouse.Parameters{
-		"now":  micros(now),
-		"near": micros(now.Add(-r.Policy.WindowMin - r.Policy.Step)),
-		"grey": micros(now.Add(-r.Policy.Greylisting.Window - r.Policy.Step)), "unclear": strconv.FormatUint(max(1, r.Policy.Greylisting.First/4), 10),
-		"far":  micros(now.Add(-max(r.Policy.WindowMax, r.Policy.Greylisting.Window) - r.Policy.Step)),
-		"slow": "[" + strings.Join(far, ",") + "]",
-	}, `
-SELECT provider, source, epoch, ts, sum(ok), sum(usr), sum(rate), sum(conn), sum(msgc), sum(block), sum(grey), sum(unav),
-    sum(content), sum(auth), sum(other), max(max_open), min(min_msgc_idx), max(sample_reply), max(last_arrived), sum(n1), sum(f1), sum(n2), sum(f2)
+	unclear, err := r.unclear(ctx, grey)
+	if err != nil {
+		return err
+	}
+	for far := range slices.Chunk(slices.Concat(slow, unclear), keysAtOnce) {
+		if err := r.addBuckets(ctx, now, s, WithKeys(clickhouse.Parameters{
+			"near": near, "far": micros(now.Add(-max(r.Policy.WindowMax, r.Policy.Greylisting.Window) - r.Policy.Step)),
+		}, far), `
+SELECT `+bucketColumns+`
+FROM k10s FINAL
+WHERE ts < fromUnixTimestamp64Micro({near:Int64}, 'UTC') AND ts >= fromUnixTimestamp64Micro({far:Int64}, 'UTC') AND `+IsKey); err != nil {
+			return err
+		}
+	}
+	for _, k := range s.Keys {
+		k.Buckets = inOrder(k.Buckets)
+	}
+	return nil
+}
+
+// unclear returns the keys that may be greylisted without a word: enough first attempts were refused by what
+// nobody could classify, and there were retries.
+func (r *Reader) unclear(ctx context.Context, since string) (keys []limits.Key, err error) {
+	rows, err := r.query(ctx, clickhouse.Parameters{"since": since, "least": strconv.FormatUint(max(1, r.Policy.Greylisting.First/4), 10)}, `
+SELECT provider, source
 FROM k10s
-WHERE ts <= fromUnixTimestamp64Micro({now:Int64}, 'UTC') AND ts >= fromUnixTimestamp64Micro({far:Int64}, 'UTC')
-    AND (ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC') OR has({slow:Array(String)}, concat(provider, '/', source))
-        OR ts >= fromUnixTimestamp64Micro({grey:Int64}, 'UTC') AND (provider, source) IN (
-            SELECT provider, source FROM k10s WHERE ts >= fromUnixTimestamp64Micro({grey:Int64}, 'UTC')
-            GROUP BY provider, source HAVING sum(f1) >= {unclear:UInt64} AND sum(n2) > 0))
-GROUP BY provider, source, epoch, ts
-ORDER BY provider, source, ts, epoch`)
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND (f1 > 0 OR n2 > 0)
+GROUP BY provider, source
+HAVING sum(f1) >= {least:UInt64} AND sum(n2) > 0`)
+	if err != nil {
+		return nil, fmt.Errorf("read k10s: %w", err)
+	}
+	defer func() { err = closing(err, rows, "read k10s") }()
+	for rows.Next() {
+		var id limits.Key
+		if err := rows.Scan(&id.Provider, &id.Source); err != nil {
+			return nil, fmt.Errorf("read k10s: %w", err)
+		}
+		keys = append(keys, id)
+	}
+	return keys, nil
+}
+
+// addBuckets adds the rows of a query to their keys. Those of a key come together, but for few exceptions, so that
+// they are gathered aside and take no more memory in the end than they need.
+func (r *Reader) addBuckets(ctx context.Context, now time.Time, s *Snapshot, parameters clickhouse.Parameters, query string) (err error) {
+	rows, err := r.query(ctx, parameters, query)
 	if err != nil {
 		return fmt.Errorf("read k10s: %w", err)
 	}
 	defer func() { err = closing(err, rows, "read k10s") }()
+	var (
+		id, last    limits.Key
+		ts, arrived time.Time
+		b           control.Bucket
+		aside       []control.Bucket
+	)
+	c := &b.Counts
+	flush := func() {
+		if len(aside) > 0 {
+			k := s.key(last)
+			k.Buckets = append(slices.Clip(k.Buckets), aside...)
+			aside = aside[:0]
+		}
+	}
 	for rows.Next() {
-		var (
-			id          limits.Key
-			b           control.Bucket
-			ts, arrived time.Time
-		)
-		c := &b.Counts
 		if err := rows.Scan(&id.Provider, &id.Source, &b.Epoch, &ts, &c.OK, &c.User, &c.Rate, &c.Connections, &c.Messages, &c.Block, &c.Greylist,
 			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived,
 			&b.First, &b.FirstOther, &b.Retry, &b.RetryOther); err != nil {
 			return fmt.Errorf("read k10s: %w", err)
 		}
+		if id != last {
+			flush()
+			last = id
+		}
 		b.Start = Since(ts)
+		aside = append(aside, b)
 		k := s.key(id)
-		k.Buckets = append(k.Buckets, b)
 		end := ts.Add(r.Policy.Step)
 		k.Newest = max(k.Newest, min(Since(end), Since(now)))
 		if end.After(now.Add(-max(settleSpan, clock.Scaled(slowestGauge)))) && !end.After(now) {
 			s.Lateness = max(s.Lateness, arrived.Sub(end))
 		}
 	}
+	flush()
 	return nil
+}
+
+// inOrder puts buckets in order of time and epoch. Rows of one bucket are added up: those of several shards come
+// apart.
+func inOrder(buckets []control.Bucket) []control.Bucket {
+	slices.SortFunc(buckets, func(a, b control.Bucket) int {
+		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Epoch, b.Epoch))
+	})
+	n := 0
+	for i := range buckets {
+		b := &buckets[i]
+		if n == 0 || buckets[n-1].Start != b.Start || buckets[n-1].Epoch != b.Epoch {
+			buckets[n] = *b
+			n++
+			continue
+		}
+		sum := &buckets[n-1]
+		sum.Counts.Add(b.Counts)
+		sum.First, sum.FirstOther = sum.First+b.First, sum.FirstOther+b.FirstOther
+		sum.Retry, sum.RetryOther = sum.Retry+b.Retry, sum.RetryOther+b.RetryOther
+		sum.MaxOpen, sum.MinMessages = max(sum.MaxOpen, b.MaxOpen), min(sum.MinMessages, b.MinMessages)
+		sum.Sample = max(sum.Sample, b.Sample)
+	}
+	return buckets[:n]
 }
 
 // lastHour reads the quality of what is sent.
@@ -320,8 +405,25 @@ func (r *Reader) query(ctx context.Context, parameters clickhouse.Parameters, qu
 
 func micros(t time.Time) string { return strconv.FormatInt(t.UnixMicro(), 10) }
 
-// quoting escapes a string inside an array parameter.
-var quoting = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+// IsKey is the condition that provider and source are a key of WithKeys. Its first parts let ClickHouse skip what
+// tables keep elsewhere that are in the order of provider and source.
+const IsKey = `provider IN {providers:Array(String)} AND source IN {sources:Array(String)} AND concat(provider, '/', source) IN {keys:Array(String)}`
+
+// keysAtOnce is how many keys one query asks for: they travel in its URL, which ClickHouse bounds to 1 MB.
+const keysAtOnce = 2000
+
+// WithKeys adds the keys that IsKey asks for to the parameters of a query.
+func WithKeys(p clickhouse.Parameters, keys []limits.Key) clickhouse.Parameters {
+	providers, sources, both := make([]string, len(keys)), make([]string, len(keys)), make([]string, len(keys))
+	for i, k := range keys {
+		providers[i], sources[i], both[i] = k.Provider, k.Source, k.String()
+	}
+	for name, texts := range map[string][]string{"providers": providers, "sources": sources, "keys": both} {
+		slices.Sort(texts)
+		p[name] = warehouse.TextArray(slices.Compact(texts))
+	}
+	return p
+}
 
 // closing ends the reading of rows and returns the first error.
 func closing(err error, rows driver.Rows, what string) error {

@@ -173,6 +173,9 @@ func TestReadHistory(t *testing.T) {
 	}
 	fresh := limits.Key{Provider: "gmx", Source: "192.0.2.9"}
 	bucket(t, conn, fresh, 0, now.Add(-2*time.Hour), now, 3600, 0, control.NoMessages)
+	small := limits.Key{Provider: "gmx", Source: "192.0.2.10"}
+	bucket(t, conn, small, 0, now.Add(-30*time.Hour), now, 3000, 0, control.NoMessages)
+	bucket(t, conn, small, 0, now.Add(-2*time.Hour), now, 150, 0, control.NoMessages)
 	start := now.Add(-50 * time.Hour)
 	bucket(t, conn, warm, 0, start.Add(2*time.Hour), now, 900, 100, control.NoMessages)
 	bucket(t, conn, warm, 0, start.Add(26*time.Hour), now, 2000, 0, control.NoMessages)
@@ -188,6 +191,7 @@ func TestReadHistory(t *testing.T) {
 		{Node: "a", Incarnation: uuid.New(), Seq: 1, Time: now, Provider: google.Provider, Source: google.Source, StaticRate: 100, Established: start},
 		{Node: "a", Incarnation: uuid.New(), Seq: 2, Time: now, Provider: warm.Provider, Source: warm.Source, StaticRate: 100, WarmupStart: start},
 		{Node: "a", Incarnation: uuid.New(), Seq: 3, Time: now, Provider: fresh.Provider, Source: fresh.Source, StaticRate: 100},
+		{Node: "a", Incarnation: uuid.New(), Seq: 4, Time: now, Provider: small.Provider, Source: small.Source, StaticRate: 100},
 	}
 	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
 		t.Fatal(err)
@@ -205,11 +209,68 @@ func TestReadHistory(t *testing.T) {
 	if rate := s.Keys[fresh].HistoryRate; rate != 0 {
 		t.Errorf("a key that has sent for two hours has a history of %v/s, want none", rate)
 	}
+	if k := s.Keys[small]; k.HistoryRate != 0 || k.Resting {
+		t.Errorf("a key with 150 attempts a day has a history of %v/s, want none; resting %v", k.HistoryRate, k.Resting)
+	}
 	want := &control.Warmup{Start: windows.Since(start), Days: []control.WarmupDay{
 		{Replies: 1000, Accepted: 900, Refused: 100}, {Replies: 2000, Accepted: 2000, Complaints: 3},
 	}}
 	if k := s.Keys[warm]; k.HistoryRate != 0 || k.Established || !k.PermanentlyDeferred || cmp.Diff(want, k.Warmup) != "" {
 		t.Errorf("the warming key: history %v, permanently deferred %v, (-want +got)\n%s", k.HistoryRate, k.PermanentlyDeferred, cmp.Diff(want, k.Warmup))
+	}
+}
+
+// A key rests that sends little, of which nothing is refused.
+func TestReadResting(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(time.Minute)
+	little, much, refused := limits.Key{Provider: "gmx", Source: "192.0.2.1"}, limits.Key{Provider: "gmx", Source: "192.0.2.2"}, limits.Key{Provider: "gmx", Source: "192.0.2.3"}
+	bucket(t, conn, little, 0, now.Add(-2*time.Hour), now, 150, 0, control.NoMessages)
+	bucket(t, conn, little, 0, now.Add(-30*time.Hour), now, 9, 9, control.NoMessages)
+	bucket(t, conn, much, 0, now.Add(-2*time.Hour), now, 250, 0, control.NoMessages)
+	bucket(t, conn, refused, 0, now.Add(-2*time.Hour), now, 150, 1, control.NoMessages)
+	all := []limits.Key{little, much, refused}
+	gauges := make([]event.Gauge, len(all))
+	for i, key := range all {
+		gauges[i] = event.Gauge{Node: "a", Incarnation: uuid.New(), Seq: uint64(i) + 1, Time: now, Provider: key.Provider, Source: key.Source, StaticRate: 100} //nolint:gosec // small
+	}
+	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
+		t.Fatal(err)
+	}
+	policy := control.Default()
+	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+	s, err := reader.Read(t.Context(), now, windows.Wanted{Resting: all})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false, false} {
+		if k := s.Keys[all[i]]; k.Resting != want {
+			t.Errorf("%s rests: %v, want %v", all[i], k.Resting, want)
+		}
+	}
+}
+
+// A day of half an hour, as trials have it, is made of minutes.
+func TestReadShortDaysOfWarmup(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(time.Minute)
+	start := now.Add(-100 * time.Minute)
+	for i, ok := range []uint64{10, 20, 30, 40} { // the last day is not over
+		bucket(t, conn, google, 0, start.Add(time.Duration(i)*30*time.Minute+5*time.Minute), now, ok, 1, control.NoMessages)
+	}
+	gauge := event.Gauge{Node: "a", Incarnation: uuid.New(), Seq: 1, Time: now, Provider: google.Provider, Source: google.Source, StaticRate: 100, WarmupStart: start}
+	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", []event.Gauge{gauge}); err != nil {
+		t.Fatal(err)
+	}
+	policy := control.Default()
+	policy.Warmup.Day = 30 * time.Minute
+	s, err := (&windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}).Read(t.Context(), now, windows.Wanted{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []control.WarmupDay{{Replies: 11, Accepted: 10, Refused: 1}, {Replies: 21, Accepted: 20, Refused: 1}, {Replies: 31, Accepted: 30, Refused: 1}}
+	if diff := cmp.Diff(want, s.Keys[google].Warmup.Days); diff != "" {
+		t.Errorf("days (-want +got)\n%s", diff)
 	}
 }
 

@@ -1,13 +1,18 @@
 package bridge_test
 
 import (
+	_ "embed"
 	"fmt"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"carom/deploy/load/events"
 	"carom/grafana-plugin/bridge"
@@ -15,7 +20,14 @@ import (
 	"carom/schemas/warehouse/chtest"
 )
 
+//go:embed testdata/state.sql
+var state string
+
 const password = "reads-0nly"
+
+// days is how long the history is: the rates of complaints and returned mail are those of days that are
+// a week old.
+const days = 9
 
 // until is the end of the history: full ten minutes, so that the last minute is in the roll-ups.
 var until = time.Now().UTC().Truncate(10 * time.Minute)
@@ -34,8 +46,14 @@ func serve(t *testing.T, binary string, rows uint64) string {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }() // every statement was answered
-		if _, err := events.Run(t.Context(), conn, events.Options{Rows: rows, Days: 1, Nodes: 3, Seed: 5, Until: until}); err != nil {
+		if _, err := events.Run(t.Context(), conn, events.Options{Rows: rows, Days: days, Nodes: 3, Seed: 5, Until: until}); err != nil {
 			t.Fatal(err)
+		}
+		ctx := clickhouse.Context(t.Context(), clickhouse.WithParameters(clickhouse.Parameters{"until": strconv.FormatInt(until.UnixMicro(), 10)}))
+		for statement := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(state), ";"), ";\n") {
+			if err := conn.Exec(ctx, statement); err != nil {
+				t.Fatalf("%v in %s", err, statement)
+			}
 		}
 	}
 	b, err := bridge.Start(binary, bridge.Settings{
@@ -62,12 +80,12 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, empty := serve(t, binary, 8_000), serve(t, binary, 0)
+	page, empty := serve(t, binary, 60_000), serve(t, binary, 0)
 	cmd := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "page/browser.test.mjs")
 	cmd.Dir = ".."
 	cmd.Env = append(os.Environ(),
 		"PAGE_URL="+page, "EMPTY_URL="+empty,
-		fmt.Sprintf("FROM=%d", until.Add(-24*time.Hour).UnixMilli()), fmt.Sprintf("TO=%d", until.UnixMilli()),
+		fmt.Sprintf("FROM=%d", until.Add(-days*24*time.Hour).UnixMilli()), fmt.Sprintf("TO=%d", until.UnixMilli()),
 	)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {

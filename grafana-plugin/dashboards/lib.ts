@@ -28,6 +28,7 @@ interface Unplaced {
 export interface Dashboard extends Json {
   uid: string;
   title: string;
+  time: { from: string; to: string };
   panels: Panel[];
 }
 
@@ -43,23 +44,48 @@ export interface Ask {
   format?: Format;
   limit?: number;
   search?: string;
-  hide?: boolean;
 }
 
-/** The SQL of a panel that no view answers. */
+/** Filters on what the pickers of those fields at the top choose. */
+export const on = (...fields: string[]) => Object.fromEntries(fields.map((f) => [f, `$${f}`]));
+
+/**
+ * From which value on a metric is a warning, and from which on it is bad. The first is the smaller one where more is
+ * worse. Receivers' own lines are those of complaints: Google asks for less than 0.1 % and acts at 0.3 %.
+ */
+const bounds: Record<string, [number, number]> = {
+  delivery_rate: [0.95, 0.85],
+  within_10m_rate: [0.9, 0.5],
+  recipient_deferral_rate: [0.1, 0.3],
+  attempt_deferral_rate: [0.2, 0.5],
+  hard_bounce_rate: [0.02, 0.05],
+  soft_bounce_rate: [0.02, 0.1],
+  later_bounce_rate_72h: [0.005, 0.02],
+  blocked_rate: [0.005, 0.05],
+  throttled_rate: [0.02, 0.1],
+  complaint_rate_24h: [0.001, 0.003],
+  complaint_rate_72h: [0.001, 0.003],
+  complaint_rate_7d: [0.001, 0.003],
+  score: [80, 30],
+  to_deliver_p50: [60, 3600],
+  oldest_seconds: [3600, 14400],
+};
+
+/** The SQL of a panel that no view answers; its filters stand where $__adhoc does. */
 export interface AskSQL {
   sql: string;
+  where?: Record<string, string>;
   format?: Format;
 }
 
 function target(refId: string, format: Format, ask: Ask | AskSQL): Target {
-  if ('sql' in ask) {
-    return { refId, datasource, mode: 'sql', format: ask.format ?? format, sql: ask.sql.trim() };
-  }
   const filters: Filter[] = Object.entries(ask.where ?? {}).map(([key, value]) => {
     const [field, op = '='] = key.split(' ');
     return { field, op: op as Filter['op'], values: [value] };
   });
+  if ('sql' in ask) {
+    return { refId, datasource, mode: 'sql', format: ask.format ?? format, sql: ask.sql.trim(), filters };
+  }
   return {
     refId,
     datasource,
@@ -83,14 +109,21 @@ export interface Options {
   w?: number;
   h?: number;
   description?: string;
+  /** Of SQL; the metrics of views bring theirs along. */
   unit?: string;
   min?: number;
   max?: number;
-  /** Values from which on the colour changes: [orange, red], or descending for what should be high. */
+  /** Of SQL: from which value on it is a warning, and bad, as in bounds. */
   limits?: [number, number];
   stack?: boolean;
   /** Looks at the time range so much earlier: "1d". */
   timeShift?: string;
+  /** Of the columns of a table, in pixels. */
+  minWidth?: number;
+  /** The shortest step of curves: "1h". */
+  interval?: string;
+  /** Shows the last days, "10d", whatever the dashboard shows: for what is known only days later. */
+  timeFrom?: string;
 }
 
 /** Steps of colour. Two ascending limits mean that more is worse. */
@@ -116,8 +149,12 @@ function defaults(o: Options, custom: Json = {}): Json {
   };
 }
 
+/** No number is neither good nor bad. */
+const nothing = { type: 'special', options: { match: 'null', result: { text: 'no data', color: 'text', index: 0 } } };
+
 /** One number over the whole time range; it is asked as a table, because rates are not averaged. */
-export function stat(title: string, ask: Ask | AskSQL, o: Options = {}): Unplaced {
+export function stat(title: string, ask: Ask | AskSQL, options: Options = {}): Unplaced {
+  const o = { ...options, limits: options.limits ?? ('sql' in ask ? undefined : bounds[ask.metrics?.[0] ?? '']) };
   return {
     w: o.w ?? 4,
     h: o.h ?? 4,
@@ -127,7 +164,8 @@ export function stat(title: string, ask: Ask | AskSQL, o: Options = {}): Unplace
       description: o.description,
       datasource,
       targets: targets('table', [ask]),
-      fieldConfig: { defaults: { ...defaults(o), noValue: 'no data' }, overrides: [] },
+      ...(o.timeFrom ? { timeFrom: o.timeFrom } : {}),
+      fieldConfig: { defaults: { ...defaults(o), noValue: 'no data', mappings: [nothing] }, overrides: [] },
       options: {
         reduceOptions: { calcs: ['lastNotNull'], fields: '', values: false },
         colorMode: o.limits ? 'value' : 'none',
@@ -140,6 +178,21 @@ export function stat(title: string, ask: Ask | AskSQL, o: Options = {}): Unplace
   };
 }
 
+/**
+ * What the legend says beside a name: of what happened the sum, of what goes on a second the mean, of rates and states
+ * the last one, because a mean of rates is not the rate.
+ */
+function calcsOf(ask: Ask | AskSQL): string[] {
+  const metric = 'sql' in ask ? '' : (ask.metrics?.[0] ?? '');
+  if (metric.endsWith('_per_second')) {
+    return ['mean'];
+  }
+  return ['deliverability', 'deferrals', 'bounces', 'complaints'].some((v) => !('sql' in ask) && ask.view === v) &&
+    !metric.includes('_rate')
+    ? ['sum']
+    : ['lastNotNull'];
+}
+
 /** Curves. */
 export function series(title: string, asks: Ask | AskSQL | Array<Ask | AskSQL>, o: Options = {}): Unplaced {
   return {
@@ -150,7 +203,9 @@ export function series(title: string, asks: Ask | AskSQL | Array<Ask | AskSQL>, 
       title,
       description: o.description,
       datasource,
+      ...(o.interval ? { interval: o.interval } : {}),
       ...(o.timeShift ? { timeShift: o.timeShift } : {}),
+      ...(o.timeFrom ? { timeFrom: o.timeFrom } : {}),
       targets: targets('timeseries', [asks].flat()),
       fieldConfig: {
         defaults: {
@@ -158,9 +213,10 @@ export function series(title: string, asks: Ask | AskSQL | Array<Ask | AskSQL>, 
           custom: {
             drawStyle: 'line',
             lineWidth: 1,
-            fillOpacity: o.stack ? 40 : 8,
+            fillOpacity: o.stack ? 40 : 0,
             spanNulls: false,
             showPoints: 'auto',
+            pointSize: 5,
             stacking: { mode: o.stack ? 'normal' : 'none', group: 'A' },
             lineInterpolation: 'linear',
             axisSoftMin: 0,
@@ -169,7 +225,7 @@ export function series(title: string, asks: Ask | AskSQL | Array<Ask | AskSQL>, 
         overrides: [],
       },
       options: {
-        legend: { displayMode: 'table', placement: 'right', showLegend: true, calcs: ['mean', 'lastNotNull'] },
+        legend: { displayMode: 'table', placement: 'right', showLegend: true, calcs: calcsOf([asks].flat()[0]) },
         tooltip: { mode: 'multi', sort: 'desc' },
       },
     },
@@ -192,12 +248,44 @@ function link(title: string, uid: string, variable: string) {
   };
 }
 
-/** Rows; columns that name something lead to its dashboard. */
+/** Widths of columns that are wider than others, in pixels. */
+const widths: Record<string, number> = {
+  source: 125,
+  ts: 160,
+  Since: 160,
+  'Set at': 160,
+  'Seen at': 160,
+  'Last start': 160,
+  id: 180,
+  Why: 300,
+  'Last error': 300,
+  reason_text: 340,
+  reply_template: 420,
+};
+
+/** Rows; columns that name something lead to its dashboard, and what is bad is in colour. */
 export function table(title: string, ask: Ask | AskSQL, o: Options = {}): Unplaced {
-  const overrides = Object.entries(links).map(([name, l]) => ({
+  const column = (name: string, properties: Json) => ({
     matcher: { id: 'byName', options: name },
-    properties: [{ id: 'links', value: [l] }],
-  }));
+    properties: Object.entries(properties).map(([id, value]) => ({ id, value })),
+  });
+  const overrides = [
+    ...Object.entries(links).map(([name, l]) =>
+      column(name, { links: [l], ...('sql' in ask ? { displayName: l.title.split(':')[0] } : {}) })
+    ),
+    ...Object.entries(widths)
+      .filter(([name]) => new RegExp(`\\b${name}\\b`).test(JSON.stringify(ask)))
+      .map(([name, width]) => column(name, { 'custom.width': width })),
+    ...('sql' in ask ? [] : (ask.metrics ?? []))
+      .filter((name) => name in bounds)
+      .map((name) =>
+        column(name, {
+          color: { mode: 'thresholds' },
+          thresholds: thresholds(bounds[name]),
+          'custom.cellOptions': { type: 'color-text' },
+        })
+      ),
+  ];
   return {
     w: o.w ?? 12,
     h: o.h ?? 8,
@@ -208,7 +296,10 @@ export function table(title: string, ask: Ask | AskSQL, o: Options = {}): Unplac
       datasource,
       targets: targets('table', [ask]),
       fieldConfig: {
-        defaults: { ...defaults(o, { align: 'auto', cellOptions: { type: 'auto' }, inspect: true }), noValue: '' },
+        defaults: {
+          ...defaults(o, { align: 'auto', cellOptions: { type: 'auto' }, inspect: true, minWidth: o.minWidth ?? 100 }),
+          noValue: '',
+        },
         overrides,
       },
       options: { showHeader: true, cellHeight: 'sm', footer: { show: false, reducer: [], fields: '' } },

@@ -1,12 +1,12 @@
 // What the system itself does: the closed loop and the nodes.
-import { dashboard, picker, row, series, stat, table } from './lib';
+import { dashboard, on, picker, row, series, stat, table } from './lib';
 
 export const loop = dashboard({
   uid: 'carom-loop',
   title: 'Closed loop',
   description: 'Limits, what was accepted under them, each decision with its reason, and what each node has of it.',
   variables: [picker('provider', 'Provider'), picker('source', 'Source')],
-  where: { provider: '$provider', source: '$source' },
+  where: on('provider', 'source'),
   rows: [
     row(
       'Limit and accepted rate',
@@ -16,10 +16,10 @@ export const loop = dashboard({
           view: 'limits',
           metrics: ['limit_rate'],
           by: ['provider', 'source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
-        { unit: 'mps', min: 0 }
+        { min: 0 }
       ),
       series(
         'Accepted',
@@ -27,10 +27,10 @@ export const loop = dashboard({
           view: 'limits',
           metrics: ['accepted_per_second'],
           by: ['provider', 'source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
-        { unit: 'mps', min: 0 }
+        { min: 0 }
       ),
       series(
         'Refused: too fast, too many, blocked',
@@ -38,10 +38,10 @@ export const loop = dashboard({
           view: 'limits',
           metrics: ['refused_per_second'],
           by: ['provider', 'source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
-        { unit: 'mps', min: 0 }
+        { min: 0 }
       ),
       series(
         'Limit in connections',
@@ -49,7 +49,7 @@ export const loop = dashboard({
           view: 'limits',
           metrics: ['limit_connections'],
           by: ['provider', 'source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
         { min: 0 }
@@ -66,7 +66,6 @@ export const loop = dashboard({
             'provider',
             'source',
             'kind',
-            'mode_from',
             'mode_to',
             'rate_old',
             'rate_new',
@@ -77,7 +76,7 @@ export const loop = dashboard({
             'actor',
             'id',
           ],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 100,
         },
         { w: 24, h: 10 }
@@ -86,11 +85,13 @@ export const loop = dashboard({
         'Where each key stands',
         {
           sql: `
-SELECT provider, source, mode, rate, connections, messages_per_connection, cap AS capacity, goal, long_term, updated_at
+SELECT provider, source, mode AS "Mode", rate AS "Rate", connections AS "Connections", messages_per_connection AS "Messages a connection",
+    cap AS "Capacity", goal AS "Goal", long_term AS "Long term", updated_at AS "Since"
 FROM limit_state FINAL
 WHERE $__adhoc
 ORDER BY provider, source
 LIMIT 200`,
+          where: on('provider', 'source'),
         },
         { w: 24, h: 8, description: 'The state of the controller; rates in messages a second.' }
       )
@@ -103,10 +104,10 @@ LIMIT 200`,
           view: 'limits',
           metrics: ['lease_rate'],
           by: ['node'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
-        { unit: 'mps', min: 0, stack: true }
+        { min: 0, stack: true }
       ),
       series(
         'What binds now, per node',
@@ -114,10 +115,10 @@ LIMIT 200`,
           view: 'limits',
           metrics: ['effective_rate'],
           by: ['node'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
-        { unit: 'mps', min: 0 }
+        { min: 0 }
       ),
       series(
         'How often the limit binds',
@@ -125,10 +126,10 @@ LIMIT 200`,
           view: 'limits',
           metrics: ['throttle_bound'],
           by: ['provider', 'source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0, max: 1 }
+        { min: 0, max: 1 }
       ),
       series(
         "The nodes' own guard",
@@ -136,11 +137,10 @@ LIMIT 200`,
           view: 'limits',
           metrics: ['local_factor'],
           by: ['node'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
         {
-          unit: 'percentunit',
           min: 0,
           max: 1,
           description: 'Below 100 % a node slows down by itself, before the loop has decided.',
@@ -149,25 +149,35 @@ LIMIT 200`,
     ),
     row(
       'Operators and jobs',
-      table('Pins, holds and modes', {
-        sql: `
-SELECT toString(kind) AS kind, provider, source, tenant, toString(bound) AS bound, rate, connections, mode, actor, reason, created_at,
-    nullIf(expires_at, toDateTime64(0, 6, 'UTC')) AS expires
+      table(
+        'Pins and modes in force',
+        {
+          sql: `
+SELECT toString(kind) AS "Kind", provider, source, nullIf(rate, 0) AS "Rate", nullIf(ceiling, 0) AS "Ceiling", nullIf(floor, 0) AS "Floor",
+    nullIf(connections, 0) AS "Connections", mode AS "Mode", actor AS "Who", reason AS "Why", created_at AS "Set at",
+    nullIf(expires_at, toDateTime64(0, 6, 'UTC')) AS "Until"
 FROM overrides FINAL
 WHERE NOT cancelled AND (expires_at = toDateTime64(0, 6, 'UTC') OR expires_at > now64(6)) AND $__adhoc
 ORDER BY created_at DESC
 LIMIT 100`,
-      }),
-      table('Runs of the jobs', {
-        sql: `
-SELECT job, count() AS runs, countIf(status = 'failed') AS failed, max(started_at) AS last_start,
-    quantile(0.5)(if(finished_at > started_at, dateDiff('millisecond', started_at, finished_at), NULL)) / 1000 AS median_seconds,
-    argMaxIf(error, started_at, error != '') AS last_error
+          where: on('provider', 'source'),
+        },
+        { w: 24, description: 'What operators told the loop; rates in messages a second.' }
+      ),
+      table(
+        'Runs of the jobs',
+        {
+          sql: `
+SELECT job AS "Name", count() AS "Runs", countIf(status = 'failed') AS "Failed", max(started_at) AS "Last start",
+    quantile(0.5)(if(finished_at > started_at, dateDiff('millisecond', started_at, finished_at), NULL)) / 1000 AS "Seconds, half of them",
+    argMaxIf(error, started_at, error != '') AS "Last error"
 FROM job_runs FINAL
 WHERE $__timeFilter(started_at)
 GROUP BY job
 ORDER BY job`,
-      })
+        },
+        { w: 24 }
+      )
     ),
   ],
 });
@@ -180,12 +190,8 @@ export const node = dashboard({
   rows: [
     row(
       undefined,
-      stat('In the queues', { view: 'queues', metrics: ['queued'], where: { node: '$node' } }, { unit: 'short', w: 6 }),
-      stat(
-        'Oldest',
-        { view: 'queues', metrics: ['oldest_seconds'], where: { node: '$node' } },
-        { unit: 's', limits: [3600, 14400], w: 6 }
-      ),
+      stat('In the queues', { view: 'queues', metrics: ['queued'], where: on('node') }, { w: 6 }),
+      stat('Oldest', { view: 'queues', metrics: ['oldest_seconds'], where: on('node') }, { w: 6 }),
       stat(
         'Events missing',
         {
@@ -221,22 +227,22 @@ WHERE seen_at > now() - INTERVAL 1 DAY AND NOT startsWith(node, 'import/')`,
       'Queues',
       series(
         'In the queues',
-        { view: 'queues', metrics: ['ready', 'waiting', 'held', 'paused'], where: { node: '$node' } },
+        { view: 'queues', metrics: ['ready', 'waiting', 'held', 'paused'], where: on('node') },
         { min: 0, stack: true }
       ),
       series(
         'By node',
-        { view: 'queues', metrics: ['queued'], by: ['node'], where: { node: '$node' }, limit: 12 },
+        { view: 'queues', metrics: ['queued'], by: ['node'], where: on('node'), limit: 12 },
         { min: 0, stack: true }
       ),
       series(
         'Age of the oldest',
-        { view: 'queues', metrics: ['oldest_seconds'], by: ['node'], where: { node: '$node' }, limit: 12 },
-        { unit: 's', min: 0 }
+        { view: 'queues', metrics: ['oldest_seconds'], by: ['node'], where: on('node'), limit: 12 },
+        { min: 0 }
       ),
       series(
         'What keeps them',
-        { view: 'queues', metrics: ['queued'], by: ['limit_scope'], where: { node: '$node' }, limit: 12 },
+        { view: 'queues', metrics: ['queued'], by: ['limit_scope'], where: on('node'), limit: 12 },
         { min: 0, stack: true }
       ),
       table(
@@ -245,7 +251,7 @@ WHERE seen_at > now() - INTERVAL 1 DAY AND NOT startsWith(node, 'import/')`,
           view: 'queues',
           metrics: ['queued', 'ready', 'waiting', 'held', 'oldest_seconds'],
           by: ['queue', 'node', 'limit'],
-          where: { node: '$node' },
+          where: on('node'),
           limit: 50,
         },
         { w: 24, h: 9 }
@@ -255,36 +261,43 @@ WHERE seen_at > now() - INTERVAL 1 DAY AND NOT startsWith(node, 'import/')`,
       'Streams',
       table(
         'Completeness',
-        { view: 'completeness', where: { node: '$node' } },
-        { w: 24, h: 8, description: 'Missing and doubled numbers of each stream, and how long it has been quiet.' }
+        { view: 'completeness', where: on('node') },
+        {
+          w: 24,
+          h: 8,
+          minWidth: 150,
+          description: 'Missing and doubled numbers of each stream, and how long it has been quiet.',
+        }
       ),
       series(
         'Events stored per second',
         {
           sql: `
-SELECT $__timeInterval(ts) AS time, sum(events) / $__interval_s AS events_per_second
+SELECT $__timeInterval(ts) AS time, sum(events) / $__interval_s AS "Events per second"
 FROM rollup_1m
 WHERE $__timeFilter(ts)
 GROUP BY time
 ORDER BY time`,
         },
-        { unit: 'cps', min: 0 }
+        { unit: 'eps', min: 0 }
       ),
       table('Agents', {
         sql: `
-SELECT node, max(seen_at) AS seen_at, argMax(version, seen_at) AS version, argMax(limits_generation, seen_at) AS limits_generation, sum(quarantined) AS quarantined
+SELECT node, max(seen_at) AS "Seen at", argMax(version, seen_at) AS "Version", argMax(limits_generation, seen_at) AS "Limits, run",
+    sum(quarantined) AS "Quarantined"
 FROM nodes FINAL
-WHERE NOT startsWith(node, 'import/')
+WHERE NOT startsWith(node, 'import/') AND $__adhoc
 GROUP BY node
 ORDER BY node
 LIMIT 100`,
+        where: on('node'),
       })
     ),
     row(
       'Connections and what happened',
       series(
         'Open connections',
-        { view: 'limits', metrics: ['open_connections'], by: ['node'], where: { node: '$node' }, limit: 12 },
+        { view: 'limits', metrics: ['open_connections'], by: ['node'], where: on('node'), limit: 12 },
         { min: 0, stack: true }
       ),
       table('Operations', { view: 'annotations', where: { 'name !=': 'limit-change' }, limit: 50 })

@@ -1,5 +1,5 @@
 // Whose mail it is and what came back: tenants, jobs, bounces, complaints, the week, one message.
-import { bars, dashboard, logs, picker, row, series, stat, table, text, textbox } from './lib';
+import { bars, dashboard, logs, on, picker, row, series, stat, table, text, textbox } from './lib';
 
 const outcome = ['delivery_rate', 'recipient_deferral_rate', 'hard_bounce_rate', 'soft_bounce_rate'];
 
@@ -9,7 +9,7 @@ export const tenant = dashboard({
   description: 'Who causes what.',
   from: 'now-24h',
   variables: [picker('tenant', 'Tenant'), picker('provider', 'Provider')],
-  where: { provider: '$provider' },
+  where: on('provider'),
   rows: [
     row(
       'Tenants',
@@ -19,7 +19,7 @@ export const tenant = dashboard({
           view: 'deliverability',
           metrics: ['accepted', 'attempts', 'delivered', ...outcome, 'suppressed'],
           by: ['tenant'],
-          where: { tenant: '$tenant' },
+          where: on('tenant'),
           limit: 100,
         },
         { w: 24, h: 9 }
@@ -30,10 +30,10 @@ export const tenant = dashboard({
           view: 'deliverability',
           metrics: ['delivered_per_second'],
           by: ['tenant'],
-          where: { tenant: '$tenant', provider: '$provider' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'mps', min: 0, stack: true }
+        { min: 0, stack: true }
       ),
       series(
         'Dead addresses',
@@ -41,10 +41,10 @@ export const tenant = dashboard({
           view: 'bounces',
           metrics: ['hard_bounce_rate'],
           by: ['tenant'],
-          where: { tenant: '$tenant', provider: '$provider' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0 }
       ),
       series(
         'Complaints as they came',
@@ -52,7 +52,7 @@ export const tenant = dashboard({
           view: 'complaints',
           metrics: ['complaints'],
           by: ['tenant'],
-          where: { tenant: '$tenant', provider: '$provider' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
         { min: 0, stack: true }
@@ -63,10 +63,10 @@ export const tenant = dashboard({
           view: 'deferrals',
           metrics: ['recipient_deferral_rate'],
           by: ['tenant'],
-          where: { tenant: '$tenant', provider: '$provider' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0 }
       )
     ),
     row(
@@ -75,25 +75,25 @@ export const tenant = dashboard({
         view: 'contributors',
         metrics: ['deferred_attempts'],
         by: ['tenant', 'provider'],
-        where: { tenant: '$tenant', provider: '$provider' },
+        where: on('provider', 'tenant'),
       }),
       table('Bounced', {
         view: 'contributors',
         metrics: ['bounced'],
         by: ['tenant', 'provider'],
-        where: { tenant: '$tenant', provider: '$provider' },
+        where: on('provider', 'tenant'),
       }),
       table('Blocked attempts, by job', {
         view: 'contributors',
         metrics: ['blocked'],
         by: ['job', 'tenant'],
-        where: { tenant: '$tenant', provider: '$provider' },
+        where: on('provider', 'tenant'),
       }),
       table('Dead addresses, by job', {
         view: 'contributors',
         metrics: ['hard_bounced'],
         by: ['job', 'tenant'],
-        where: { tenant: '$tenant', provider: '$provider' },
+        where: on('provider', 'tenant'),
       })
     ),
     row(
@@ -104,7 +104,7 @@ export const tenant = dashboard({
           view: 'jobs',
           metrics: ['accepted', 'delivered', 'left', ...outcome],
           by: ['job', 'tenant'],
-          where: { tenant: '$tenant' },
+          where: { ...on('tenant'), 'job !=': '' },
           limit: 100,
         },
         { w: 24, h: 10 }
@@ -122,35 +122,23 @@ export const job = dashboard({
   rows: [
     row(
       undefined,
-      stat('Accepted', { view: 'jobs', metrics: ['accepted'], where: { job: '$job' } }, { unit: 'short' }),
-      stat('Delivered', { view: 'jobs', metrics: ['delivered'], where: { job: '$job' } }, { unit: 'short' }),
-      stat('Left to do', { view: 'jobs', metrics: ['left'], where: { job: '$job' } }, { unit: 'short' }),
-      stat(
-        'Delivery rate',
-        { view: 'jobs', metrics: ['delivery_rate'], where: { job: '$job' } },
-        { unit: 'percentunit', limits: [0.95, 0.85] }
-      ),
-      stat(
-        'Dead addresses',
-        { view: 'jobs', metrics: ['hard_bounce_rate'], where: { job: '$job' } },
-        { unit: 'percentunit', limits: [0.02, 0.05] }
-      ),
-      stat(
-        'Within ten minutes',
-        { view: 'jobs', metrics: ['within_10m_rate'], where: { job: '$job' } },
-        { unit: 'percentunit', limits: [0.9, 0.5] }
-      )
+      stat('Accepted', { view: 'jobs', metrics: ['accepted'], where: on('job') }),
+      stat('Delivered', { view: 'jobs', metrics: ['delivered'], where: on('job') }),
+      stat('Left to do', { view: 'jobs', metrics: ['left'], where: on('job') }),
+      stat('Delivery rate', { view: 'jobs', metrics: ['delivery_rate'], where: on('job') }),
+      stat('Dead addresses', { view: 'jobs', metrics: ['hard_bounce_rate'], where: on('job') }),
+      stat('Within ten minutes', { view: 'jobs', metrics: ['within_10m_rate'], where: on('job') })
     ),
     row(
       'Course',
       series(
         'Accepted and delivered',
-        { view: 'deliverability', metrics: ['accepted', 'delivered'], where: { job: '$job' } },
+        { view: 'deliverability', metrics: ['accepted', 'delivered'], where: on('job') },
         { min: 0, description: 'By the hour: jobs are summed up no finer.' }
       ),
       series(
         'In the queues',
-        { view: 'queues', metrics: ['ready', 'waiting', 'held', 'paused'], where: { job: '$job' } },
+        { view: 'queues', metrics: ['ready', 'waiting', 'held', 'paused'], where: on('job') },
         { min: 0, stack: true }
       ),
       table(
@@ -159,7 +147,7 @@ export const job = dashboard({
           view: 'jobs',
           metrics: ['attempts', 'delivered', ...outcome, 'within_10m_rate'],
           by: ['provider'],
-          where: { job: '$job' },
+          where: on('job'),
           limit: 50,
         },
         { w: 24 }
@@ -171,15 +159,15 @@ export const job = dashboard({
         view: 'deferrals',
         metrics: ['deferred_attempts'],
         by: ['dimension'],
-        where: { job: '$job' },
+        where: on('job'),
         limit: 12,
       }),
       series(
         'Complaints',
-        { view: 'complaints', metrics: ['complaints'], by: ['provider'], where: { job: '$job' } },
+        { view: 'complaints', metrics: ['complaints'], by: ['provider'], where: on('job') },
         { min: 0, stack: true }
       ),
-      logs('Bounces', { view: 'events', where: { job: '$job', kind: 'bounced' }, limit: 100 })
+      logs('Bounces', { view: 'events', where: { ...on('job'), kind: 'bounced' }, limit: 100 })
     ),
   ],
 });
@@ -190,44 +178,23 @@ export const bounces = dashboard({
   description: 'What was refused for good, why, by whom, and what came back later.',
   from: 'now-24h',
   variables: [picker('provider', 'Provider'), picker('tenant', 'Tenant')],
-  where: { provider: '$provider' },
+  where: on('provider'),
   rows: [
     row(
       undefined,
-      stat(
-        'Bounced',
-        { view: 'bounces', metrics: ['bounced'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'short' }
-      ),
-      stat(
-        'Dead addresses',
-        { view: 'bounces', metrics: ['hard_bounce_rate'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.02, 0.05] }
-      ),
-      stat(
-        'For other reasons',
-        { view: 'bounces', metrics: ['soft_bounce_rate'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.02, 0.1] }
-      ),
-      stat(
-        'Expired',
-        { view: 'bounces', metrics: ['expired'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'short' }
-      ),
+      stat('Bounced', { view: 'bounces', metrics: ['bounced'], where: on('provider', 'tenant') }),
+      stat('Dead addresses', { view: 'bounces', metrics: ['hard_bounce_rate'], where: on('provider', 'tenant') }),
+      stat('For other reasons', { view: 'bounces', metrics: ['soft_bounce_rate'], where: on('provider', 'tenant') }),
+      stat('Expired', { view: 'bounces', metrics: ['expired'], where: on('provider', 'tenant') }),
       stat(
         'Came back later',
-        { view: 'bounces', metrics: ['later_bounce_rate_72h'], where: { provider: '$provider', tenant: '$tenant' } },
+        { view: 'bounces', metrics: ['later_bounce_rate_72h'], where: on('provider', 'tenant') },
         {
-          unit: 'percentunit',
-          limits: [0.005, 0.02],
+          timeFrom: '10d',
           description: 'Accepted first and returned by mail within 72 hours, of days that are old enough.',
         }
       ),
-      stat(
-        'Suppressed',
-        { view: 'deliverability', metrics: ['suppressed'], where: { tenant: '$tenant' } },
-        { unit: 'short' }
-      )
+      stat('Suppressed', { view: 'deliverability', metrics: ['suppressed'], where: on('tenant') })
     ),
     row(
       'Why',
@@ -237,7 +204,7 @@ export const bounces = dashboard({
           view: 'bounces',
           metrics: ['bounced'],
           by: ['category'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 15,
         },
         { min: 0, stack: true, w: 16 }
@@ -248,7 +215,7 @@ export const bounces = dashboard({
           view: 'bounces',
           metrics: ['bounced'],
           by: ['category'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 15,
         },
         { w: 8 }
@@ -259,10 +226,14 @@ export const bounces = dashboard({
           view: 'deferrals',
           metrics: ['replies'],
           by: ['reply_template', 'category', 'provider'],
-          where: { provider: '$provider' },
+          where: on('provider'),
           limit: 100,
         },
-        { w: 24, h: 9 }
+        {
+          w: 24,
+          h: 9,
+          description: 'What receivers said, now and for good: text without what differs from mail to mail, by day.',
+        }
       )
     ),
     row(
@@ -273,10 +244,10 @@ export const bounces = dashboard({
           view: 'bounces',
           metrics: ['hard_bounce_rate'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0 }
       ),
       series(
         'Dead addresses by tenant',
@@ -284,23 +255,23 @@ export const bounces = dashboard({
           view: 'bounces',
           metrics: ['hard_bounce_rate'],
           by: ['tenant'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0 }
       ),
       table('Receivers', {
         view: 'bounces',
         metrics: ['bounced', 'hard_bounced', 'soft_bounced', 'expired', 'hard_bounce_rate'],
         by: ['provider'],
-        where: { provider: '$provider', tenant: '$tenant' },
+        where: on('provider', 'tenant'),
         limit: 50,
       }),
       table('Jobs', {
         view: 'bounces',
         metrics: ['bounced', 'hard_bounced', 'soft_bounced', 'expired', 'hard_bounce_rate'],
         by: ['job', 'tenant'],
-        where: { tenant: '$tenant', provider: '$provider' },
+        where: { ...on('provider', 'tenant'), 'job !=': '' },
         limit: 50,
       })
     ),
@@ -308,7 +279,7 @@ export const bounces = dashboard({
       'The last of them',
       logs('Bounces', {
         view: 'events',
-        where: { kind: 'bounced', provider: '$provider', tenant: '$tenant' },
+        where: { ...on('provider', 'tenant'), kind: 'bounced' },
         limit: 100,
       })
     ),
@@ -322,29 +293,25 @@ export const complaints = dashboard({
   from: 'now-14d',
   refresh: '5m',
   variables: [picker('provider', 'Provider'), picker('tenant', 'Tenant')],
-  where: { provider: '$provider' },
+  where: on('provider'),
   rows: [
     row(
       undefined,
-      stat(
-        'Complaints',
-        { view: 'complaints', metrics: ['complaints'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'short', w: 6 }
-      ),
+      stat('Complaints', { view: 'complaints', metrics: ['complaints'], where: on('provider', 'tenant') }, { w: 6 }),
       stat(
         'Within 24 hours',
-        { view: 'complaints', metrics: ['complaint_rate_24h'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.001, 0.003], w: 6 }
+        { view: 'complaints', metrics: ['complaint_rate_24h'], where: on('provider', 'tenant') },
+        { w: 6 }
       ),
       stat(
         'Within 7 days',
-        { view: 'complaints', metrics: ['complaint_rate_7d'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.001, 0.003], w: 6 }
+        { view: 'complaints', metrics: ['complaint_rate_7d'], where: on('provider', 'tenant') },
+        { w: 6 }
       ),
       stat(
         'Half within',
-        { view: 'complaints', metrics: ['hours_to_complain'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'h', w: 6 }
+        { view: 'complaints', metrics: ['hours_to_complain'], where: on('provider', 'tenant') },
+        { w: 6 }
       )
     ),
     row(
@@ -363,10 +330,10 @@ export const complaints = dashboard({
           view: 'complaints',
           metrics: ['complaint_rate_72h'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0 }
       ),
       series(
         'Within 72 hours, by tenant',
@@ -374,10 +341,10 @@ export const complaints = dashboard({
           view: 'complaints',
           metrics: ['complaint_rate_72h'],
           by: ['tenant'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0 }
       )
     ),
     row(
@@ -388,7 +355,7 @@ export const complaints = dashboard({
           view: 'complaints',
           metrics: ['complaints'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
         { min: 0, stack: true }
@@ -399,7 +366,7 @@ export const complaints = dashboard({
           view: 'complaints',
           metrics: ['complaints'],
           by: ['tenant'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
         { min: 0, stack: true }
@@ -408,14 +375,14 @@ export const complaints = dashboard({
         view: 'complaints',
         metrics: ['complaints', 'hours_to_complain'],
         by: ['job', 'tenant'],
-        where: { provider: '$provider', tenant: '$tenant' },
+        where: { ...on('provider', 'tenant'), 'job !=': '' },
         limit: 50,
       }),
       table('By From domain and sort', {
         view: 'complaints',
         metrics: ['complaints'],
         by: ['from_domain', 'feedback_type'],
-        where: { provider: '$provider', tenant: '$tenant' },
+        where: on('provider', 'tenant'),
         limit: 50,
       })
     ),
@@ -432,43 +399,23 @@ export const weekly = dashboard({
   rows: [
     row(
       undefined,
-      stat(
-        'Delivered',
-        { view: 'deliverability', metrics: ['delivered'], where: { tenant: '$tenant' } },
-        { unit: 'short' }
-      ),
-      stat(
-        'Delivery rate',
-        { view: 'deliverability', metrics: ['delivery_rate'], where: { tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.95, 0.85] }
-      ),
-      stat(
-        'Dead addresses',
-        { view: 'bounces', metrics: ['hard_bounce_rate'], where: { tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.02, 0.05] }
-      ),
-      stat(
-        'Late',
-        { view: 'deferrals', metrics: ['recipient_deferral_rate'], where: { tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.1, 0.3] }
-      ),
+      stat('Delivered', { view: 'deliverability', metrics: ['delivered'], where: on('tenant') }),
+      stat('Delivery rate', { view: 'deliverability', metrics: ['delivery_rate'], where: on('tenant') }),
+      stat('Dead addresses', { view: 'bounces', metrics: ['hard_bounce_rate'], where: on('tenant') }),
+      stat('Late', { view: 'deferrals', metrics: ['recipient_deferral_rate'], where: on('tenant') }),
       stat(
         'Complaints in 72 h',
-        { view: 'complaints', metrics: ['complaint_rate_72h'], where: { tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.001, 0.003] }
+        { view: 'complaints', metrics: ['complaint_rate_72h'], where: on('tenant') },
+        { timeFrom: '10d' }
       ),
-      stat(
-        'Within ten minutes',
-        { view: 'latency', metrics: ['within_10m_rate'], where: { tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.9, 0.5] }
-      )
+      stat('Within ten minutes', { view: 'latency', metrics: ['within_10m_rate'], where: on('tenant') })
     ),
     row(
       'Days',
       series(
         'Delivered',
-        { view: 'deliverability', metrics: ['delivered'], by: ['provider'], where: { tenant: '$tenant' }, limit: 10 },
-        { min: 0, stack: true }
+        { view: 'deliverability', metrics: ['delivered'], by: ['provider'], where: on('tenant'), limit: 10 },
+        { min: 0, stack: true, interval: '6h' }
       ),
       series(
         'Delivery rate',
@@ -476,15 +423,15 @@ export const weekly = dashboard({
           view: 'deliverability',
           metrics: ['delivery_rate'],
           by: ['provider'],
-          where: { tenant: '$tenant' },
+          where: on('tenant'),
           limit: 10,
         },
-        { unit: 'percentunit', min: 0, max: 1 }
+        { min: 0, max: 1, interval: '6h' }
       ),
       series(
         'Time to deliver',
         { view: 'latency', metrics: ['to_deliver_p50', 'to_deliver_p90'] },
-        { unit: 's', min: 0, description: 'Of all tenants: times are kept by receiver and source.' }
+        { min: 0, interval: '6h', description: 'Of all tenants: times are kept by receiver and source.' }
       ),
       series(
         'Complaints within 72 hours',
@@ -492,10 +439,10 @@ export const weekly = dashboard({
           view: 'complaints',
           metrics: ['complaint_rate_72h'],
           by: ['provider'],
-          where: { tenant: '$tenant' },
+          where: on('tenant'),
           limit: 10,
         },
-        { unit: 'percentunit', min: 0 }
+        { min: 0, timeFrom: '10d' }
       )
     ),
     row(
@@ -504,28 +451,28 @@ export const weekly = dashboard({
         view: 'contributors',
         metrics: ['delivered'],
         by: ['tenant'],
-        where: { tenant: '$tenant' },
+        where: on('tenant'),
         limit: 30,
       }),
       table('Bounced', {
         view: 'contributors',
         metrics: ['bounced'],
         by: ['tenant'],
-        where: { tenant: '$tenant' },
+        where: on('tenant'),
         limit: 30,
       }),
       table('Deferred attempts', {
         view: 'contributors',
         metrics: ['deferred_attempts'],
         by: ['provider'],
-        where: { tenant: '$tenant' },
+        where: on('tenant'),
         limit: 30,
       }),
       table('Blocked attempts', {
         view: 'contributors',
         metrics: ['blocked'],
         by: ['provider'],
-        where: { tenant: '$tenant' },
+        where: on('tenant'),
         limit: 30,
       })
     ),
@@ -537,7 +484,7 @@ export const weekly = dashboard({
           view: 'deliverability',
           metrics: ['accepted', 'delivered', ...outcome],
           by: ['tenant'],
-          where: { tenant: '$tenant' },
+          where: on('tenant'),
           limit: 50,
         },
         { w: 24 }
@@ -546,14 +493,14 @@ export const weekly = dashboard({
         view: 'deliverability',
         metrics: ['delivered', ...outcome],
         by: ['provider'],
-        where: { tenant: '$tenant' },
+        where: on('tenant'),
         limit: 30,
       }),
       table('Source addresses', {
         view: 'sources',
         metrics: ['delivered', 'delivery_rate', 'blocked_rate', 'throttled_rate'],
         by: ['source'],
-        where: { tenant: '$tenant' },
+        where: on('tenant'),
         limit: 30,
       })
     ),
@@ -578,7 +525,7 @@ export const trace = dashboard({
     ),
     row(
       undefined,
-      table('Steps', { view: 'trace', search: '$message' }, { w: 24, h: 12 }),
+      table('Steps', { view: 'trace', search: '$message' }, { w: 24, h: 12, minWidth: 170 }),
       logs('As a log', { view: 'trace', search: '$message' })
     ),
   ],

@@ -1,5 +1,5 @@
 // Is mail flowing: the overview, one receiver, one of our addresses.
-import { bars, dashboard, picker, row, series, stat, table } from './lib';
+import { bars, dashboard, on, picker, row, series, stat, table } from './lib';
 
 /** Of the view sources. */
 const health = ['delivery_rate', 'attempt_deferral_rate', 'hard_bounce_rate', 'blocked_rate', 'throttled_rate'];
@@ -10,60 +10,47 @@ export const overview = dashboard({
   title: 'Overview',
   description: 'Is mail flowing, to whom not, since when; what changed since yesterday, and who caused it.',
   variables: [picker('provider', 'Provider'), picker('tenant', 'Tenant')],
-  where: { provider: '$provider' },
+  where: on('provider'),
   rows: [
     row(
       undefined,
       stat(
         'Delivered',
-        { view: 'deliverability', metrics: ['delivery_rate'], where: { provider: '$provider', tenant: '$tenant' } },
+        { view: 'deliverability', metrics: ['delivery_rate'], where: on('provider', 'tenant') },
         {
-          unit: 'percentunit',
-          limits: [0.95, 0.85],
           description: 'Accepted by receivers, of all recipients that are done.',
         }
       ),
-      stat(
-        'Per second',
-        {
-          view: 'deliverability',
-          metrics: ['delivered_per_second'],
-          where: { provider: '$provider', tenant: '$tenant' },
-        },
-        { unit: 'mps' }
-      ),
+      stat('Per second', {
+        view: 'deliverability',
+        metrics: ['delivered_per_second'],
+        where: on('provider', 'tenant'),
+      }),
       stat(
         'Late',
         {
           view: 'deliverability',
           metrics: ['recipient_deferral_rate'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
         },
         {
-          unit: 'percentunit',
-          limits: [0.1, 0.3],
           description: 'Recipients whose first attempt was deferred; each once.',
         }
       ),
-      stat(
-        'Dead addresses',
-        { view: 'deliverability', metrics: ['hard_bounce_rate'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 'percentunit', limits: [0.02, 0.05] }
-      ),
+      stat('Dead addresses', {
+        view: 'deliverability',
+        metrics: ['hard_bounce_rate'],
+        where: on('provider', 'tenant'),
+      }),
       stat(
         'Complaints in 72 h',
-        { view: 'complaints', metrics: ['complaint_rate_72h'], where: { provider: '$provider', tenant: '$tenant' } },
+        { view: 'complaints', metrics: ['complaint_rate_72h'], where: on('provider', 'tenant') },
         {
-          unit: 'percentunit',
-          limits: [0.001, 0.003],
+          timeFrom: '10d',
           description: 'Of the mail of days that are old enough. Google and Apple send no reports.',
         }
       ),
-      stat(
-        'Oldest in the queues',
-        { view: 'queues', metrics: ['oldest_seconds'], where: { provider: '$provider', tenant: '$tenant' } },
-        { unit: 's', limits: [3600, 14400] }
-      )
+      stat('Oldest in the queues', { view: 'queues', metrics: ['oldest_seconds'], where: on('provider', 'tenant') })
     ),
     row(
       'Is mail flowing',
@@ -73,10 +60,10 @@ export const overview = dashboard({
           view: 'deliverability',
           metrics: ['delivered_per_second'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'mps', stack: true, min: 0 }
+        { stack: true, min: 0 }
       ),
       series(
         'The same a day before',
@@ -84,10 +71,10 @@ export const overview = dashboard({
           view: 'deliverability',
           metrics: ['delivered_per_second'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'mps', stack: true, min: 0, timeShift: '1d' }
+        { stack: true, min: 0, timeShift: '1d' }
       ),
       series(
         'Delivery rate',
@@ -95,10 +82,10 @@ export const overview = dashboard({
           view: 'deliverability',
           metrics: ['delivery_rate'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'percentunit', min: 0, max: 1 }
+        { min: 0, max: 1 }
       ),
       series(
         'In the queues',
@@ -106,10 +93,10 @@ export const overview = dashboard({
           view: 'queues',
           metrics: ['queued'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 12,
         },
-        { unit: 'short', min: 0, stack: true }
+        { min: 0, stack: true }
       )
     ),
     row(
@@ -120,7 +107,7 @@ export const overview = dashboard({
           view: 'deliverability',
           metrics: ['attempts', 'delivered', ...rates, 'queue_failures'],
           by: ['provider'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 50,
         },
         { w: 24, h: 9, description: 'The busiest receivers of the time range.' }
@@ -131,7 +118,7 @@ export const overview = dashboard({
           view: 'deferrals',
           metrics: ['deferred_attempts'],
           by: ['category'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 10,
         },
         { min: 0, stack: true }
@@ -142,7 +129,7 @@ export const overview = dashboard({
           view: 'bounces',
           metrics: ['bounced'],
           by: ['category'],
-          where: { provider: '$provider', tenant: '$tenant' },
+          where: on('provider', 'tenant'),
           limit: 10,
         },
         { min: 0, stack: true }
@@ -154,20 +141,20 @@ export const overview = dashboard({
         view: 'contributors',
         metrics: ['deferred_attempts'],
         by: ['provider', 'tenant'],
-        where: { provider: '$provider', tenant: '$tenant' },
+        where: on('provider', 'tenant'),
       }),
       table('Dead addresses: now and before', {
         view: 'contributors',
         metrics: ['hard_bounced'],
         by: ['provider', 'tenant'],
-        where: { provider: '$provider', tenant: '$tenant' },
+        where: on('provider', 'tenant'),
       }),
       table(
         'Limits that changed',
         {
           view: 'limit_changes',
           metrics: ['ts', 'provider', 'source', 'kind', 'rate_old', 'rate_new', 'reason_text', 'id'],
-          where: { provider: '$provider' },
+          where: on('provider'),
           limit: 50,
         },
         { w: 24 }
@@ -181,44 +168,24 @@ export const provider = dashboard({
   title: 'Provider',
   description: 'One receiver: reputation, limits, what it says when it defers, how long it takes.',
   variables: [picker('provider', 'Provider', false), picker('source', 'Source')],
-  where: { provider: '$provider', source: '$source' },
+  where: on('provider', 'source'),
   rows: [
     row(
       undefined,
-      stat(
-        'Delivered',
-        { view: 'deliverability', metrics: ['delivery_rate'], where: { provider: '$provider', source: '$source' } },
-        { unit: 'percentunit', limits: [0.95, 0.85] }
-      ),
-      stat(
-        'Late',
-        {
-          view: 'deliverability',
-          metrics: ['recipient_deferral_rate'],
-          where: { provider: '$provider', source: '$source' },
-        },
-        { unit: 'percentunit', limits: [0.1, 0.3] }
-      ),
-      stat(
-        'Throttled',
-        { view: 'deliverability', metrics: ['throttled_rate'], where: { provider: '$provider', source: '$source' } },
-        { unit: 'percentunit', limits: [0.02, 0.1] }
-      ),
-      stat(
-        'Blocked',
-        { view: 'deliverability', metrics: ['blocked_rate'], where: { provider: '$provider', source: '$source' } },
-        { unit: 'percentunit', limits: [0.005, 0.05] }
-      ),
+      stat('Delivered', { view: 'deliverability', metrics: ['delivery_rate'], where: on('provider', 'source') }),
+      stat('Late', {
+        view: 'deliverability',
+        metrics: ['recipient_deferral_rate'],
+        where: on('provider', 'source'),
+      }),
+      stat('Throttled', { view: 'deliverability', metrics: ['throttled_rate'], where: on('provider', 'source') }),
+      stat('Blocked', { view: 'deliverability', metrics: ['blocked_rate'], where: on('provider', 'source') }),
       stat(
         'Reputation',
-        { view: 'reputation', metrics: ['score'], where: { provider: '$provider' }, by: ['provider'] },
-        { limits: [80, 30], description: '0 to 100; the band edges are 80, 60 and 30.' }
+        { view: 'reputation', metrics: ['score'], where: on('provider'), by: ['provider'] },
+        { description: '0 to 100; the band edges are 80, 60 and 30.' }
       ),
-      stat(
-        'Half delivered within',
-        { view: 'latency', metrics: ['to_deliver_p50'], where: { provider: '$provider', source: '$source' } },
-        { unit: 's', limits: [60, 3600] }
-      )
+      stat('Half delivered within', { view: 'latency', metrics: ['to_deliver_p50'], where: on('provider', 'source') })
     ),
     row(
       'Limits and what was accepted under them',
@@ -228,10 +195,10 @@ export const provider = dashboard({
           view: 'limits',
           metrics: ['limit_rate', 'accepted_per_second', 'refused_per_second'],
           by: ['source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 6,
         },
-        { unit: 'mps', min: 0 }
+        { min: 0 }
       ),
       series(
         'Reputation by source',
@@ -239,7 +206,7 @@ export const provider = dashboard({
           view: 'reputation',
           metrics: ['score'],
           by: ['source'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 12,
         },
         { min: 0, max: 100 }
@@ -249,7 +216,7 @@ export const provider = dashboard({
         {
           view: 'limit_changes',
           metrics: ['ts', 'source', 'kind', 'rate_old', 'rate_new', 'mode_to', 'reason_text', 'p', 'id'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 50,
         },
         { w: 24 }
@@ -263,7 +230,7 @@ export const provider = dashboard({
           view: 'deferrals',
           metrics: ['deferred_attempts'],
           by: ['category'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 10,
         },
         { min: 0, stack: true }
@@ -274,7 +241,7 @@ export const provider = dashboard({
           view: 'bounces',
           metrics: ['bounced'],
           by: ['category'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
           limit: 10,
         },
         { min: 0, stack: true }
@@ -285,7 +252,7 @@ export const provider = dashboard({
           view: 'deferrals',
           metrics: ['replies'],
           by: ['reply_template', 'category'],
-          where: { provider: '$provider' },
+          where: on('provider'),
           limit: 50,
         },
         { w: 24, description: 'Text without what differs from mail to mail, by day.' }
@@ -298,18 +265,18 @@ export const provider = dashboard({
         {
           view: 'latency',
           metrics: ['to_deliver_p50', 'to_deliver_p90', 'to_deliver_p99'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
         },
-        { unit: 's', min: 0 }
+        { min: 0 }
       ),
       series(
         'Parts of an attempt, half of them',
         {
           view: 'latency',
           metrics: ['dns_p50', 'connect_p50', 'tls_p50', 'transfer_p50'],
-          where: { provider: '$provider', source: '$source' },
+          where: on('provider', 'source'),
         },
-        { unit: 's', min: 0 }
+        { min: 0 }
       )
     ),
     row(
@@ -318,14 +285,14 @@ export const provider = dashboard({
         view: 'sources',
         metrics: ['attempts', 'delivered', ...health],
         by: ['source'],
-        where: { provider: '$provider', source: '$source' },
+        where: on('provider', 'source'),
         limit: 50,
       }),
       table('Tenants', {
         view: 'deliverability',
         metrics: ['attempts', 'delivered', ...rates],
         by: ['tenant'],
-        where: { provider: '$provider', source: '$source' },
+        where: on('provider', 'source'),
         limit: 50,
       })
     ),
@@ -338,38 +305,18 @@ export const source = dashboard({
   description: 'One of our addresses: its health, its warm-up, where it is blocked.',
   from: 'now-24h',
   variables: [picker('source', 'Source', false), picker('provider', 'Provider')],
-  where: { source: '$source', provider: '$provider' },
+  where: on('provider', 'source'),
   rows: [
     row(
       undefined,
-      stat(
-        'Delivered',
-        { view: 'sources', metrics: ['delivery_rate'], where: { source: '$source', provider: '$provider' } },
-        { unit: 'percentunit', limits: [0.95, 0.85] }
-      ),
-      stat(
-        'Recipients delivered',
-        { view: 'sources', metrics: ['delivered'], where: { source: '$source', provider: '$provider' } },
-        { unit: 'short' }
-      ),
-      stat(
-        'Blocked',
-        { view: 'sources', metrics: ['blocked_rate'], where: { source: '$source', provider: '$provider' } },
-        { unit: 'percentunit', limits: [0.005, 0.05] }
-      ),
-      stat(
-        'Throttled',
-        { view: 'sources', metrics: ['throttled_rate'], where: { source: '$source', provider: '$provider' } },
-        { unit: 'percentunit', limits: [0.02, 0.1] }
-      ),
-      stat(
-        'Reputation',
-        { view: 'reputation', metrics: ['score'], by: ['source'], where: { source: '$source' } },
-        { limits: [80, 30] }
-      ),
+      stat('Delivered', { view: 'sources', metrics: ['delivery_rate'], where: on('provider', 'source') }),
+      stat('Recipients delivered', { view: 'sources', metrics: ['delivered'], where: on('provider', 'source') }),
+      stat('Blocked', { view: 'sources', metrics: ['blocked_rate'], where: on('provider', 'source') }),
+      stat('Throttled', { view: 'sources', metrics: ['throttled_rate'], where: on('provider', 'source') }),
+      stat('Reputation', { view: 'reputation', metrics: ['score'], by: ['source'], where: on('source') }),
       stat(
         'Day of warm-up',
-        { view: 'warmup', metrics: ['warmup_day'], by: ['source'], where: { source: '$source' } },
+        { view: 'warmup', metrics: ['warmup_day'], by: ['source'], where: on('source') },
         { description: 'Empty for an address that is not in warm-up.' }
       )
     ),
@@ -381,10 +328,10 @@ export const source = dashboard({
           view: 'deliverability',
           metrics: ['delivery_rate'],
           by: ['provider'],
-          where: { source: '$source', provider: '$provider' },
+          where: on('provider', 'source'),
           limit: 10,
         },
-        { unit: 'percentunit', min: 0, max: 1 }
+        { min: 0, max: 1 }
       ),
       series(
         'Reputation by receiver',
@@ -392,7 +339,7 @@ export const source = dashboard({
           view: 'reputation',
           metrics: ['score'],
           by: ['provider'],
-          where: { source: '$source', provider: '$provider' },
+          where: on('provider', 'source'),
           limit: 10,
         },
         { min: 0, max: 100 }
@@ -403,7 +350,7 @@ export const source = dashboard({
           view: 'sources',
           metrics: ['attempts', 'delivered', ...health],
           by: ['provider'],
-          where: { source: '$source', provider: '$provider' },
+          where: on('provider', 'source'),
           limit: 50,
         },
         { w: 24 }
@@ -417,7 +364,7 @@ export const source = dashboard({
           view: 'deliverability',
           metrics: ['blocked'],
           by: ['provider'],
-          where: { source: '$source', provider: '$provider' },
+          where: on('provider', 'source'),
           limit: 10,
         },
         { min: 0, stack: true }
@@ -428,7 +375,7 @@ export const source = dashboard({
           view: 'deliverability',
           metrics: ['throttled'],
           by: ['provider'],
-          where: { source: '$source', provider: '$provider' },
+          where: on('provider', 'source'),
           limit: 10,
         },
         { min: 0, stack: true }
@@ -437,13 +384,13 @@ export const source = dashboard({
         view: 'deferrals',
         metrics: ['deferred_attempts'],
         by: ['category'],
-        where: { source: '$source', provider: '$provider' },
+        where: on('provider', 'source'),
         limit: 12,
       }),
       table('Limits that changed', {
         view: 'limit_changes',
         metrics: ['ts', 'provider', 'rate_old', 'rate_new', 'reason_text', 'id'],
-        where: { source: '$source', provider: '$provider' },
+        where: on('provider', 'source'),
         limit: 50,
       })
     ),
@@ -455,9 +402,9 @@ export const source = dashboard({
           view: 'warmup',
           metrics: ['warmup_rate', 'delivered_per_second'],
           by: ['source'],
-          where: { source: '$source' },
+          where: on('source'),
         },
-        { unit: 'mps', min: 0 }
+        { min: 0 }
       ),
       table('Addresses in warm-up', {
         view: 'warmup',

@@ -2,11 +2,13 @@
 //   /?show=editor&query={…}          the query editor with a panel below
 //   /?show=config                    the settings with "Save & test"
 //   /?show=dashboard&name=overview   a dashboard, with var-NAME=VALUE for its variables
-// from and to (milliseconds since 1970) set the time range.
-import { createTheme, type DataSourceSettings, dateTime, ThemeContext, type TimeRange } from '@grafana/data';
+// from and to (milliseconds since 1970) set the time range; without from it is the dashboard's own, or six hours.
+// show(address) shows another one without loading it all again.
+import { createTheme, type DataSourceSettings, dateTime, rangeUtil, ThemeContext, type TimeRange } from '@grafana/data';
 import { config } from '@grafana/runtime';
 import { Button, GlobalStyles, PortalContainer } from '@grafana/ui';
-import { useEffect, useMemo, useState } from 'react';
+import { useMemo, useState } from 'react';
+import { flushSync } from 'react-dom';
 import { createRoot } from 'react-dom/client';
 import { dashboards } from '../dashboards/index';
 import type { Panel as PanelJSON } from '../dashboards/lib';
@@ -15,11 +17,16 @@ import type { CaromOptions, CaromQuery, CaromSecrets } from '../src/types';
 import { loadPlugin, type Plugin, settings, setUp, type Variables } from './host';
 import { Panel } from './panels';
 
-const address = new URLSearchParams(location.search);
+declare global {
+  var show: (search: string) => void;
+}
+
+let address = new URLSearchParams(location.search);
 
 function rangeOf(): TimeRange {
   const to = dateTime(Number(address.get('to')) || Date.now());
-  const from = dateTime(Number(address.get('from')) || to.valueOf() - 6 * 60 * 60 * 1000);
+  const own = dashboards[address.get('name') ?? '']?.time.from.replace('now-', '') ?? '6h';
+  const from = dateTime(Number(address.get('from')) || to.valueOf() - rangeUtil.intervalToMs(own));
   return { from, to, raw: { from, to } };
 }
 
@@ -56,6 +63,7 @@ function Editor({ plugin, datasource, range }: { plugin: Plugin; datasource: Car
     type: query.format === 'timeseries' ? 'timeseries' : query.format,
     gridPos: { x: 0, y: 0, w: 24, h: 8 },
     targets: [query as never],
+    options: { legend: { displayMode: 'list', placement: 'bottom', showLegend: true, calcs: [] } },
     fieldConfig: {
       defaults: { color: { mode: 'palette-classic' }, custom: { fillOpacity: 8, lineWidth: 1 } },
       overrides: [],
@@ -87,7 +95,9 @@ function Config({ plugin }: { plugin: Plugin }) {
   const [result, setResult] = useState('');
   return (
     <div style={{ padding: 8, maxWidth: 800 }}>
-      <Component options={options} onOptionsChange={(next) => setOptions(next as typeof options)} />
+      <section aria-label="Data source">
+        <Component options={options} onOptionsChange={(next) => setOptions(next as typeof options)} />
+      </section>
       <Button
         onClick={async () => {
           const health = await fetch('/api/datasources/uid/carom/health');
@@ -138,14 +148,12 @@ function DashboardView({ datasource, range }: { datasource: CaromDataSource; ran
   );
 }
 
+const themeOf = () => createTheme({ colors: { mode: address.get('theme') === 'light' ? 'light' : 'dark' } });
+
 function Page({ plugin }: { plugin: Plugin }) {
-  const theme = useMemo(
-    () => createTheme({ colors: { mode: address.get('theme') === 'light' ? 'light' : 'dark' } }),
-    []
-  );
+  const theme = useMemo(themeOf, []);
   const datasource = useMemo(() => new plugin.DataSourceClass(settings), [plugin]);
   const range = useMemo(rangeOf, []);
-  useEffect(() => document.body.classList.add(`theme-${theme.name.toLowerCase()}`), [theme]);
   return (
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
@@ -167,9 +175,17 @@ Object.assign(window, {
   MonacoEnvironment: { getWorker: () => new Worker('/editor.worker.js') },
 });
 config.bootData = { user: {}, settings: {}, navTree: [] } as unknown as typeof config.bootData;
-setUp(variablesOf());
 loadPlugin().then(
-  (plugin) => createRoot(document.getElementById('root')!).render(<Page plugin={plugin} />),
+  (plugin) => {
+    const root = createRoot(document.getElementById('root')!);
+    let shown = 0;
+    globalThis.show = (search) => {
+      address = new URLSearchParams(search);
+      setUp(variablesOf());
+      flushSync(() => root.render(<Page key={++shown} plugin={plugin} />));
+    };
+    globalThis.show(location.search);
+  },
   (error: unknown) => {
     document.getElementById('root')!.textContent = `The plugin was not loaded: ${String(error)}`;
   }

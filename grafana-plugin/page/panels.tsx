@@ -1,16 +1,18 @@
 // Panels of a dashboard, drawn with Grafana's own components from what the data source answered.
 import {
   applyFieldOverrides,
-  createTheme,
   type DataFrame,
   type DataQueryRequest,
   type DataQueryResponse,
+  dateTime,
   type Field,
   type FieldConfigPropertyItem,
   type FieldConfigSource,
   FieldType,
   getDisplayProcessor,
   getFieldDisplayName,
+  type GrafanaTheme2,
+  rangeUtil,
   standardFieldConfigEditorRegistry,
   type TimeRange,
   toDataFrame,
@@ -21,11 +23,11 @@ import {
   BigValue,
   BigValueColorMode,
   BigValueGraphMode,
-  LegendDisplayMode,
   PanelChrome,
   Table,
   TimeSeries,
   useTheme2,
+  type VizLegendOptions,
 } from '@grafana/ui';
 import { useEffect, useState } from 'react';
 import { lastValueFrom } from 'rxjs';
@@ -33,22 +35,34 @@ import type { Panel as PanelJSON } from '../dashboards/lib';
 import type { CaromDataSource } from '../src/datasource';
 import type { CaromQuery } from '../src/types';
 
-const theme = createTheme();
-
 // What a panel may set about its fields. Grafana keeps this list in its application, not in a package.
-const properties = ['unit', 'min', 'max', 'decimals', 'displayName', 'noValue', 'color', 'thresholds', 'links'];
+const properties = [
+  'unit',
+  'min',
+  'max',
+  'decimals',
+  'displayName',
+  'noValue',
+  'mappings',
+  'color',
+  'thresholds',
+  'links',
+];
 const custom = [
   'drawStyle',
   'lineWidth',
   'fillOpacity',
   'spanNulls',
   'showPoints',
+  'pointSize',
   'stacking',
   'lineInterpolation',
   'axisSoftMin',
   'align',
   'cellOptions',
   'inspect',
+  'width',
+  'minWidth',
 ];
 standardFieldConfigEditorRegistry.setInit(() =>
   [
@@ -78,7 +92,8 @@ export async function ask(
   datasource: CaromDataSource,
   targets: CaromQuery[],
   range: TimeRange,
-  width: number
+  width: number,
+  shortest: number
 ): Promise<Answer> {
   const begin = performance.now();
   const span = range.to.valueOf() - range.from.valueOf();
@@ -86,7 +101,7 @@ export async function ask(
     requestId: String(Math.random()),
     targets: targets.filter((t) => datasource.filterQuery(t)),
     range,
-    intervalMs: Math.max(1000, Math.round(span / width)),
+    intervalMs: Math.max(1000, shortest, Math.round(span / width)),
     interval: '',
     maxDataPoints: Math.round(width),
     scopedVars: {},
@@ -99,6 +114,15 @@ export async function ask(
   return { frames: response.data.map((f) => toDataFrame(f)), error, milliseconds: performance.now() - begin };
 }
 
+/** The time range of a panel, which may be the last days whatever the dashboard shows, or lie earlier. */
+function rangeOf({ timeFrom, timeShift }: PanelJSON, range: TimeRange): TimeRange {
+  const length = (text: unknown) => (typeof text === 'string' ? rangeUtil.intervalToMs(text) : 0);
+  const end = range.to.valueOf() - length(timeShift);
+  const to = dateTime(end);
+  const from = dateTime(end - (length(timeFrom) || range.to.valueOf() - range.from.valueOf()));
+  return { from, to, raw: { from, to } };
+}
+
 interface Props {
   datasource: CaromDataSource;
   panel: PanelJSON;
@@ -109,15 +133,20 @@ interface Props {
 }
 
 /** One panel with its data. data-state says how it went, for the tests. */
-export function Panel({ datasource, panel, range, width, height, onAnswer }: Props) {
+export function Panel({ datasource, panel, range: dashboard, width, height, onAnswer }: Props) {
+  const range = rangeOf(panel, dashboard);
   const [answer, setAnswer] = useState<Answer>();
+  const shortest = typeof panel.interval === 'string' ? rangeUtil.intervalToMs(panel.interval) : 0;
   const text = JSON.stringify(panel.targets ?? []);
   const [from, to] = [range.from.valueOf(), range.to.valueOf()];
   useEffect(() => {
     let current = true;
     const targets = JSON.parse(text) as CaromQuery[];
+    if (targets.length === 0) {
+      return;
+    }
     const own = targets.map((t) => ({ ...t, datasource: undefined }));
-    ask(datasource, own, range, width)
+    ask(datasource, own, range, width, shortest)
       .catch((e: unknown) => ({ frames: [], error: e instanceof Error ? e.message : String(e), milliseconds: 0 }))
       .then((a) => {
         if (current) {
@@ -130,7 +159,7 @@ export function Panel({ datasource, panel, range, width, height, onAnswer }: Pro
     };
     // The range is new at every drawing; its ends are not.
     // eslint-disable-next-line react-hooks/exhaustive-deps
-  }, [datasource, text, from, to, width]);
+  }, [datasource, text, from, to, width, shortest]);
   const rows = answer?.frames.reduce((n, f) => n + f.length, 0) ?? 0;
   const state =
     panel.targets === undefined ? 'text' : !answer ? 'loading' : answer.error ? 'error' : rows ? 'data' : 'empty';
@@ -176,8 +205,7 @@ function Body({
   width: number;
   height: number;
 }) {
-  const { isDark } = useTheme2();
-  void isDark; // drawn again when the theme changes
+  const theme = useTheme2();
   const frames = applyFieldOverrides({
     data: raw,
     fieldConfig: (panel.fieldConfig ?? { defaults: {}, overrides: [] }) as FieldConfigSource,
@@ -191,7 +219,7 @@ function Body({
     }
   }
   if (!frames.some((f) => f.length > 0)) {
-    return <p style={{ padding: 8 }}>{panel.type === 'stat' ? 'no data' : 'No data'}</p>;
+    return <p style={{ padding: 8 }}>No data</p>;
   }
   switch (panel.type) {
     case 'timeseries':
@@ -202,14 +230,14 @@ function Body({
           timeZone="utc"
           width={width}
           height={height}
-          legend={{ displayMode: LegendDisplayMode.List, placement: 'bottom', showLegend: true, calcs: [] }}
+          legend={(panel.options as { legend: VizLegendOptions }).legend}
         />
       );
     case 'table':
       return <Table data={frames[0]} width={width} height={height} />;
     case 'stat':
     case 'bargauge': {
-      const values = valuesOf(frames[0]);
+      const values = valuesOf(frames[0], theme);
       if (panel.type === 'stat') {
         return (
           <BigValue
@@ -217,12 +245,14 @@ function Body({
             width={width}
             height={height}
             theme={theme}
-            colorMode={BigValueColorMode.Value}
+            colorMode={(panel.options as { colorMode: BigValueColorMode }).colorMode}
             graphMode={BigValueGraphMode.None}
           />
         );
       }
       const most = Math.max(1, ...values.map((v) => v.numeric));
+      const longest = (texts: string[]) => texts.reduce((a, b) => (a.length < b.length ? b : a), '');
+      const widest = { title: longest(values.map((v) => v.title)), text: longest(values.map((v) => v.text)) };
       return (
         <div style={{ overflow: 'auto', height }}>
           {values.map((value) => (
@@ -233,6 +263,7 @@ function Body({
               width={width - 12}
               height={26}
               theme={theme}
+              alignmentFactors={widest}
               displayMode={BarGaugeDisplayMode.Basic}
               orientation={'horizontal' as never}
             />
@@ -248,7 +279,7 @@ function Body({
 }
 
 /** The numbers of a table, each with the texts of its row as its title. */
-function valuesOf(frame: DataFrame) {
+function valuesOf(frame: DataFrame, theme: GrafanaTheme2) {
   const number = frame.fields.find((f) => f.type === FieldType.number) ?? frame.fields[0];
   const texts = frame.fields.filter((f) => f.type === FieldType.string);
   const display = number.display ?? getDisplayProcessor({ field: number, theme });

@@ -13,7 +13,6 @@ const shared = [
   'react/jsx-runtime',
   'react-dom',
   'rxjs',
-  'lodash',
   '@emotion/css',
   '@grafana/data',
   '@grafana/runtime',
@@ -64,7 +63,9 @@ async function plugin() {
   const manifest = await readFile(join(root, 'src/plugin.json'), 'utf8');
   const today = new Date().toISOString().slice(0, 10);
   await writeFile(join(dist, 'plugin.json'), manifest.replaceAll('%VERSION%', version).replaceAll('%TODAY%', today));
-  for (const name of ['README.md', 'CHANGELOG.md', 'LICENSE']) {
+  const readme = await readFile(join(root, 'README.md'), 'utf8');
+  await writeFile(join(dist, 'README.md'), readme.replaceAll('(src/img/', '(img/'));
+  for (const name of ['CHANGELOG.md', 'LICENSE']) {
     await cp(join(root, name), join(dist, name));
   }
   for (const name of ['img', 'dashboards']) {
@@ -83,8 +84,17 @@ async function page() {
     format: 'iife',
     target: 'es2022',
     jsx: 'automatic',
+    // In a module that ends with .mjs, as theirs do, esbuild takes "default" of a CommonJS package otherwise than
+    // webpack, which Grafana is built with. Their CommonJS has no such doubt.
+    alias: Object.fromEntries(
+      ['data', 'runtime', 'ui'].map((n) => [
+        `@grafana/${n}`,
+        join(root, `node_modules/@grafana/${n}/dist/cjs/index.cjs`),
+      ])
+    ),
     loader: { '.ttf': 'file', '.svg': 'file', '.png': 'file' },
-    define: { 'process.env.NODE_ENV': '"development"', global: 'globalThis' },
+    // The page has SystemJS's define for the plugin; packages that would register with it are bundled here.
+    define: { 'process.env.NODE_ENV': '"production"', global: 'globalThis', define: 'undefined' },
     logLevel: 'warning',
   });
   await cp(join(root, 'node_modules/@grafana/ui/dist/public'), join(out, 'public'), { recursive: true });

@@ -95,13 +95,14 @@ export class CaromDataSource
     return this.getResource<string[]>('values', { field, search, limit: pickerSize, ...span });
   }
 
-  /** The SQL that a query would run, formatted. */
-  async preview(query: CaromQuery, range?: TimeRange): Promise<string> {
+  /** The SQL that a query would run, formatted; to edit, it is one statement with macros for the time range. */
+  async preview(query: CaromQuery, range?: TimeRange, edit = false): Promise<string> {
     const span = range ?? { from: dateTime().subtract(1, 'hour'), to: dateTime() };
     const { sql } = await this.postResource<{ sql: string }>('preview', {
       query: this.applyTemplateVariables(query, {}),
       range: { from: span.from.toISOString(), to: span.to.toISOString() },
       interval: Math.max(1000, Math.round((span.to.valueOf() - span.from.valueOf()) / 1000)),
+      edit,
     });
     return sql;
   }

@@ -110,6 +110,18 @@ test('a variable lists the values of a field', async ({ variableEditPage, readPr
   await answered;
 });
 
+test('what is chosen at the top of a dashboard is in its queries', async ({ gotoDashboardPage, page }) => {
+  const asked = page.waitForRequest(
+    (r) => r.url().includes('/api/ds/query') && (r.postData() ?? '').includes('"field":"provider","op":"in"')
+  );
+  const chosen = new URLSearchParams([
+    ['var-provider', 'google'],
+    ['var-provider', 'yahoo'],
+  ]);
+  await gotoDashboardPage({ uid: 'carom-overview', queryParams: chosen });
+  expect((await asked).postData()).toContain('"values":["google","yahoo"]');
+});
+
 test('annotations come from the view of that name', async ({ annotationEditPage, readProvisionedDataSource }) => {
   const source = await readProvisionedDataSource(provisioned);
   await annotationEditPage.datasource.set(source.name);

@@ -34,6 +34,7 @@ func TestShippedBackend(t *testing.T) {
 	t.Run("types", func(t *testing.T) { types(t, s) })
 	t.Run("SQL", func(t *testing.T) { userSQL(t, s) })
 	t.Run("mistakes", func(t *testing.T) { mistakes(t, s) })
+	t.Run("SQL that goes on", func(t *testing.T) { editedSQL(t, s) })
 	t.Run("resources", func(t *testing.T) { resources(t, s) })
 	t.Run("a cancelled panel", func(t *testing.T) { cancelled(t, s, server) })
 	t.Run("fifty queries at once", func(t *testing.T) { parallelMemory(t, backend, server) })

@@ -180,6 +180,7 @@ func preview(body []byte) (any, error) {
 			To   moment `json:"to"`
 		} `json:"range"`
 		Interval float64 `json:"interval"` // milliseconds
+		Edit     bool    `json:"edit"`     // one statement that goes on in the SQL editor: with macros for the time range
 	}
 	if len(body) > maxBody {
 		return nil, fmt.Errorf("the request is larger than %d octets", maxBody)
@@ -196,7 +197,11 @@ func preview(body []byte) (any, error) {
 		}
 		sql = views.Statement{SQL: text, Params: params}.Inline()
 	} else {
-		plan, err := views.Build(request.Query.Query, w)
+		build := views.Build
+		if request.Edit {
+			build = views.BuildToEdit
+		}
+		plan, err := build(request.Query.Query, w)
 		if err != nil {
 			return nil, err
 		}

@@ -22,7 +22,19 @@ const (
 )
 
 // Build makes the plan of a query.
-func Build(q Query, w Window) (Plan, error) {
+func Build(q Query, w Window) (Plan, error) { return build(q, w, false) }
+
+// BuildToEdit makes the plan of a query as SQL that somebody goes on to edit: the ends of the time range
+// are the macros $__fromTime and $__toTime, and there is one statement.
+func BuildToEdit(q Query, w Window) (Plan, error) {
+	plan, err := build(q, w, true)
+	if n := len(plan.Statements); err == nil && n > 1 {
+		return Plan{}, errorf("the builder asks %d statements here, and SQL is one: show only metrics that are kept together, or copy one of those that Show SQL lists", n)
+	}
+	return plan, err
+}
+
+func build(q Query, w Window, macros bool) (Plan, error) {
 	v, err := ByName(q.View)
 	if err != nil {
 		return Plan{}, err
@@ -39,7 +51,7 @@ func Build(q Query, w Window) (Plan, error) {
 	if q.Limit < 0 || q.Limit > MaxLimit {
 		return Plan{}, errorf("limit %d: want 1 to %d", q.Limit, MaxLimit)
 	}
-	b := &builder{query: q, view: v, window: w, params: map[string]string{}}
+	b := &builder{query: q, view: v, window: w, macros: macros, params: map[string]string{}}
 	b.filters = Kept(q.Filters)
 	for _, f := range b.filters {
 		if !slices.Contains(fieldNames(v.Filters), f.Field) {
@@ -68,6 +80,7 @@ type builder struct {
 	query   Query
 	view    View
 	window  Window
+	macros  bool // write the ends of the time range as macros
 	filters []Filter
 	params  map[string]string
 }
@@ -244,7 +257,8 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 	at := f.level(b.window, plan.Step, wanted)
 	from := plan.From.Truncate(f.levels[at].unit)
 	dims := union(plan.Breakdown, f.apart)
-	conditions := []string{"ts >= " + stamp(from), "ts < " + stamp(plan.To)}
+	begin, end := b.begin(from, max(f.levels[at].unit, plan.Step)), b.end(plan.To)
+	conditions := []string{"ts >= " + begin, "ts < " + end}
 	if f.where != "" {
 		conditions = append(conditions, f.where)
 	}
@@ -261,11 +275,18 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		conditions = append(conditions, c)
 	}
 	seconds := strconv.FormatFloat(max(1, plan.To.Sub(from).Seconds()), 'f', -1, 64)
+	if b.macros {
+		seconds = "greatest(1, dateDiff('second', " + begin + ", " + end + "))"
+	}
 	bucket := "%s"
 	if !table {
 		n := int64(plan.Step / time.Second)
 		bucket = fmt.Sprintf("toStartOfInterval(%%s, INTERVAL %d SECOND)", n)
-		seconds = fmt.Sprintf("greatest(1, least(%d, %d - toUnixTimestamp(t)))", n, plan.To.Unix())
+		until := strconv.FormatInt(plan.To.Unix(), 10)
+		if b.macros {
+			until = "toUnixTimestamp(" + end + ")"
+		}
+		seconds = fmt.Sprintf("greatest(1, least(%d, %s - toUnixTimestamp(t)))", n, until)
 	}
 	var columns []string
 	selects := make([]string, 0, len(dims)+len(metrics)+len(f.extra)+1)
@@ -303,7 +324,7 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 	rows := func(conditions []string) string {
 		sc := scope{
 			level: at, bucket: bucket, wanted: columns, where: strings.Join(conditions, " AND "), table: table,
-			from: stamp(from), to: stamp(plan.To),
+			from: begin, to: end,
 		}
 		for _, c := range columns {
 			if _, ok := f.fields[c]; ok {
@@ -385,6 +406,22 @@ func columnsOf(f *family, names []string) []string {
 }
 
 func indent(s string) string { return strings.ReplaceAll(s, "\n", "\n    ") }
+
+// begin returns the start of the time range, which begins with a full unit, as SQL.
+func (b *builder) begin(t time.Time, unit time.Duration) string {
+	if b.macros {
+		return fmt.Sprintf("toStartOfInterval($__fromTime, INTERVAL %d SECOND)", int64(unit/time.Second))
+	}
+	return stamp(t)
+}
+
+// end returns the end of the time range as SQL.
+func (b *builder) end(t time.Time) string {
+	if b.macros {
+		return "$__toTime"
+	}
+	return stamp(t)
+}
 
 // stamp returns t, which is at a full second, as SQL.
 func stamp(t time.Time) string {

@@ -149,8 +149,8 @@ var mail = func() map[string]Metric {
 		add(metric(name+"_rate", unitShare, all[name].Description+" A share of all attempts.", all[name].expr+" / nullIf("+sum("attempts")+", 0)", FillNull, all[name].families...).
 			weighed(sum("attempts")).notBy("category", "dimension"))
 	}
-	add(metric("left", unitCount, "Recipients that were accepted in the time range, less those that were finished, suppressed or removed in it.",
-		sum("accepted")+" - toInt64("+sum("finished")+" + "+sum("suppressed")+" + "+sum("removed")+")", FillZero, byJob, traffic).titled("Left to do"))
+	add(metric("left", unitCount, "Recipients that were accepted in the time range, less those that were finished, suppressed or removed in it; 0 where those are more, because they came in before.",
+		"greatest(0, "+sum("accepted")+" - toInt64("+sum("finished")+" + "+sum("suppressed")+" + "+sum("removed")+"))", FillZero, byJob, traffic).titled("Left to do"))
 	return all
 }()
 

@@ -45,10 +45,15 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 		at = 0
 	}
 	from := b.window.From.UTC().Truncate(unit)
-	then, end := from.Add(-shift), b.window.To.UTC()
+	begin, end := b.begin(from, unit), b.end(b.window.To)
+	then, until := stamp(from.Add(-shift)), stamp(b.window.To.Add(-shift))
+	if b.macros {
+		earlier := fmt.Sprintf(" - INTERVAL %d DAY", int(shift/oneDay))
+		then, until = begin+earlier, end+earlier
+	}
 	conditions := []string{
-		fmt.Sprintf("(ts >= %s AND ts < %s OR ts >= %s AND ts < %s)", stamp(then), stamp(end.Add(-shift)), stamp(from), stamp(end)),
-		"ts >= " + stamp(then), "ts < " + stamp(end),
+		fmt.Sprintf("(ts >= %s AND ts < %s OR ts >= %s AND ts < %s)", then, until, begin, end),
+		"ts >= " + then, "ts < " + end,
 	}
 	if f.where != "" {
 		conditions = append(conditions, f.where)
@@ -69,9 +74,9 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 		s.Columns = append(s.Columns, Column{Name: d, Title: titleOf(d)})
 	}
 	s.Columns = append(s.Columns, Column{Name: "now", Title: m.Title, Unit: m.Unit}, Column{Name: "before", Title: "Before", Unit: m.Unit},
-		Column{Name: "change", Title: "Change", Unit: m.Unit}, Column{Name: "share", Title: "Share of all changes", Unit: unitShare})
-	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: stamp(then), to: stamp(end), fields: wanted})
-	inner := slices.Concat(selects, []string{"r.ts >= " + stamp(from) + " AS is_now", f.qualified(m.expr) + " AS value"})
+		Column{Name: "change", Title: "Change", Unit: m.Unit}, Column{Name: "share", Title: "Share of change", Unit: unitShare})
+	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: then, to: end, fields: wanted})
+	inner := slices.Concat(selects, []string{"r.ts >= " + begin + " AS is_now", f.qualified(m.expr) + " AS value"})
 	outer := slices.Concat(plan.Breakdown, []string{
 		"sumIf(value, is_now) AS now", "sumIf(value, NOT is_now) AS before",
 		"toInt64(now) - toInt64(before) AS change", "change / nullIf(sum(abs(change)) OVER (), 0) AS share",
@@ -83,7 +88,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 	}
 	limit := plan.Limit
 	s.SQL += fmt.Sprintf("\nHAVING now > 0 OR before > 0\nORDER BY %s\nLIMIT %d", strings.Join(slices.Concat([]string{"abs(change) DESC"}, plan.Breakdown), ", "), limit)
-	plan.Statements, plan.From, plan.To = []Statement{s}, from, end
+	plan.Statements, plan.From, plan.To = []Statement{s}, from, b.window.To.UTC()
 	plan.Notices = append(plan.Notices, "Before is the same time "+ago(shift)+" earlier.")
 	return plan, nil
 }

@@ -103,7 +103,11 @@ func (b *builder) rows() (Plan, error) {
 		}
 	}
 	if timed {
-		conditions = append([]string{src.time + " >= " + stampMicro(plan.From), src.time + " < " + stampMicro(plan.To)}, conditions...)
+		begin, end := stampMicro(plan.From), stampMicro(plan.To)
+		if b.macros {
+			begin, end = "$__fromTime", "$__toTime"
+		}
+		conditions = append([]string{src.time + " >= " + begin, src.time + " < " + end}, conditions...)
 	} else if src.time != "" {
 		plan.Notices = append(plan.Notices, "The id tells the time: the time range of the dashboard is not applied.")
 	}

@@ -124,6 +124,7 @@ export function BuilderEditor({ datasource, query, views, loading, onChange }: P
         )}
         <InlineField label="Limit" labelWidth={8} tooltip="So many series or rows at most; the largest stay">
           <Input
+            key={query.limit}
             id={`${query.refId}-limit`}
             type="number"
             min={1}

@@ -52,6 +52,8 @@ export function FilterEditor({ id, name, datasource, fields, filter, onChange, o
       />
       {filter.op === '=~' || filter.op === '!~' ? (
         <Input
+          // It holds what is typed by itself until it is left: another filter's pattern is another input.
+          key={`${filter.field} ${filter.values[0] ?? ''}`}
           aria-label={`${name}: pattern`}
           width={40}
           defaultValue={filter.values[0]}

@@ -78,6 +78,19 @@ describe('builder', () => {
     expect(screen.queryByLabelText('SQL', { selector: 'pre' })).not.toBeInTheDocument();
   });
 
+  it('keeps the pattern of the second filter when the first is removed', async () => {
+    const { user, last } = show({
+      view: 'deliverability',
+      filters: [
+        { field: 'tenant', op: '=~', values: ['^a'] },
+        { field: 'tenant', op: '=~', values: ['^b'] },
+      ],
+    });
+    await user.click(await screen.findByRole('button', { name: 'Remove filter 1' }));
+    expect(last().filters).toEqual([{ field: 'tenant', op: '=~', values: ['^b'] }]);
+    expect(screen.getByRole('textbox', { name: 'Filter 1: pattern' })).toHaveValue('^b');
+  });
+
   it('says why the views cannot be listed', async () => {
     const refused = Promise.reject({ data: { message: 'ClickHouse refuses the password' } });
     show({}, fakeDataSource({ views: () => refused }));
@@ -87,9 +100,15 @@ describe('builder', () => {
 
 describe('SQL', () => {
   it('begins with what the builder made and runs when it is left', async () => {
-    const { user, last, run } = show({});
+    const { user, last, run, datasource } = show({});
     await screen.findByRole('combobox', { name: 'Show' });
     await user.click(screen.getByRole('radio', { name: 'SQL' }));
+    const toEdit = true; // one statement, with macros for the time range
+    expect(datasource.preview).toHaveBeenCalledWith(
+      expect.objectContaining({ view: 'deliverability' }),
+      undefined,
+      toEdit
+    );
     await waitFor(() => expect(last()).toMatchObject({ mode: 'sql', sql: 'SELECT sum(delivered)\nFROM rollup_1m' }));
     run.mockClear();
     const editor = await screen.findByRole('textbox', { name: 'SQL' });

@@ -38,7 +38,7 @@ export function QueryEditor({ datasource, query: stored, onChange, onRunQuery, r
     setError(undefined);
     if (mode === 'sql' && !query.sql?.trim() && view) {
       try {
-        change({ ...query, mode, sql: await datasource.preview(query, range) });
+        change({ ...query, mode, sql: await datasource.preview(query, range, true) });
         return;
       } catch (e) {
         setError(messageOf(e));

@@ -295,7 +295,7 @@ SELECT
     r.tenant AS tenant,
     sum(toInt64(r.events) * multiIf(r.kind = 'received', 1, r.kind IN ('report-consumed', 'expanded'), -1, 0)) AS accepted,
     sum(if(r.kind = 'delivered', r.events, 0)) AS delivered,
-    sum(toInt64(r.events) * multiIf(r.kind = 'received', 1, r.kind IN ('report-consumed', 'expanded'), -1, 0)) - toInt64(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)) + sum(if(r.kind = 'suppressed', r.events, 0)) + sum(if(r.kind IN ('deleted', 'discarded'), r.events, 0))) AS left,
+    greatest(0, sum(toInt64(r.events) * multiIf(r.kind = 'received', 1, r.kind IN ('report-consumed', 'expanded'), -1, 0)) - toInt64(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)) + sum(if(r.kind = 'suppressed', r.events, 0)) + sum(if(r.kind IN ('deleted', 'discarded'), r.events, 0)))) AS left,
     sum(if(r.kind = 'delivered', r.events, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)), 0) AS delivery_rate,
     sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)), 0) AS hard_bounce_rate,
     sum(if(r.kind = 'deferred', r.first_attempts, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'deferred', 'bounced'), r.first_attempts, 0)), 0) AS recipient_deferral_rate
