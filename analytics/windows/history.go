@@ -22,6 +22,9 @@ const day = 24 * time.Hour
 var hourly = warehouse.Hourly("provider, source, ts, ok, usr, rate, block, unav, other",
 	"ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND "+IsKey)
 
+// minutely are the minutes alone, for as long as they are kept.
+const minutely = "SELECT provider, source, ts, ok, usr, rate, block, unav, other FROM k1m WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND " + IsKey
+
 // attempts are those of a row of hourly that say something about the rate.
 const attempts = "ok + usr + rate + block + unav + other"
 
@@ -74,10 +77,11 @@ HAVING minIf(hour, taken > 0) <= now() - INTERVAL 1 DAY`)
 }
 
 // warmups reads the days of the keys that are warming up: answers by the day of the answer, complaints by
-// that of the delivery.
+// that of the delivery. Where a policy has days that hours do not make up, for trials that take no weeks,
+// minutes do.
 func (r *Reader) warmups(ctx context.Context, now time.Time, wanted Wanted, s *Snapshot) error {
 	var keys []limits.Key
-	earliest := now
+	earliest, source := now, hourly
 	for id, k := range s.Keys {
 		if k.warmupStart.IsZero() || k.Established || !k.warmupStart.Before(now) {
 			continue
@@ -87,24 +91,27 @@ func (r *Reader) warmups(ctx context.Context, now time.Time, wanted Wanted, s *S
 		if k.warmupStart.Before(earliest) {
 			earliest = k.warmupStart
 		}
+		if r.policyOf(wanted, id.Provider).Warmup.Day%time.Hour != 0 {
+			source = minutely
+		}
 	}
 	if len(keys) == 0 {
 		return nil
 	}
 	parameters := WithKeys(clickhouse.Parameters{"since": micros(earliest.Truncate(time.Hour))}, keys)
 	if err := r.warmupDays(ctx, now, parameters, wanted, s, `
-SELECT provider, source, toDateTime(toStartOfHour(ts), 'UTC') AS hour, sum(ok) + sum(usr) + sum(rate) + sum(block) + sum(unav) + sum(other), sum(ok) + sum(usr), sum(rate) + sum(block) + sum(unav), toUInt64(0)
-FROM (`+hourly+`) GROUP BY provider, source, hour`); err != nil {
+SELECT provider, source, ts, sum(ok) + sum(usr) + sum(rate) + sum(block) + sum(unav) + sum(other), sum(ok) + sum(usr), sum(rate) + sum(block) + sum(unav), toUInt64(0)
+FROM (`+source+`) GROUP BY provider, source, ts`); err != nil {
 		return err
 	}
 	return r.warmupDays(ctx, now, parameters, wanted, s, `
-SELECT provider, source, toDateTime(toStartOfHour(delivered_at), 'UTC') AS hour, toUInt64(0), toUInt64(0), toUInt64(0), uniqExact(message_id, recipient_index)
+SELECT provider, source, toStartOfMinute(delivered_at) AS minute, toUInt64(0), toUInt64(0), toUInt64(0), uniqExact(message_id, recipient_index)
 FROM attributions FINAL
 WHERE proven AND kind = 'complaint' AND delivered_at >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND `+IsKey+`
-GROUP BY provider, source, hour`)
+GROUP BY provider, source, minute`)
 }
 
-// warmupDays adds hours to the days of warm-ups that are over.
+// warmupDays adds hours and minutes to the days of warm-ups that are over.
 func (r *Reader) warmupDays(ctx context.Context, now time.Time, parameters clickhouse.Parameters, wanted Wanted, s *Snapshot, query string) (err error) {
 	rows, err := r.query(ctx, parameters, query)
 	if err != nil {

@@ -250,6 +250,30 @@ func TestReadResting(t *testing.T) {
 	}
 }
 
+// A day of half an hour, as trials have it, is made of minutes.
+func TestReadShortDaysOfWarmup(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(time.Minute)
+	start := now.Add(-100 * time.Minute)
+	for i, ok := range []uint64{10, 20, 30, 40} { // the last day is not over
+		bucket(t, conn, google, 0, start.Add(time.Duration(i)*30*time.Minute+5*time.Minute), now, ok, 1, control.NoMessages)
+	}
+	gauge := event.Gauge{Node: "a", Incarnation: uuid.New(), Seq: 1, Time: now, Provider: google.Provider, Source: google.Source, StaticRate: 100, WarmupStart: start}
+	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", []event.Gauge{gauge}); err != nil {
+		t.Fatal(err)
+	}
+	policy := control.Default()
+	policy.Warmup.Day = 30 * time.Minute
+	s, err := (&windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}).Read(t.Context(), now, windows.Wanted{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []control.WarmupDay{{Replies: 11, Accepted: 10, Refused: 1}, {Replies: 21, Accepted: 20, Refused: 1}, {Replies: 31, Accepted: 30, Refused: 1}}
+	if diff := cmp.Diff(want, s.Keys[google].Warmup.Days); diff != "" {
+		t.Errorf("days (-want +got)\n%s", diff)
+	}
+}
+
 // If nearly all sources of a provider fail to reach it, that is its trouble; if one does, it is not.
 func TestReadFreezesAnOutage(t *testing.T) {
 	conn := connect(t)
