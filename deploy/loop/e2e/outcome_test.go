@@ -67,3 +67,13 @@ func TestTrialsAreScenarios(t *testing.T) {
 		}
 	}
 }
+
+func TestOriginEndsADaySoon(t *testing.T) {
+	for _, now := range []time.Time{time.Date(2026, 11, 30, 3, 0, 0, 0, time.UTC), time.Date(2026, 11, 30, 3, 26, 30, 0, time.UTC), time.Date(2026, 11, 30, 3, 11, 7, 0, time.UTC)} {
+		began := origin(now, 20)
+		system := began.Add(20 * now.Sub(began))
+		if left := system.Truncate(warmupDay).Add(warmupDay).Sub(system); left < lead-time.Second || left > lead+time.Second {
+			t.Errorf("at %v a day of the system ends in %v, want %v", now, left, lead)
+		}
+	}
+}

@@ -52,7 +52,7 @@ type system struct {
 // newSystem starts the receivers of a scenario, then carom up with the loop active or off.
 func newSystem(ctx context.Context, o *options, dir string, t *trial, loop bool) (_ *system, err error) {
 	y := &system{dir: dir, executable: o.executable, scale: o.scale}
-	y.origin = time.Now().UTC()
+	y.origin = origin(time.Now().UTC(), o.scale)
 	if y.files, err = supervise.OpenFiles(filepath.Join(dir, "log")); err != nil {
 		return nil, err
 	}
@@ -91,6 +91,23 @@ func newSystem(ctx context.Context, o *options, dir string, t *trial, loop bool)
 		return nil, err
 	}
 	return y, nil
+}
+
+// warmupDay is the length of a day where a warm-up is tried, and lead how long before the end of one, by the
+// clock of the system, it starts: the receiver's days begin with the first message, and both should end at
+// about the same time.
+const (
+	warmupDay = 30 * time.Minute
+	lead      = 4 * time.Minute
+)
+
+// origin returns the moment at which the time of a system that starts now was the machine's.
+func origin(now time.Time, scale int) time.Time {
+	if scale == 1 {
+		return now
+	}
+	ahead := warmupDay - now.Add(lead).Sub(now.Truncate(warmupDay))%warmupDay
+	return now.Add(-ahead / time.Duration(scale-1))
 }
 
 // ready returns nil when the node takes mail, the tables are there, and the loop has told the node of itself:
