@@ -474,8 +474,11 @@ func (n *operatorNode) checkBackoff(t *testing.T) {
 // rows returns the lines of an accounting file, the names of its columns first.
 func (n *operatorNode) rows(name string) ([][]string, error) {
 	files, err := filepath.Glob(filepath.Join(n.dir, "log", name+"-*.csv"))
-	if err != nil || len(files) == 0 {
-		return nil, fmt.Errorf("no file %s: %v", name, err)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no file %s", name)
 	}
 	var text bytes.Buffer
 	for _, file := range files {
