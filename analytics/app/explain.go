@@ -92,8 +92,8 @@ func (c *change) recount(ctx context.Context, conn driver.Conn, key limits.Key) 
 		}
 		return nil
 	}
-	if !c.To.After(c.From) || strings.Contains(key.Source, "domain:") {
-		return nil // no evidence, as of a pin; or that of a domain, which is no source
+	if !c.To.After(c.From) || jobs.IsScoped(key) {
+		return nil // no evidence, as of a pin; or that of a domain or URL, which is no source
 	}
 	again := &recounted{From: "k10s", Counts: map[string]uint64{}}
 	columns := make([]string, len(classes))

@@ -60,7 +60,7 @@ type window struct{ from, to time.Duration }
 func (t *Throttle) contributors(ctx context.Context, p *pass) error {
 	lowered := map[window][]*entry{}
 	for i := range p.entries {
-		if e := &p.entries[i]; lowers(e.reason.Rule) && !isScoped(e.key) {
+		if e := &p.entries[i]; lowers(e.reason.Rule) && !IsScoped(e.key) {
 			w := window{e.reason.Evidence.From, e.reason.Evidence.To}
 			lowered[w] = append(lowered[w], e)
 		}

@@ -46,7 +46,8 @@ func TestControl(t *testing.T) {
 		{"a row that cannot be read", testUnreadable},
 		{"a provider that is off", testProviderOff},
 		{"a node that sent nothing yet", testNewNode},
-		{"a domain that is refused", testScoped},
+		{"a domain that is refused", func(t *testing.T, w *world) { testScoped(t, w, taxonomy.ScopeDomain) }},
+		{"a URL that is refused", func(t *testing.T, w *world) { testScoped(t, w, taxonomy.ScopeURL) }},
 		{"late and repeated batches", testLateBatches},
 		{"clocks that are wrong", testSkew},
 		{"complaints that trickle in", testHolds},
@@ -353,17 +354,21 @@ func testProviderOff(t *testing.T, w *world) {
 	}
 }
 
-// Refusals that name a domain limit its mail and say nothing of the source.
-func testScoped(t *testing.T, w *world) {
+// Refusals that name a domain, or the host of a URL, limit the mail that has it and say nothing of the source.
+func testScoped(t *testing.T, w *world, scope taxonomy.Scope) {
 	end := w.now.Add(-2 * time.Second).Truncate(10 * time.Second)
 	cut := end.Add(-40 * time.Second)
 	mail := func(domain string, from, to time.Time, n int, d taxonomy.Dimension) []event.Event {
 		events := answers(google, 0, from, to, n, d)
 		for i := range events {
 			e := &events[i]
-			e.DKIMDomains, e.FromDomain, e.MailFromDomain = []string{domain}, domain, "bounce."+domain
+			if scope == taxonomy.ScopeURL {
+				e.URLHosts = []string{"cdn.test", "www." + domain}
+			} else {
+				e.DKIMDomains, e.FromDomain, e.MailFromDomain = []string{domain}, domain, "bounce."+domain
+			}
 			if d != taxonomy.OK {
-				e.Scope, e.ScopeValue, e.Reply = taxonomy.ScopeDomain, domain, "421 4.7.28 unusual rate of mail originating from your DKIM domain"
+				e.Scope, e.ScopeValue, e.Reply = scope, domain, "421 4.7.28 unusual rate of mail with it"
 			}
 		}
 		return events
@@ -378,13 +383,13 @@ func testScoped(t *testing.T, w *world) {
 		t.Errorf("%d leases: the source is limited for a domain", n)
 	}
 	d := w.document(t)
-	if len(d.Scoped) != 1 || d.Scoped[0].Scope != "domain" || d.Scoped[0].Value != "bad.test" || d.Scoped[0].RatePerSecond > 6 || d.Scoped[0].RatePerSecond < 2 {
+	if len(d.Scoped) != 1 || d.Scoped[0].Scope != string(scope) || d.Scoped[0].Value != "bad.test" || d.Scoped[0].RatePerSecond > 6 || d.Scoped[0].RatePerSecond < 2 {
 		t.Fatalf("scoped limits are %+v, want about 4.5/s for bad.test", d.Scoped)
 	}
 	equal(t, "limit_log", w.log(t), []row{{"change", "BACKOFF", "loop", ""}})
 	var source string
 	w.scan(t, "SELECT source FROM limit_log", &source)
-	if source != "domain:bad.test" {
+	if source != string(scope)+":bad.test" {
 		t.Errorf("the change is of %q", source)
 	}
 	if again := mustRun(t, w.throttle(t, limits.Active).Run); again.Changes != 0 || len(w.document(t).Scoped) != 1 {

@@ -25,19 +25,31 @@ const (
 	scopedQuiet = 24 * time.Hour
 )
 
-// scopedDomain is how the source of a key begins that stands for the mail with a domain. It is no source:
-// in limit_state and limit_log such a key is provider/domain:VALUE.
-const scopedDomain = string(taxonomy.ScopeDomain) + ":"
+// scopeOf returns what the source of a key stands for that is of the mail with a domain, or with a URL of a host:
+// in limit_state and limit_log such a key is provider/domain:VALUE or provider/url:VALUE. It is "" for a source.
+func scopeOf(key limits.Key) (scope taxonomy.Scope, value string) {
+	name, value, _ := strings.Cut(key.Source, ":")
+	switch scope = taxonomy.Scope(name); scope {
+	case taxonomy.ScopeDomain, taxonomy.ScopeURL:
+		return scope, value
+	}
+	return "", ""
+}
 
-// isScoped reports whether a key stands for a scope at a provider.
-func isScoped(key limits.Key) bool { return strings.HasPrefix(key.Source, scopedDomain) }
+// IsScoped reports whether a key stands for a scope at a provider.
+func IsScoped(key limits.Key) bool {
+	scope, _ := scopeOf(key)
+	return scope != ""
+}
 
-// scopedLimits decides about the keys (provider, domain): a refusal that names a DKIM, SPF or From domain is
-// no evidence against any source, but against the mail with that domain, whatever source it leaves by.
+// scopedLimits decides about the keys (provider, domain or URL): a refusal that names a DKIM, SPF or From
+// domain, or the host of a URL, is no evidence against any source, but against the mail that has it, whatever
+// source it leaves by.
 //
 // scoped_refusals says which keys there are. What their mail was answered is counted in events, because no
-// roll-up knows it: over the minutes of a window, for the providers and domains that are refused now, so
-// that it costs nothing as long as nobody refuses a domain.
+// roll-up knows it: over the minutes of a window, for the providers and values that are refused now, so
+// that it costs nothing as long as nobody refuses one. Events name the hosts of a message's URLs once
+// its provider has refused any for one (sender/deliver).
 func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.Snapshot) ([]limits.ScopedLimit, error) {
 	looked := map[limits.Key]*windows.Key{}
 	inForce := keysWhereScoped(p.states)
@@ -81,7 +93,7 @@ func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.
 			before := p.states[key]
 			after := before
 			var reasons []control.Reason
-			after.Control, reasons = control.Release(before.Control, windows.Since(now), &k.Windows, "Nobody refused this domain in a day")
+			after.Control, reasons = control.Release(before.Control, windows.Since(now), &k.Windows, "Nobody refused this in a day")
 			p.enter(key, actorLoop, before, after, true, reasons, &k.Windows)
 			continue
 		}
@@ -90,8 +102,9 @@ func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.
 		if state.Control.Epoch == 0 || state.Control.RatePerSecond <= 0 || math.IsInf(state.Control.RatePerSecond, 1) {
 			continue
 		}
+		scope, value := scopeOf(key)
 		all = append(all, limits.ScopedLimit{
-			Provider: key.Provider, Scope: string(taxonomy.ScopeDomain), Value: strings.TrimPrefix(key.Source, scopedDomain),
+			Provider: key.Provider, Scope: string(scope), Value: value,
 			Epoch: state.Control.Epoch, RatePerSecond: state.Control.RatePerSecond / float64(k.Windows.Nodes), ReasonID: state.ReasonID,
 		})
 	}
@@ -102,7 +115,7 @@ func (t *Throttle) scopedLimits(ctx context.Context, p *pass, snapshot *windows.
 func keysWhereScoped(states map[limits.Key]remembered) []limits.Key {
 	var keys []limits.Key
 	for key, s := range states {
-		if isScoped(key) && s.Control.Epoch > 0 {
+		if IsScoped(key) && s.Control.Epoch > 0 {
 			keys = append(keys, key)
 		}
 	}
@@ -116,18 +129,18 @@ type refusedScope struct {
 	isRecent bool // in the smallest window of the provider
 }
 
-// scopes returns the domains that were refused in the last scopedQuiet: those with a limit, and the others that
+// scopes returns the domains and hosts that were refused in the last scopedQuiet: those with a limit, and the others that
 // were refused most in the smallest windows.
 func (t *Throttle) scopes(ctx context.Context, p *pass, inForce []limits.Key) ([]refusedScope, error) {
 	now := p.run.started
 	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
-		"since": micros(now.Add(-scopedQuiet)), "near": micros(now.Add(-p.policy.Widest().WindowMin)), "keys": warehouse.TextArray(scopedNames(inForce)),
+		"since": micros(now.Add(-scopedQuiet)), "near": micros(now.Add(-p.policy.Widest().WindowMin)), "keys": warehouse.TextArray(names(inForce)),
 	}), fmt.Sprintf(`
-SELECT provider, value, max(ts), concat(provider, '/', value) IN {keys:Array(String)} AS has_limit
+SELECT provider, concat(scope, ':', value) AS source, max(ts), concat(provider, '/', source) IN {keys:Array(String)} AS has_limit
 FROM scoped_refusals
-WHERE scope = 'domain' AND ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
-GROUP BY provider, value
-ORDER BY has_limit DESC, sumIf(refusals, ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC')) DESC, provider, value
+WHERE ts >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+GROUP BY provider, source
+ORDER BY has_limit DESC, sumIf(refusals, ts >= fromUnixTimestamp64Micro({near:Int64}, 'UTC')) DESC, provider, source
 LIMIT %d`, len(inForce)+10*maxScoped))
 	if err != nil {
 		return nil, fmt.Errorf("read scoped_refusals: %w", err)
@@ -140,27 +153,27 @@ LIMIT %d`, len(inForce)+10*maxScoped))
 		if err := rows.Scan(&key.Provider, &key.Source, &at, &hasLimit); err != nil {
 			return err
 		}
-		key.Source = scopedDomain + key.Source
 		all = append(all, refusedScope{key, now.Sub(at) < p.policy.ThresholdsOf(key.Provider).WindowMin})
 		return nil
 	})
 	return all, err
 }
 
-// scopedNames returns the provider and the domain of each key.
-func scopedNames(keys []limits.Key) []string {
-	names := make([]string, len(keys))
+// names returns how each key is written.
+func names(keys []limits.Key) []string {
+	list := make([]string, len(keys))
 	for i, key := range keys {
-		names[i] = key.Provider + "/" + strings.TrimPrefix(key.Source, scopedDomain)
+		list[i] = key.String()
 	}
-	return names
+	return list
 }
 
 // oldEpoch marks answers from before the limit in force reached the nodes.
 const oldEpoch = math.MaxUint64
 
-// scopedWindows counts what the mail with each domain was answered. Events know the epoch of their source
-// and not that of the domain: what happened a delay after a decision counts as under it.
+// scopedWindows counts what the mail with each domain, and with URLs of each host or of one below it, was
+// answered. Events know the epoch of their source and not that of the scope: what happened a delay after a
+// decision counts as under it.
 func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows.Snapshot, looked map[limits.Key]*windows.Key) error {
 	keys := slices.Collect(maps.Keys(looked))
 	providers := make([]string, len(keys))
@@ -174,27 +187,30 @@ func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows
 	}
 	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
 		"since": micros(p.run.started.Add(-p.policy.Widest().WindowMin - step)), "until": micros(p.run.started),
-		"keys": warehouse.TextArray(scopedNames(keys)), "providers": warehouse.TextArray(distinct(providers)),
+		"keys": warehouse.TextArray(names(keys)), "providers": warehouse.TextArray(distinct(providers)),
 	}), `
-SELECT provider, domain, toDateTime(toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND), 'UTC') AS ts,
+SELECT provider, value, toDateTime(toStartOfInterval(toDateTime(time, 'UTC'), INTERVAL 10 SECOND), 'UTC') AS ts,
     countIf(dimension = 'ok'), countIf(dimension = 'user'), countIf(ours AND dimension = 'rate'), countIf(ours AND dimension = 'block'),
     countIf(ours AND dimension = 'unavailable'), countIf(ours AND dimension = 'content'), countIf(ours AND dimension = 'auth'),
     countIf(ours AND dimension IN ('', 'other')), substring(maxIf(reply, ours), 1, 500)
 FROM (
-    SELECT provider, time, dimension, reply, scope = 'domain' AND scope_value = domain AS ours,
-        arrayJoin(arrayDistinct(arrayConcat(arrayMap(d -> toString(d), dkim_domains), [toString(from_domain), toString(mail_from_domain)]))) AS domain
+    SELECT provider, time, dimension, reply, concat(scope, ':', scope_value) = value AS ours,
+        arrayJoin(arrayDistinct(arrayConcat(
+            arrayMap(d -> concat('domain:', d), arrayConcat(dkim_domains, [from_domain, mail_from_domain])),
+            arrayFlatten(arrayMap(h -> arrayMap(i -> concat('url:', arrayStringConcat(arraySlice(splitByChar('.', h), i), '.')), range(1, greatest(2, length(splitByChar('.', h))))), url_hosts))
+        ))) AS value
     FROM events
     WHERE provider IN {providers:Array(String)} AND kind IN ('delivered', 'deferred', 'bounced')
         AND time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-        AND (dimension IN ('ok', 'user') OR scope = 'domain')
+        AND (dimension IN ('ok', 'user') OR scope IN ('domain', 'url'))
 )
-WHERE concat(provider, '/', domain) IN {keys:Array(String)}
-GROUP BY provider, domain, ts
-ORDER BY provider, domain, ts`)
+WHERE concat(provider, '/', value) IN {keys:Array(String)}
+GROUP BY provider, value, ts
+ORDER BY provider, value, ts`)
 	if err != nil {
-		return fmt.Errorf("count the answers to domains: %w", err)
+		return fmt.Errorf("count the answers to scopes: %w", err)
 	}
-	return each(rows, "count the answers to domains", func() error {
+	return each(rows, "count the answers to scopes", func() error {
 		var key limits.Key
 		var ts time.Time
 		b := control.Bucket{MinMessages: control.NoMessages}
@@ -202,7 +218,6 @@ ORDER BY provider, domain, ts`)
 		if err := rows.Scan(&key.Provider, &key.Source, &ts, &c.OK, &c.User, &c.Rate, &c.Block, &c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.Sample); err != nil {
 			return err
 		}
-		key.Source = scopedDomain + key.Source
 		state := p.states[key].Control
 		b.Start, b.Epoch = windows.Since(ts), state.Epoch
 		if state.Epoch > 0 && b.Start < state.Since+snapshot.Delay {

@@ -150,7 +150,7 @@ func (t *Throttle) work(ctx context.Context, r *run, result *Result) error {
 func keysWhere(states map[limits.Key]remembered, is func(*remembered) bool) []limits.Key {
 	var keys []limits.Key
 	for key, s := range states {
-		if is(&s) && !isScoped(key) {
+		if is(&s) && !IsScoped(key) {
 			keys = append(keys, key)
 		}
 	}
