@@ -29,8 +29,7 @@ const (
 // in limit_state and limit_log such a key is provider/domain:VALUE or provider/url:VALUE. It is "" for a source.
 func scopeOf(key limits.Key) (scope taxonomy.Scope, value string) {
 	name, value, _ := strings.Cut(key.Source, ":")
-	switch scope = taxonomy.Scope(name); scope {
-	case taxonomy.ScopeDomain, taxonomy.ScopeURL:
+	if scope = taxonomy.Scope(name); scope == taxonomy.ScopeDomain || scope == taxonomy.ScopeURL {
 		return scope, value
 	}
 	return "", ""
