@@ -2,9 +2,9 @@
 // hour before, and the gauges of the nodes.
 //
 // It reads roll-ups and gauges only, four queries a run and one each for keys that are slow, new, warming
-// up, suspended or resting, so its cost follows keys and buckets and not mail. How fresh the data is comes from the data: a bucket counts as complete after the delay
-// with which recent buckets were seen to fill. Errors are those of the connection. A Reader is safe
-// for concurrent use.
+// up, suspended or resting, so its cost follows keys and buckets and not mail. How fresh the data is
+// comes from the data: a bucket counts as complete after the delay with which recent buckets were seen to
+// fill. Errors are those of the connection. A Reader is safe for concurrent use.
 package windows
 
 import (
@@ -327,6 +327,7 @@ func (r *Reader) addBuckets(ctx context.Context, now time.Time, s *Snapshot, par
 			aside = aside[:0]
 		}
 	}
+	lately := now.Add(-max(settleSpan, clock.Scaled(slowestGauge)))
 	for rows.Next() {
 		if err := rows.Scan(&id.Provider, &id.Source, &b.Epoch, &ts, &c.OK, &c.User, &c.Rate, &c.Connections, &c.Messages, &c.Block, &c.Greylist,
 			&c.Unavailable, &c.Content, &c.Auth, &c.Other, &b.MaxOpen, &b.MinMessages, &b.Sample, &arrived,
@@ -342,7 +343,7 @@ func (r *Reader) addBuckets(ctx context.Context, now time.Time, s *Snapshot, par
 		k := s.key(id)
 		end := ts.Add(r.Policy.Step)
 		k.Newest = max(k.Newest, min(Since(end), Since(now)))
-		if end.After(now.Add(-max(settleSpan, clock.Scaled(slowestGauge)))) && !end.After(now) {
+		if end.After(lately) && !end.After(now) {
 			s.Lateness = max(s.Lateness, arrived.Sub(end))
 		}
 	}

@@ -47,11 +47,11 @@ func newFeed(o Options, conn driver.Conn, log *slog.Logger) *feed {
 }
 
 // limits writes limits.json if the warehouse has a newer generation for the node that has not
-// outlived its TTL already. It asks for newer ones only: leases are in the order of node and generation, so that the
-// answer "none", which nearly all are, costs ClickHouse no reading. What is left of the TTL is what the node gets, which counts it from
-// first sight, and when that ends stands in each lease by the machine's own clock: a node that is
-// started much later must not begin anew. So whoever splits a limit may count on a lease to be over
-// when its TTL is.
+// outlived its TTL already. It asks for newer ones only: leases are in the order of node and generation,
+// so that the answer "none", which nearly all are, costs ClickHouse no reading. What is left of the TTL
+// is what the node gets, which counts it from first sight, and when that ends stands in each lease by
+// the machine's own clock: a node that is started much later must not begin anew. So whoever splits a
+// limit may count on a lease to be over when its TTL is.
 func (f *feed) limits(ctx context.Context) error {
 	ctx = clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{
 		"node": f.node, "known": strconv.FormatUint(f.generation.Load(), 10),

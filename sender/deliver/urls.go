@@ -93,9 +93,8 @@ func urlHosts(content []byte) map[string]bool {
 // maxHostName is the length of the longest host name (RFC 1035 section 2.3.4).
 const maxHostName = 253
 
-// urlWatch is how long after a refusal for a URL the events of a provider name the hosts of URLs. Such a
-// refusal does not say which URL it is about: who decides compares the mail that is refused with the mail
-// that is taken.
+// urlWatch is how long after a refusal for a URL the events of a provider name the hosts of URLs, so that
+// what mail with the refused host is answered can be counted.
 const urlWatch = time.Hour
 
 // urlRefusals knows the providers that refused mail for a URL lately. The zero value is ready for use.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"carom/schemas/clock"
 	"carom/schemas/limits"
 )
 
@@ -101,6 +102,15 @@ type VMTALimits struct {
 	// WarmupStart is when the warm-up of the addresses begins; zero for those that have none.
 	WarmupStart time.Time
 	Origin      func(directive string) string // as QueueLimits has it
+}
+
+// warmsUp reports whether the warm-up has begun, and not so long ago that it must be over.
+func (l *VMTALimits) warmsUp() bool {
+	if l.WarmupStart.IsZero() {
+		return false
+	}
+	age := clock.Since(l.WarmupStart)
+	return age >= 0 && age < longestWarmup
 }
 
 // PoolLimits are the limits of a pool, which its virtual MTAs share; 0 is unlimited. They belong to

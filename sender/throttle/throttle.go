@@ -313,10 +313,7 @@ func (t *Throttle) route(now time.Duration, p *Path) route {
 	if r.key.born == 0 {
 		r.key.born = max(now, 1)
 	}
-	if start := p.VMTALimits.WarmupStart; !start.IsZero() {
-		age := clock.Since(start)
-		r.key.warming = age >= 0 && age < longestWarmup
-	}
+	r.key.warming = p.VMTALimits.warmsUp()
 	r.effective = t.effective(now, p.Key, r.key)
 	r.leased = r.effective.Epoch != 0
 	r.loop = t.loopRules(now, p.Key)
