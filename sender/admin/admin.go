@@ -17,7 +17,7 @@
 // The socket is made under another name, closed to other users, and put in its place when it is
 // ready; so it never stands open, and the place never stands empty while a dead process's socket is
 // replaced. Where the system tells who connects, it must be root or the node's own user, whose name
-// becomes the actor of what it orders. Errors are returned by Run, which blocks.
+// becomes the actor of what it orders. Errors are returned by Open and by Serve, which blocks.
 package admin
 
 import (
@@ -33,15 +33,25 @@ import (
 	"time"
 )
 
-// Run serves the socket at path, which it removes at the end, until ctx is done. A socket that a
-// dead process left is replaced. It is an error if another process answers there, or if path is
-// anything but a socket.
-func Run(ctx context.Context, path string, n Node, o Operator, logger *slog.Logger) error {
+// Socket is the node's admin socket, which clients reach from Open on.
+type Socket struct {
+	listener net.Listener
+	path     string
+}
+
+// Open makes the socket at path. One that a dead process left is replaced. It is an error if another
+// process answers there, or if path is anything but a socket.
+func Open(ctx context.Context, path string) (*Socket, error) {
 	listener, err := listen(ctx, path)
 	if err != nil {
-		return fmt.Errorf("admin socket: %w", err)
+		return nil, fmt.Errorf("admin socket: %w", err)
 	}
-	defer func() { _ = os.Remove(path) }()
+	return &Socket{listener, path}, nil
+}
+
+// Serve answers until ctx is done, and removes the socket.
+func (s *Socket) Serve(ctx context.Context, n Node, o Operator, logger *slog.Logger) error {
+	defer func() { _ = os.Remove(s.path) }()
 	server := &http.Server{
 		Handler: (&api{n, o, logger}).routes(), ReadTimeout: timeout, WriteTimeout: longest, IdleTimeout: timeout, MaxHeaderBytes: maxHeader,
 		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
@@ -49,7 +59,7 @@ func Run(ctx context.Context, path string, n Node, o Operator, logger *slog.Logg
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin socket: %w", err)
 	}
 	return nil

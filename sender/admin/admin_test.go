@@ -92,7 +92,11 @@ func start(t *testing.T, path string, n *node) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, path, n, n, slog.New(slog.NewTextHandler(t.Output(), nil))) }()
+	opened, err := Open(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- opened.Serve(ctx, n, n, slog.New(slog.NewTextHandler(t.Output(), nil))) }()
 	stopped := false
 	stop = func() {
 		if stopped {
@@ -103,25 +107,14 @@ func start(t *testing.T, path string, n *node) (stop func()) {
 		select {
 		case err := <-done:
 			if err != nil {
-				t.Errorf("Run: %v", err)
+				t.Errorf("Serve: %v", err)
 			}
 		case <-time.After(10 * time.Second):
-			t.Error("Run does not return")
+			t.Error("Serve does not return")
 		}
 	}
 	t.Cleanup(stop)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
-		conn, err := net.Dial("unix", path)
-		if err == nil {
-			conn.Close()
-			return stop
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	return stop
 }
 
 func unixClient(path string) *http.Client {
@@ -395,7 +388,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	path := socket(t)
 	start(t, path, &node{})
-	if err := Run(t.Context(), path, &node{}, &node{}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Open(t.Context(), path); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("socket in use: %v", err)
 	}
 	if status, _, _ := get(t, path, "/v1/status"); status != http.StatusOK {
@@ -405,17 +398,17 @@ func TestRefusals(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Run(t.Context(), file, &node{}, &node{}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := Open(t.Context(), file); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("a file in its place: %v", err)
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "precious" {
 		t.Errorf("the file holds %q, %v", data, err)
 	}
-	if err := Run(t.Context(), filepath.Join(file, "admin.sock"), &node{}, &node{}, slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := Open(t.Context(), filepath.Join(file, "admin.sock")); err == nil {
 		t.Error("a folder that cannot be made is no error")
 	}
 	long := filepath.Join(filepath.Dir(path), strings.Repeat("x", maxPath))
-	if err := Run(t.Context(), long, &node{}, &node{}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "too long") {
+	if _, err := Open(t.Context(), long); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("a name that is too long: %v", err)
 	}
 }

@@ -305,6 +305,10 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err := n.annotateStart(context.WithoutCancel(ctx), live); err != nil {
 		return err
 	}
+	socket, err := admin.Open(ctx, n.config.Load().Admin.Path)
+	if err != nil {
+		return err
+	}
 	received, giveBack := hangups()
 	defer giveBack()
 	group, ctx := errgroup.WithContext(ctx)
@@ -321,7 +325,7 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	group.Go(func() error { return n.prune(ctx) })
 	group.Go(func() error { return n.watchBudget(ctx) })
 	group.Go(func() error { return n.watchHeld(ctx) })
-	group.Go(func() error { return admin.Run(ctx, n.config.Load().Admin.Path, n, n.operator, n.logger) })
+	group.Go(func() error { return socket.Serve(ctx, n, n.operator, n.logger) })
 	n.logger.Info("sender runs", "node", n.config.Load().HostName(), "listeners", addresses, "recovered_recipients", live)
 	ready(addresses)
 	err = group.Wait()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,7 +106,11 @@ func start(t *testing.T, n *node) string {
 	path := filepath.Join(dir, "admin.sock")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- admin.Run(ctx, path, n, n, slog.New(slog.DiscardHandler)) }()
+	socket, err := admin.Open(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- socket.Serve(ctx, n, n, slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -115,21 +118,7 @@ func start(t *testing.T, n *node) string {
 		}
 		os.RemoveAll(dir)
 	})
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		conn, err := net.Dial("unix", path)
-		if err == nil {
-			conn.Close()
-			return path
-		}
-		select {
-		case err := <-done:
-			done <- err
-			t.Fatalf("the socket does not open: %v", err)
-		case <-tick.C:
-		}
-	}
+	return path
 }
 
 // run runs "carom queue" or "carom source" with the words of line, which have no blanks in them but
