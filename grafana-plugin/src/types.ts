@@ -96,6 +96,8 @@ export interface CaromOptions extends DataSourceJsonData {
   /** PEM of the authority that signed the server's certificate; empty: the system's. */
   tlsCaCert?: string;
   user?: string;
+  /** The tenant whose user this is: the builder then asks tables that have rows of tenants. ClickHouse keeps tenants apart. */
+  tenant?: string;
   database?: string;
   maxRows?: number;
   timeoutSeconds?: number;

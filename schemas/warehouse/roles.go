@@ -189,21 +189,29 @@ func (s *rolesScript) role(r role) {
 // with a row policy on each table. Everybody else gets a policy that hides nothing, because a server
 // may be set to hide a table with policies from whom none of them names.
 func (s *rolesScript) tenants(tenants []string) error {
-	tables, views, err := tenantObjects()
+	tables, views, err := TenantObjects()
 	if err != nil {
 		return err
 	}
 	s.create(tenantRole)
 	s.policy("everybody_else", tables, "1", "ALL EXCEPT "+s.name(tenantRole))
 	for _, tenant := range tenants {
-		if tenant == "" || len(tenant) > 200 || strings.ContainsFunc(tenant, unicode.IsControl) {
-			return service.Configf("%q is no name of a tenant", tenant)
+		if err := CheckTenant(tenant); err != nil {
+			return err
 		}
 		role := tenantRole + "_" + tenant
 		s.create(role)
 		s.add("GRANT%s %s TO %s", s.onCluster(), s.name(tenantRole), s.name(role))
 		s.grant("SELECT", role, slices.Concat(tables, views))
 		s.policy(role, tables, "tenant = "+quote(tenant), s.name(role))
+	}
+	return nil
+}
+
+// CheckTenant returns an error if a tenant with a user of its own cannot have this name.
+func CheckTenant(name string) error {
+	if name == "" || len(name) > 200 || strings.ContainsFunc(name, unicode.IsControl) {
+		return service.Configf("%q is no name of a tenant", name)
 	}
 	return nil
 }
@@ -234,14 +242,11 @@ func (s *rolesScript) users(passwords Passwords) error {
 	return nil
 }
 
-var (
-	tenantColumn = regexp.MustCompile(`(?m)^    tenant (?:LowCardinality\()?String`)
-	word         = regexp.MustCompile(`\w+`)
-)
+var tenantColumn = regexp.MustCompile(`(?m)^    tenant (?:LowCardinality\()?String`)
 
-// tenantObjects returns the tables with a column tenant, and the views whose rows come from nothing
+// TenantObjects returns the tables with a column tenant, and the views whose rows come from nothing
 // else, sorted. Tables that only the jobs read are left out: there is nothing in them for tenants.
-func tenantObjects() (tables, views []string, err error) {
+func TenantObjects() (tables, views []string, err error) {
 	all, err := migrations()
 	if err != nil {
 		return nil, nil, err
@@ -258,8 +263,9 @@ func tenantObjects() (tables, views []string, err error) {
 			if v := createView.FindStringSubmatch(s); v != nil {
 				sources := 0
 				known[v[1]] = true
-				for _, name := range word.FindAllString(s[len(v[0]):], -1) {
-					if is, ok := known[name]; ok && name != v[1] {
+				_, query, _ := strings.Cut(s, "\nAS ")
+				for _, from := range readTable.FindAllStringSubmatch(query, -1) {
+					if is, ok := known[from[3]]; ok {
 						sources++
 						known[v[1]] = known[v[1]] && is
 					}
@@ -307,7 +313,8 @@ rights that its part needs. It connects to nothing; pipe it into clickhouse-clie
   carom_tenant_X   with --tenant X: read-only, and only the rows of tenant X
 
 With --password-from ROLE=FILE a user ROLE_user is made as well, with the password in the first line
-of FILE; the SQL holds a salted hash of it. The embedded engine has no users: carom clickhouse --help.
+of FILE; the SQL holds a salted hash of it. The embedded engine has users of its own: see
+carom clickhouse --help.
 
 Example:
   carom schema roles --cluster main --password-from carom_ingest=/etc/carom/ingest.password |

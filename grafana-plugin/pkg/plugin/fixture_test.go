@@ -31,6 +31,8 @@ var until = time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
 const (
 	reader         = "grafana"
 	readerPassword = "reads-0nly"
+
+	tenant = "north-works" // has mail in history, and the reader's password
 )
 
 // history is an engine with a day of a fleet's mail and of its loop.
@@ -40,7 +42,7 @@ func history(tb testing.TB) *chtest.Server {
 	if err := os.WriteFile(password, []byte(readerPassword+"\n"), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	server, url := chtest.StartWithSchema(tb, "--readonly-user", reader, "--readonly-password-file", password)
+	server, url := chtest.StartWithSchema(tb, "--readonly-user", reader, "--readonly-password-file", password, "--tenant", tenant+"="+password)
 	conn, err := events.Open(tb.Context(), url, warehouse.Options{})
 	if err != nil {
 		tb.Fatal(err)

@@ -28,6 +28,9 @@ func TestShippedBackend(t *testing.T) {
 	t.Run("bounds", func(t *testing.T) { boundedSQL(t, backend, server) })
 	t.Run("strings and comments", func(t *testing.T) { sameTokens(t, s) })
 	t.Run("scores", func(t *testing.T) { scores(t, s) })
+	t.Run("one tenant", func(t *testing.T) {
+		oneTenant(t, s, backend.configured(t, settingsOf(server, map[string]any{"user": "carom_tenant_" + tenant, "tenant": tenant}), readerPassword))
+	})
 	t.Run("data sources that cannot be used", func(t *testing.T) { unhappy(t, s, server) })
 	t.Run("links", func(t *testing.T) { fromMessageToTrace(t, s) })
 	t.Run("golden frames", func(t *testing.T) { goldenFrames(t, s) })

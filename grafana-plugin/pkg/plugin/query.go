@@ -44,7 +44,7 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery, comment str
 	if m.Hide {
 		return backend.DataResponse{}
 	}
-	w := views.Window{From: q.TimeRange.From, To: q.TimeRange.To, Interval: q.Interval}
+	w := views.Window{From: q.TimeRange.From, To: q.TimeRange.To, Interval: q.Interval, Tenant: d.settings.Tenant}
 	if m.Mode == modeSQL {
 		return d.querySQL(ctx, m, w, comment)
 	}

@@ -39,7 +39,7 @@ func (d *Datasource) CallResource(ctx context.Context, req *backend.CallResource
 		answer = func() (any, error) { return d.schema(ctx, comment(req.PluginContext)) }
 	case "preview":
 		want = http.MethodPost
-		answer = func() (any, error) { return preview(req.Body) }
+		answer = func() (any, error) { return d.preview(req.Body) }
 	default:
 		return send(sender, http.StatusNotFound, failure{fmt.Sprintf("there is no resource %.100q", path)})
 	}
@@ -92,7 +92,7 @@ func (d *Datasource) values(ctx context.Context, rawURL, comment string) ([]stri
 	if err != nil {
 		return nil, err
 	}
-	var w views.Window
+	w := views.Window{Tenant: d.settings.Tenant}
 	if to > 0 {
 		w.To = time.UnixMilli(to)
 	}
@@ -172,7 +172,7 @@ func (m *moment) UnmarshalJSON(text []byte) error {
 }
 
 // preview returns the SQL of a query.
-func preview(body []byte) (any, error) {
+func (d *Datasource) preview(body []byte) (any, error) {
 	var request struct {
 		Query Model `json:"query"`
 		Range struct {
@@ -188,7 +188,7 @@ func preview(body []byte) (any, error) {
 	if err := json.Unmarshal(body, &request); err != nil {
 		return nil, fmt.Errorf("the request is no JSON of the expected form: %w", err)
 	}
-	w := views.Window{From: request.Range.From.Time, To: request.Range.To.Time, Interval: time.Duration(request.Interval) * time.Millisecond}
+	w := views.Window{From: request.Range.From.Time, To: request.Range.To.Time, Interval: time.Duration(request.Interval) * time.Millisecond, Tenant: d.settings.Tenant}
 	var sql string
 	if request.Query.Mode == modeSQL {
 		text, params, err := expand(request.Query, w)

@@ -22,6 +22,7 @@ type Settings struct {
 	TLSSkipVerify  bool   `json:"tlsSkipVerify"`
 	TLSCACert      string `json:"tlsCaCert"` // PEM
 	User           string `json:"user"`
+	Tenant         string `json:"tenant"` // that the user is kept to by ClickHouse; empty: to none
 	Database       string `json:"database"`
 	MaxRows        int    `json:"maxRows"`
 	TimeoutSeconds int    `json:"timeoutSeconds"`

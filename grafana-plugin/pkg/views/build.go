@@ -53,6 +53,9 @@ func build(q Query, w Window, macros bool) (Plan, error) {
 	}
 	b := &builder{query: q, view: v, window: w, macros: macros, params: map[string]string{}}
 	b.filters = Kept(q.Filters)
+	if w.Tenant != "" && slices.Contains(fieldNames(v.Filters), "tenant") {
+		b.filters = append(b.filters, Filter{Field: "tenant", Op: "=", Values: []string{w.Tenant}})
+	}
 	for _, f := range b.filters {
 		if !slices.Contains(fieldNames(v.Filters), f.Field) {
 			return Plan{}, errorf("the view %s cannot be filtered by %s; its fields are %s", v.Name, f.Field, strings.Join(fieldNames(v.Filters), ", "))
@@ -324,7 +327,7 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 	rows := func(conditions []string) string {
 		sc := scope{
 			level: at, bucket: bucket, wanted: columns, where: strings.Join(conditions, " AND "), table: table,
-			from: begin, to: end,
+			from: begin, to: end, named: union(dims, b.filterFields()),
 		}
 		for _, c := range columns {
 			if _, ok := f.fields[c]; ok {

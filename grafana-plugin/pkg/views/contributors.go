@@ -75,7 +75,7 @@ func (b *builder) compare(plan Plan, f *family, m Metric) (Plan, error) {
 	}
 	s.Columns = append(s.Columns, Column{Name: "now", Title: m.Title, Unit: m.Unit}, Column{Name: "before", Title: "Before", Unit: m.Unit},
 		Column{Name: "change", Title: "Change", Unit: m.Unit}, Column{Name: "share", Title: "Share of all changes", Unit: unitShare})
-	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: then, to: end, fields: wanted})
+	rows := f.rollUp(scope{level: at, wanted: columns, where: strings.Join(conditions, " AND "), table: true, from: then, to: end, named: wanted})
 	inner := slices.Concat(selects, []string{"r.ts >= " + begin + " AS is_now", f.qualified(m.expr) + " AS value"})
 	outer := slices.Concat(plan.Breakdown, []string{
 		"sumIf(value, is_now) AS now", "sumIf(value, NOT is_now) AS before",

@@ -51,6 +51,7 @@ type scope struct {
 	bucket string   // expression of the step, of %s
 	wanted []string // columns
 	fields []string // of these, those that are fields
+	named  []string // all fields that columns or conditions name
 	where  string   // conditions on ts and fields, joined by AND
 	table  bool
 	from   string // beginning of the time range, rounded down
@@ -96,7 +97,7 @@ func (f *family) rollUp(s scope) string {
 			since = "greatest(" + strings.Join(reached, ", ") + ")"
 		}
 		finer := f.levels[i-1]
-		if finer.toNow && !finer.fits(s.fields) {
+		if finer.toNow && !finer.fits(s.named) {
 			finer = f.levels[0]
 		}
 		part := fmt.Sprintf("SELECT %s(f.ts) AS ts, %s FROM %s AS f WHERE f.ts >= %s AND %s", l.start, columns, finer.table, since, s.where)

@@ -67,7 +67,7 @@ func Values(field, search string, limit int, w Window) (Statement, error) {
 			from = from.Truncate(oneDay)
 		}
 		span := fmt.Sprintf("%s >= %s AND %s < %s", src.time, stamp(from), src.time, stamp(w.To))
-		if table == "rollup_1h" && field != "tenant" { // which the minutes have not
+		if table == "rollup_1h" && field != "tenant" && w.Tenant == "" { // the minutes know of no tenants
 			tables = append(tables, "rollup_1m")
 			column := bare(expr)
 			table = fmt.Sprintf("(\n    SELECT %[1]s, events FROM rollup_1h WHERE %[2]s\n    UNION ALL\n    SELECT %[1]s, events FROM rollup_1m WHERE %[2]s AND ts >= (SELECT max(ts) + INTERVAL 1 HOUR FROM rollup_1h)\n)", column, span)

@@ -40,10 +40,11 @@ type Filter struct {
 	Values []string `json:"values"`
 }
 
-// Window is the time that a query is about.
+// Window is the time that a query is about, and of whose rows.
 type Window struct {
 	From, To time.Time
 	Interval time.Duration // what the panel can show; the step is at least so long
+	Tenant   string        // who asks and sees only this tenant's rows, so that tables are chosen that have any; empty: all
 }
 
 // A View is what a user chooses first.

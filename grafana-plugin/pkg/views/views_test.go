@@ -69,7 +69,7 @@ func TestWhatNeedsAttentionComesFirst(t *testing.T) {
 		{"reputation", "score", TimeSeries, "    ORDER BY argMax(r.score, (r.ts, -r.score)), r.provider"},
 		{"deliverability", "delivery_rate", TimeSeries, "    ORDER BY sum(if(r.kind IN ("}, // by how much mail it is about
 	} {
-		plan, err := Build(Query{View: tc.view, Format: tc.format, Metrics: []string{tc.metric}, Breakdown: []string{"provider"}}, Window{end.Add(-6 * time.Hour), end, time.Minute})
+		plan, err := Build(Query{View: tc.view, Format: tc.format, Metrics: []string{tc.metric}, Breakdown: []string{"provider"}}, Window{From: end.Add(-6 * time.Hour), To: end, Interval: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +152,7 @@ func TestTableFitsStepAndAge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			plan, err := Build(Query{View: v.Name, Metrics: v.Defaults.Metrics[:1], Breakdown: []string{tc.breakdown}}, Window{end.Add(-tc.length), end, tc.interval})
+			plan, err := Build(Query{View: v.Name, Metrics: v.Defaults.Metrics[:1], Breakdown: []string{tc.breakdown}}, Window{From: end.Add(-tc.length), To: end, Interval: tc.interval})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,8 +163,32 @@ func TestTableFitsStepAndAge(t *testing.T) {
 	}
 }
 
+// What is filtered by a tenant and not broken down by it is not read from the minutes either.
+func TestFilterOfATenant(t *testing.T) {
+	byFilter := Query{View: "jobs", Metrics: []string{"accepted"}, Filters: []Filter{{"tenant", "=", []string{"acme"}}}}
+	w := Window{From: end.Add(-60 * oneDay), To: end, Interval: 3 * time.Hour}
+	asked, err := Build(byFilter, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Tenant = "acme"
+	byWindow, err := Build(Query{View: "jobs", Metrics: []string{"accepted"}}, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{asked.SQL(), byWindow.SQL()} {
+		if strings.Contains(sql, "rollup_1m") || strings.Count(sql, "tenant = 'acme'") != 3 {
+			t.Errorf("%s", sql)
+		}
+	}
+	values, err := Values("provider", "", 10, w)
+	if err != nil || strings.Contains(values.SQL, "rollup_1m") {
+		t.Errorf("providers of a tenant: %s, %v", values.SQL, err)
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
-	hour := Window{end.Add(-time.Hour), end, time.Minute}
+	hour := Window{From: end.Add(-time.Hour), To: end, Interval: time.Minute}
 	long := make([]string, maxValues+1)
 	for _, tc := range []struct {
 		name string
@@ -174,7 +198,7 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		{"no view", Query{}, hour, "choose a view: deliverability, reputation,"},
 		{"format", Query{View: "contributors", Format: Logs}, hour, "the view contributors comes as table, not as logs"},
-		{"range", Query{View: "jobs"}, Window{end, end, 0}, "the time range ends before it begins, or is longer than five years"},
+		{"range", Query{View: "jobs"}, Window{From: end, To: end, Interval: 0}, "the time range ends before it begins, or is longer than five years"},
 		{"limit", Query{View: "jobs", Limit: -1}, hour, "limit -1: want 1 to 5000"},
 		{"field", Query{View: "latency", Filters: []Filter{{"weather", "=", []string{"x"}}}}, hour, "the view latency cannot be filtered by weather; its fields are"},
 		{"breakdown", Query{View: "latency", Breakdown: []string{"weather"}}, hour, "the view latency cannot be broken down by weather; its breakdowns are"},
@@ -208,7 +232,7 @@ func FuzzFilter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, field, op, value, search string) {
 		const marker = "q\x01z"
 		value += marker
-		plan, err := Build(Query{View: "events", Filters: []Filter{{field, op, []string{value}}}, Search: search + marker}, Window{end.Add(-time.Hour), end, time.Minute})
+		plan, err := Build(Query{View: "events", Filters: []Filter{{field, op, []string{value}}}, Search: search + marker}, Window{From: end.Add(-time.Hour), To: end, Interval: time.Minute})
 		if err == nil && strings.Contains(plan.Statements[0].SQL, marker) {
 			t.Fatalf("%q is in %s", value, plan.Statements[0].SQL)
 		}

@@ -31,6 +31,7 @@ test('every setting can be made, by its name', async () => {
   await user.click(screen.getByRole('radio', { name: 'HTTP' }));
   await user.type(screen.getByRole('textbox', { name: 'Database' }), 'carom');
   await user.type(screen.getByLabelText('User'), 'grafana');
+  await user.type(screen.getByRole('textbox', { name: 'Tenant' }), 'acme');
   await user.type(screen.getByLabelText('Password'), 's3cret');
   await user.type(screen.getByRole('spinbutton', { name: 'Rows' }), '5000');
   await user.type(screen.getByRole('spinbutton', { name: 'Seconds' }), '20');
@@ -42,6 +43,7 @@ test('every setting can be made, by its name', async () => {
       protocol: 'http',
       database: 'carom',
       user: 'grafana',
+      tenant: 'acme',
       maxRows: 5000,
       timeoutSeconds: 20,
       tls: true,

@@ -81,6 +81,19 @@ export function ConfigEditor({ options, onOptionsChange }: Props) {
             onChange={(e) => set({ user: e.currentTarget.value.trim() })}
           />
         </InlineField>
+        <InlineField
+          label="Tenant"
+          labelWidth={labelWidth}
+          tooltip="For the user of one tenant: the builder asks tables that have rows of tenants. What the user may read is ClickHouse's to say"
+        >
+          <Input
+            id="carom-tenant"
+            width={width}
+            value={jsonData.tenant ?? ''}
+            placeholder="all"
+            onChange={(e) => set({ tenant: e.currentTarget.value.trim() })}
+          />
+        </InlineField>
         <InlineField label="Password" labelWidth={labelWidth}>
           <SecretInput
             id="carom-password"

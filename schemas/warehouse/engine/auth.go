@@ -14,8 +14,9 @@ import (
 type user struct {
 	name     string
 	password [sha256.Size]byte
-	readonly bool
-	local    bool // needs no password, but has to come from this machine
+	readonly bool   // see restrict
+	local    bool   // needs no password, but has to come from this machine
+	tenant   string // sees the rows of this tenant only; empty: of all
 }
 
 func newUser(name, password string) *user {

@@ -15,6 +15,7 @@ import (
 
 	"carom/schemas/clock"
 	"carom/schemas/service"
+	"carom/schemas/warehouse"
 )
 
 const about = `carom clickhouse runs ClickHouse in one process on a data folder and speaks its HTTP interface.
@@ -22,7 +23,8 @@ const about = `carom clickhouse runs ClickHouse in one process on a data folder 
 It is the warehouse of a single machine; in production carom talks to a ClickHouse server instead.
 Without --user, clients of this machine are the user default and need no password; others are
 refused. A read-only user can send one SELECT, SHOW, DESCRIBE or EXPLAIN at a time and reaches
-neither files nor the network.
+neither files nor the network. With --tenant acme=FILE there is a read-only user carom_tenant_acme who
+sees the events, jobs and roll-ups of the tenant acme and nothing else.
 
 The engine library is looked for at --engine-lib, $CAROM_ENGINE_LIB, beside the executable, in
 ./build/engine and in /usr/lib/carom. "make engine" fetches it.
@@ -47,6 +49,10 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	flags.StringVar(&passwordFile, "password-file", "", "`file` with the user's password")
 	flags.StringVar(&o.ReadonlyUser, "readonly-user", "", "`name` of the read-only user")
 	flags.StringVar(&readonlyPassFile, "readonly-password-file", "", "`file` with the read-only user's password")
+	o.Tenants = map[string]string{}
+	flags.Func("tenant", "`TENANT=FILE`: make the user carom_tenant_TENANT with the password in the file; may be given again", func(s string) error {
+		return addTenant(o.Tenants, s)
+	})
 	flags.StringVar(&o.Library, "engine-lib", "", "the engine library, a `file`")
 	flags.IntVar(&o.Connections, "connections", 8, "`number` of connections to the engine: one each for inserts, changes and control, the rest for reads")
 	flags.IntVar(&o.MaxQueued, "max-queued", 200, "`number` of statements that may wait for each of these but control")
@@ -72,6 +78,14 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 	}
 	if o.User != "" && o.User == o.ReadonlyUser {
 		return service.Configf("--user and --readonly-user are both %q", o.User)
+	}
+	for tenant := range o.Tenants {
+		if name := tenantUser + tenant; name == o.User || name == o.ReadonlyUser {
+			return service.Configf("--tenant %s makes the user %s, and another flag does too", tenant, name)
+		}
+	}
+	if o.TenantObjects.Tables, o.TenantObjects.Views, err = warehouse.TenantObjects(); err != nil {
+		return err
 	}
 	log, err := service.Logger(stdio.Err, level, asJSON)
 	if err != nil {
@@ -117,13 +131,30 @@ func passwordOf(userFlag, name, fileFlag, file string) (string, error) {
 	case file == "":
 		return "", service.Configf("--%s needs --%s", userFlag, fileFlag)
 	}
+	return firstLine(fileFlag, file)
+}
+
+// addTenant takes one --tenant.
+func addTenant(passwords map[string]string, arg string) (err error) {
+	tenant, file, ok := strings.Cut(arg, "=")
+	if !ok || file == "" {
+		return errors.New("want TENANT=FILE")
+	}
+	if err := warehouse.CheckTenant(tenant); err != nil {
+		return err
+	}
+	passwords[tenant], err = firstLine("tenant", file)
+	return err
+}
+
+func firstLine(flag, file string) (string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return "", service.Configf("--%s: %w", fileFlag, err)
+		return "", service.Configf("--%s: %w", flag, err)
 	}
 	password, _, _ := strings.Cut(string(text), "\n")
 	if password = strings.TrimSuffix(password, "\r"); password == "" {
-		return "", service.Configf("--%s %s: the first line is empty", fileFlag, file)
+		return "", service.Configf("--%s %s: the first line is empty", flag, file)
 	}
 	return password, nil
 }

@@ -57,6 +57,10 @@ func TestMistakes(t *testing.T) {
 		{"user without a password", []string{"--path", data, "--user", "u"}, "--user needs --password-file"},
 		{"password without a user", []string{"--path", data, "--password-file", empty}, "of no use without --user"},
 		{"empty password", []string{"--path", data, "--user", "u", "--password-file", empty}, "the first line is empty"},
+		{"tenant without a password", []string{"--path", data, "--tenant", "acme"}, "want TENANT=FILE"},
+		{"tenant with an empty password", []string{"--path", data, "--tenant", "acme=" + empty}, "the first line is empty"},
+		{"no name of a tenant", []string{"--path", data, "--tenant", "=" + empty}, "no name of a tenant"},
+		{"a name twice", []string{"--path", data, "--tenant", "acme=" + noLibrary, "--user", "carom_tenant_acme", "--password-file", noLibrary}, "another flag does too"},
 		{"too few connections", []string{"--path", data, "--listen", "127.0.0.1:0", "--connections", "2", "--engine-lib", noLibrary}, "at least 4"},
 		{"log level", []string{"--path", data, "--log-level", "loud"}, "loud"},
 	} {

@@ -97,7 +97,10 @@ func (s *Server) restrict(ctx context.Context, q *request) error {
 		if err != nil {
 			return exception(accessDenied, q.user.name+": Not enough privileges: "+err.Error())
 		}
-		return q.restrictSettings(statement, sets)
+		if err := q.restrictSettings(statement, sets); err != nil || q.user.tenant == "" {
+			return err
+		}
+		return s.restrictTenant(conn, q, tree)
 	})
 }
 
@@ -115,7 +118,7 @@ func (q *request) restrictSettings(statement *sqltext.Statement, sets int) error
 		names = append(names, setting.Name)
 	}
 	for _, name := range names {
-		if !allowedSetting(name) {
+		if !allowedSetting(name) || q.user.tenant != "" && slices.Contains(tenantForbiddenSettings, name) {
 			return exception(readonlyMode, fmt.Sprintf("Cannot modify '%s' setting in readonly mode.", name))
 		}
 	}

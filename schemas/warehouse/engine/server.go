@@ -68,6 +68,8 @@ type Options struct {
 	Password         string
 	ReadonlyUser     string // empty: none
 	ReadonlyPassword string
+	Tenants          map[string]string // passwords of the read-only users that see one tenant's rows, by tenant
+	TenantObjects    TenantObjects
 	StopTimeout      time.Duration // how long running statements may take when the server stops
 	Log              *slog.Logger
 }
@@ -78,6 +80,7 @@ type Server struct {
 	lock        *os.File
 	conns       []*chdb.Conn
 	users       []*user
+	tenants     TenantObjects
 	version     string
 	spoolFolder string
 	stopTimeout time.Duration
@@ -98,7 +101,7 @@ func Open(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Log, spoolFolder: filepath.Join(path, "spool"), stopTimeout: o.StopTimeout}
+	s := &Server{log: o.Log, spoolFolder: filepath.Join(path, "spool"), stopTimeout: o.StopTimeout, tenants: o.TenantObjects}
 	if s.lock, err = lockFolder(path); err != nil {
 		return nil, err
 	}
@@ -115,6 +118,11 @@ func Open(o Options) (*Server, error) {
 		readonly := newUser(o.ReadonlyUser, o.ReadonlyPassword)
 		readonly.readonly = true
 		s.users = append(s.users, readonly)
+	}
+	for tenant, password := range o.Tenants {
+		u := newUser(tenantUser+tenant, password)
+		u.readonly, u.tenant = true, tenant
+		s.users = append(s.users, u)
 	}
 	return s, nil
 }
