@@ -33,11 +33,10 @@ func (l *lexer) next() (t token, ok bool) {
 		switch c := rest[0]; {
 		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v':
 			l.at++
-		case strings.HasPrefix(rest, "--"), strings.HasPrefix(rest, "#!"), strings.HasPrefix(rest, "# "):
+		case strings.HasPrefix(rest, "--"), strings.HasPrefix(rest, "#!"), strings.HasPrefix(rest, "# "), strings.HasPrefix(rest, "//"):
 			l.skipPast("\n")
 		case strings.HasPrefix(rest, "/*"):
-			l.at += 2
-			if !l.skipPast("*/") {
+			if !l.skipComment() {
 				return token{broken, start, l.at}, true
 			}
 		case c == '\'':
@@ -72,6 +71,25 @@ func (l *lexer) skipPast(end string) bool {
 	}
 	l.at += i + len(end)
 	return true
+}
+
+// skipComment moves behind a comment, which may hold comments.
+func (l *lexer) skipComment() bool {
+	for depth := 0; l.at < len(l.sql); {
+		switch rest := l.sql[l.at:]; {
+		case strings.HasPrefix(rest, "/*"):
+			depth++
+			l.at += 2
+		case strings.HasPrefix(rest, "*/"):
+			l.at += 2
+			if depth--; depth == 0 {
+				return true
+			}
+		default:
+			l.at++
+		}
+	}
+	return false
 }
 
 // quote reads a token quoted by c, in which backslash escapes and c itself can be doubled.

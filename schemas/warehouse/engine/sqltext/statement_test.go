@@ -58,6 +58,8 @@ func TestParse(t *testing.T) {
 		{"with insert", "WITH 1 AS x INSERT INTO t SELECT x", Statement{Kind: InsertSelect}},
 		{"insert into function", "INSERT INTO FUNCTION file('x') SELECT 1", Statement{Kind: InsertSelect}},
 		{"comment with a quote", "SELECT 1 -- don't\n, 2", Statement{Kind: Select}},
+		{"comment in a comment", "SELECT 1 /* a /* b */ ' */ + 2; -- c", Statement{Kind: Select}},
+		{"comment behind slashes", "SELECT 1 // don't; DROP\n, 2", Statement{Kind: Select}},
 		{"heredoc", "SELECT $a$ ; ' $a$ FORMAT TSV", Statement{Kind: Select, Format: "TSV"}},
 		{"quote that does not end", "SELECT 'abc", Statement{Kind: Select}},
 	} {
