@@ -78,7 +78,7 @@ demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: lea
 loop-e2e: build engine ## scenarios of the control loop with everything real, 20 times as fast (LOOP_E2E_FLAGS="--only A3,A8 --json out.json")
 	./build/carom loop e2e $(LOOP_E2E_FLAGS)
 
-.PHONY: plugin plugin-test plugin-browser
+.PHONY: plugin plugin-test plugin-browser plugin-demo
 PLUGIN_ARCHS ?= amd64 arm64
 PLUGIN_BINARY := grafana-plugin/dist/gpx_carom_deliverability_linux_
 PLUGIN_MODULES := grafana-plugin/node_modules/.package-lock.json
@@ -100,6 +100,11 @@ plugin-browser: plugin engine ## drive the plugin's editors and dashboards in Ch
 	cd grafana-plugin && npm run page
 	CAROM_REQUIRE_ENGINE=1 CAROM_BROWSER=1 CAROM_PLUGIN_BINARY=$(CURDIR)/$(PLUGIN_BINARY)amd64 \
 	  go test -count=1 -timeout 15m -v -run TestBrowser ./grafana-plugin/bridge
+
+plugin-demo: plugin build engine ## run the demo, and look at its cut in the plugin's dashboards in Chromium (SCREENSHOTS=folder)
+	cd grafana-plugin && npm run page
+	CAROM_DEMO=$(CURDIR)/build/carom CAROM_PLUGIN_BINARY=$(CURDIR)/$(PLUGIN_BINARY)amd64 \
+	  go test -count=1 -timeout 15m -v -run TestDemo ./grafana-plugin/bridge
 
 tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin
 

@@ -33,7 +33,7 @@ const days = 9
 var until = time.Now().UTC().Truncate(10 * time.Minute)
 
 // serve starts an engine, the backend and the page, and returns the page's URL.
-func serve(t *testing.T, binary string, rows uint64) string {
+func serve(t *testing.T, rows uint64) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
@@ -56,10 +56,20 @@ func serve(t *testing.T, binary string, rows uint64) string {
 			}
 		}
 	}
-	b, err := bridge.Start(binary, bridge.Settings{
+	return served(t, bridge.Settings{
 		JSON:     map[string]any{"address": engine.Addr(), "protocol": "http", "database": "carom", "user": "grafana"},
 		Password: password,
 	})
+}
+
+// served starts the backend with a data source of those settings, and the page, and returns the page's URL.
+func served(t *testing.T, s bridge.Settings) string {
+	t.Helper()
+	binary, err := filepath.Abs(os.Getenv("CAROM_PLUGIN_BINARY"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := bridge.Start(binary, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,17 +86,18 @@ func TestBrowser(t *testing.T) {
 	if os.Getenv("CAROM_BROWSER") == "" {
 		t.Skip("needs Chromium and the built page: make plugin-browser sets CAROM_BROWSER")
 	}
-	binary, err := filepath.Abs(os.Getenv("CAROM_PLUGIN_BINARY"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, empty := serve(t, binary, 60_000), serve(t, binary, 0)
-	cmd := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "page/browser.test.mjs")
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(),
-		"PAGE_URL="+page, "EMPTY_URL="+empty,
+	browse(t, "page/browser.test.mjs",
+		"PAGE_URL="+serve(t, 60_000), "EMPTY_URL="+serve(t, 0),
 		fmt.Sprintf("FROM=%d", until.Add(-days*24*time.Hour).UnixMilli()), fmt.Sprintf("TO=%d", until.UnixMilli()),
 	)
+}
+
+// browse runs a file of browser tests.
+func browse(t *testing.T, file string, env ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", file)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("browser tests: %v", err)

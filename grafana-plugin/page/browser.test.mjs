@@ -2,62 +2,14 @@
 // this needs and says where: PAGE_URL (with a history), EMPTY_URL (a schema without rows), FROM and TO (milliseconds
 // since 1970); SCREENSHOTS names a folder for pictures.
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
-import { after, before, test } from 'node:test';
-import { chromium } from 'playwright-core';
+import { test } from 'node:test';
+import { answered, open as openPage, picture } from './browser.mjs';
 
-const { PAGE_URL, EMPTY_URL, FROM, TO, SCREENSHOTS = '' } = process.env;
+const { PAGE_URL, EMPTY_URL, FROM, TO } = process.env;
 const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-const patience = 120_000; // bounds a mistake; nothing is measured by it
-
-let browser;
-before(async () => {
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu'],
-  });
-  if (SCREENSHOTS) {
-    await mkdir(SCREENSHOTS, { recursive: true });
-  }
-});
-after(() => browser?.close());
-
-const pages = new Map();
-
-/** load opens the page of a server once; a test shows what it needs with it. */
-async function load(url) {
-  const page = await browser.newPage();
-  page.setDefaultTimeout(patience);
-  page.thrown = [];
-  page.on('pageerror', (e) => page.thrown.push(e.message));
-  await page.goto(`${url}/?show=config`);
-  await page.waitForFunction(() => globalThis.show);
-  return page;
-}
-
-/** open shows something and fails the test for what the page throws. */
-async function open(t, url, show, more = {}, size = { width: 1240, height: 900 }) {
-  if (!pages.has(url)) {
-    pages.set(url, await load(url));
-  }
-  const page = pages.get(url);
-  t.after(() => assert.deepEqual(page.thrown.splice(0), []));
-  await page.setViewportSize(size);
-  const address = new URLSearchParams();
-  for (const [key, value] of Object.entries({ show, to: TO, ...more })) {
-    [value].flat().forEach((v) => address.append(key, v));
-  }
-  await page.evaluate((search) => globalThis.show(search), address.toString());
-  return page;
-}
-
-async function picture(page, name) {
-  if (SCREENSHOTS) {
-    await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true });
-  }
-}
+const open = (t, url, show, more = {}, size = undefined) => openPage(t, url, { show, to: TO, ...more }, size);
 
 const choose = async (page, name, option) => {
   await page.getByRole('combobox', { name, exact: true }).click();
@@ -221,12 +173,10 @@ for (const name of names) {
   ]) {
     test(`dashboard ${name}, ${kind}`, async (t) => {
       const page = await open(t, url, 'dashboard', { name, ...(await chosen(name)) }, { width: 1620, height: 1000 });
-      const asking = Number(await page.locator('[data-asking]').getAttribute('data-asking'));
-      await page.locator(`[data-answers="${asking}"]`).waitFor();
-      const panels = await page.locator('[data-panel]').evaluateAll((all) => all.map((e) => ({ ...e.dataset })));
+      const panels = await answered(page);
       const named = (state) => panels.filter((p) => p.state === state).map((p) => `${p.panel}: ${p.error ?? ''}`);
       const slowest = panels.reduce((a, b) => (Number(a.milliseconds) > Number(b.milliseconds) ? a : b));
-      t.diagnostic(`${asking} panels; the slowest is ${slowest.panel}: ${slowest.milliseconds} ms`);
+      t.diagnostic(`${panels.length} panels; the slowest is ${slowest.panel}: ${slowest.milliseconds} ms`);
       await picture(page, `${name}${kind === 'empty' ? '-empty' : ''}`);
       assert.deepEqual(named('error'), []);
       if (kind !== 'empty') {
