@@ -321,7 +321,7 @@ func parse(rawURL string, o Options) (*clickhouse.Options, error) {
 	opt.Auth.Username = cmp.Or(o.User, os.Getenv(userEnv), u.User.Username())
 	opt.Auth.Password = cmp.Or(o.Password, os.Getenv(passwordEnv), password)
 	if o.PasswordFile != "" {
-		if opt.Auth.Password, err = firstLine(o.PasswordFile); err != nil {
+		if opt.Auth.Password, err = FirstLine(o.PasswordFile); err != nil {
 			return nil, service.Configf("password file: %w", err)
 		}
 	}
@@ -358,8 +358,8 @@ func tlsOf(query url.Values) (*tls.Config, error) {
 	return c, nil
 }
 
-// firstLine returns the first line of a file without its end.
-func firstLine(file string) (string, error) {
+// FirstLine returns the first line of a file without its end.
+func FirstLine(file string) (string, error) {
 	text, err := os.ReadFile(file) //nolint:gosec // the operator names it
 	if err != nil {
 		return "", err

@@ -52,6 +52,8 @@ var roles = []role{
 	{name: grafanaRole}, // people and dashboards: everything, read-only, within bounds
 }
 
+const defaultRolePrefix = "carom_"
+
 // The roles' names without their prefix. tenantRole is the parent of the roles of tenants.
 const (
 	ingestRole    = "ingest"
@@ -135,7 +137,9 @@ func (s *rolesScript) add(format string, args ...any) {
 // name returns the quoted full name of a role, profile or policy.
 func (s *rolesScript) name(short string) string { return identifier(s.fullName(short)) }
 
-func (s *rolesScript) fullName(short string) string { return cmp.Or(s.RolePrefix, "carom_") + short }
+func (s *rolesScript) fullName(short string) string {
+	return cmp.Or(s.RolePrefix, defaultRolePrefix) + short
+}
 
 // create makes a role with its settings.
 func (s *rolesScript) create(role string) {
@@ -207,6 +211,9 @@ func (s *rolesScript) tenants(tenants []string) error {
 	}
 	return nil
 }
+
+// TenantUser returns the name of a tenant's user, which is that of the role with the usual prefix.
+func TenantUser(tenant string) string { return defaultRolePrefix + tenantRole + "_" + tenant }
 
 // CheckTenant returns an error if a tenant with a user of its own cannot have this name.
 func CheckTenant(name string) error {
@@ -336,7 +343,7 @@ func rolesCommand(args []string, stdio service.IO) error {
 		if !ok {
 			return fmt.Errorf("want ROLE=FILE")
 		}
-		password, err := firstLine(file)
+		password, err := FirstLine(file)
 		if err != nil {
 			return err
 		}

@@ -80,12 +80,9 @@ func Command(ctx context.Context, args []string, stdio service.IO) error {
 		return service.Configf("--user and --readonly-user are both %q", o.User)
 	}
 	for tenant := range o.Tenants {
-		if name := tenantUser + tenant; name == o.User || name == o.ReadonlyUser {
+		if name := warehouse.TenantUser(tenant); name == o.User || name == o.ReadonlyUser {
 			return service.Configf("--tenant %s makes the user %s, and another flag does too", tenant, name)
 		}
-	}
-	if o.TenantObjects.Tables, o.TenantObjects.Views, err = warehouse.TenantObjects(); err != nil {
-		return err
 	}
 	log, err := service.Logger(stdio.Err, level, asJSON)
 	if err != nil {
@@ -131,7 +128,7 @@ func passwordOf(userFlag, name, fileFlag, file string) (string, error) {
 	case file == "":
 		return "", service.Configf("--%s needs --%s", userFlag, fileFlag)
 	}
-	return firstLine(fileFlag, file)
+	return readPassword(fileFlag, file)
 }
 
 // addTenant takes one --tenant.
@@ -143,17 +140,17 @@ func addTenant(passwords map[string]string, arg string) (err error) {
 	if err := warehouse.CheckTenant(tenant); err != nil {
 		return err
 	}
-	passwords[tenant], err = firstLine("tenant", file)
+	passwords[tenant], err = readPassword("tenant", file)
 	return err
 }
 
-func firstLine(flag, file string) (string, error) {
-	text, err := os.ReadFile(file)
+// readPassword reads a password from the first line of the file that a flag names.
+func readPassword(flag, file string) (string, error) {
+	password, err := warehouse.FirstLine(file)
 	if err != nil {
 		return "", service.Configf("--%s: %w", flag, err)
 	}
-	password, _, _ := strings.Cut(string(text), "\n")
-	if password = strings.TrimSuffix(password, "\r"); password == "" {
+	if password == "" {
 		return "", service.Configf("--%s %s: the first line is empty", flag, file)
 	}
 	return password, nil

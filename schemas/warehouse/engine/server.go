@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"carom/schemas/service"
+	"carom/schemas/warehouse"
 	"carom/schemas/warehouse/engine/chdb"
 )
 
@@ -69,8 +70,7 @@ type Options struct {
 	ReadonlyUser     string // empty: none
 	ReadonlyPassword string
 	Tenants          map[string]string // passwords of the read-only users that see one tenant's rows, by tenant
-	TenantObjects    TenantObjects
-	StopTimeout      time.Duration // how long running statements may take when the server stops
+	StopTimeout      time.Duration     // how long running statements may take when the server stops
 	Log              *slog.Logger
 }
 
@@ -80,10 +80,11 @@ type Server struct {
 	lock        *os.File
 	conns       []*chdb.Conn
 	users       []*user
-	tenants     TenantObjects
 	version     string
 	spoolFolder string
 	stopTimeout time.Duration
+
+	tenantTables, tenantViews []string // what tenants may read, by names without a database
 
 	inserts, changes, control, reads *lane
 }
@@ -101,7 +102,7 @@ func Open(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Log, spoolFolder: filepath.Join(path, "spool"), stopTimeout: o.StopTimeout, tenants: o.TenantObjects}
+	s := &Server{log: o.Log, spoolFolder: filepath.Join(path, "spool"), stopTimeout: o.StopTimeout}
 	if s.lock, err = lockFolder(path); err != nil {
 		return nil, err
 	}
@@ -119,8 +120,14 @@ func Open(o Options) (*Server, error) {
 		readonly.readonly = true
 		s.users = append(s.users, readonly)
 	}
+	if len(o.Tenants) > 0 {
+		if s.tenantTables, s.tenantViews, err = warehouse.TenantObjects(); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
 	for tenant, password := range o.Tenants {
-		u := newUser(tenantUser+tenant, password)
+		u := newUser(warehouse.TenantUser(tenant), password)
 		u.readonly, u.tenant = true, tenant
 		s.users = append(s.users, u)
 	}

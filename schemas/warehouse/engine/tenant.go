@@ -3,25 +3,16 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"carom/schemas/warehouse/engine/chdb"
 	"carom/schemas/warehouse/engine/sqltext"
 )
-
-// tenantUser begins the name of a tenant's user, as that of the role on a server does.
-const tenantUser = "carom_tenant_"
-
-// TenantObjects are what tenants may read, by names without a database.
-type TenantObjects struct {
-	Tables []string // with a column tenant, which says whose a row is
-	Views  []string // of nothing but such tables
-}
 
 var (
 	// Functions that read a table or dictionary named by a string, past the engine's filters.
@@ -42,21 +33,19 @@ func (s *Server) restrictTenant(conn *chdb.Conn, q *request, tree string) error 
 	if err != nil {
 		return err
 	}
-	filters := make([]string, 0, len(tables)+2)
-	closed := map[string]bool{} // the tables that tenants may not read, with their databases
-	open := make([]string, 0, len(s.tenants.Tables)+len(s.tenants.Views))
-	for _, name := range slices.Concat(s.tenants.Tables, s.tenants.Views) {
-		open = append(open, sqltext.Quote(name))
+	seen := make([]string, 0, len(s.tenantTables)+len(s.tenantViews))
+	for _, name := range slices.Concat(s.tenantTables, s.tenantViews) {
+		seen = append(seen, sqltext.Quote(name))
 	}
-	seen := " IN (" + strings.Join(open, ", ") + ")"
-	filters = append(filters,
-		"'system.tables': "+sqltext.Quote("name"+seen), "'system.columns': "+sqltext.Quote("table"+seen))
+	in := " IN (" + strings.Join(seen, ", ") + ")"
+	filters := []string{"'system.tables': " + sqltext.Quote("name"+in), "'system.columns': " + sqltext.Quote("table"+in)}
+	closed := map[string]bool{} // what tenants may not read, with its database
 	for _, t := range tables {
 		full, filter := t.database+"."+t.name, "0"
 		switch {
-		case slices.Contains(s.tenants.Tables, t.name):
+		case slices.Contains(s.tenantTables, t.name):
 			filter = "tenant = " + sqltext.Quote(q.user.tenant)
-		case slices.Contains(s.tenants.Views, t.name):
+		case slices.Contains(s.tenantViews, t.name):
 			continue // its tables are filtered
 		default:
 			closed[full] = true
@@ -81,17 +70,15 @@ func tablesOf(conn *chdb.Conn) (tables []tableName, err error) {
 		return nil, err
 	}
 	defer result.Close()
-	rows := json.NewDecoder(strings.NewReader(string(result.Bytes())))
-	for {
+	rows := json.NewDecoder(bytes.NewReader(result.Bytes()))
+	for rows.More() {
 		var row [2]string
-		switch err := rows.Decode(&row); {
-		case errors.Is(err, io.EOF):
-			return tables, nil
-		case err != nil:
+		if err := rows.Decode(&row); err != nil {
 			return nil, fmt.Errorf("read the names of the tables: %w", err)
 		}
 		tables = append(tables, tableName{row[0], row[1]})
 	}
+	return tables, nil
 }
 
 // checkTenantTree looks at each line of an EXPLAIN AST that checkTree has passed.
@@ -109,6 +96,8 @@ func checkTenantTree(tree, database string, closed map[string]bool) error {
 			return fmt.Errorf("a tenant's user cannot use the function %s", name)
 		case (kind == "TableIdentifier" || kind == "Identifier") && name == "system.parts": // which counts everybody's rows
 			return fmt.Errorf("a tenant's user cannot read %s", name)
+		case strings.Contains(line, "(alias system."): // the engine takes an alias for the name that a filter is for
+			return errors.New("a tenant's user cannot call something system")
 		case kind == "TableIdentifier" && closed[full]:
 			return fmt.Errorf("%s has no rows of tenants", name)
 		}

@@ -119,6 +119,11 @@ func TestTenantMayNot(t *testing.T) {
 		{"SELECT * FROM events", "additional_table_filters=%7B%7D", 164},
 		{"SELECT * FROM events SETTINGS enable_analyzer = 0", "", 164},
 		{"SELECT * FROM events", "use_query_cache=1", 164},
+		{"SELECT * FROM events AS `system.tables`", "", 497},
+		{"WITH 'events' AS name SELECT * FROM events AS `system.tables`", "", 497},
+		{"SELECT * FROM (SELECT * FROM events AS `system.columns`)", "", 497},
+		{"SELECT * FROM events AS `default.nodes`", "", 0},
+		{"SELECT toUInt64(4) IN whose", "", 0},
 		{"INSERT INTO events VALUES ('acme', 6)", "", 164},
 	} {
 		code, body := post(t, acme+"?"+tc.params, tc.sql)
