@@ -302,11 +302,11 @@ func (n *node) serve(ctx context.Context, listeners []smtpd.Listener, addresses 
 	if err := n.operator.Recovered(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
-	if err := n.annotateStart(context.WithoutCancel(ctx), live); err != nil {
-		return err
-	}
 	socket, err := admin.Open(ctx, n.config.Load().Admin.Path)
 	if err != nil {
+		return err
+	}
+	if err := n.annotateStart(context.WithoutCancel(ctx), live); err != nil {
 		return err
 	}
 	received, giveBack := hangups()

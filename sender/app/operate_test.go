@@ -387,8 +387,12 @@ func TestRerouteSurvivesKill(t *testing.T) {
 	}
 	p.start()
 	c = p.client()
-	queues, err := c.Queues(t.Context())
-	if err != nil || len(queues) != 1 || queues[0].Name != "a.test/mail2" || queues[0].Recipients != 100 {
+	var queues []admin.Queue
+	waitFor(t, "the end of the queue that recovery emptied", func() bool {
+		queues, err = c.Queues(t.Context())
+		return err != nil || len(queues) == 1
+	})
+	if err != nil || queues[0].Name != "a.test/mail2" || queues[0].Recipients != 100 {
 		t.Errorf("queues %+v, %v; want all of it by mail2", queues, err)
 	}
 	messages, err := c.Messages(t.Context(), orders.Filter{VMTA: "mail2"}, 7)
