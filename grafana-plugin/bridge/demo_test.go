@@ -18,7 +18,8 @@ var answersAt = regexp.MustCompile(`ClickHouse answers at http://([0-9.:]+)/`)
 func keptDemo(t *testing.T) (address string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Getenv("CAROM_DEMO"), "demo", "--keep", "--dir", t.TempDir()) //nolint:gosec // the Makefile names it
-	cmd.Dir = "../.."                                                                                        // where the engine library is looked for
+	// The engine library is looked for from there.
+	cmd.Dir = "../.."
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -55,6 +55,15 @@ export async function picture(page, name) {
   }
 }
 
+/** asked returns the frame that answers a query of the builder. */
+export async function asked(url, range, query) {
+  const answer = await fetch(`${url}/api/ds/query`, {
+    method: 'POST',
+    body: JSON.stringify({ ...range, queries: [{ refId: 'A', mode: 'builder', ...query }] }),
+  });
+  return (await answer.json()).results.A.frames[0];
+}
+
 /** answered waits for the panels of a dashboard and returns what each says of itself. */
 export async function answered(page) {
   const asking = Number(await page.locator('[data-asking]').getAttribute('data-asking'));

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { readdir, readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
-import { answered, open as openPage, picture } from './browser.mjs';
+import { answered, asked as ask, open as openPage, picture } from './browser.mjs';
 
 const { PAGE_URL, EMPTY_URL, FROM, TO } = process.env;
 const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -130,15 +130,7 @@ const names = (await readdir(folder)).map((f) => f.replace('.json', ''));
 
 /** asked returns the rows of a query of the builder over all of the history. */
 async function asked(query) {
-  const answer = await fetch(`${PAGE_URL}/api/ds/query`, {
-    method: 'POST',
-    body: JSON.stringify({
-      from: FROM,
-      to: TO,
-      queries: [{ refId: 'A', mode: 'builder', format: 'table', ...query }],
-    }),
-  });
-  const [{ schema, data }] = (await answer.json()).results.A.frames;
+  const { schema, data } = await ask(PAGE_URL, { from: FROM, to: TO }, { format: 'table', ...query });
   const names = schema.fields.map((f) => f.name);
   return data.values[0].map((_, row) => Object.fromEntries(names.map((n, i) => [n, data.values[i][row]])));
 }
