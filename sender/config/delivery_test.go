@@ -90,7 +90,7 @@ func TestDeliveryDirectives(t *testing.T) {
 		{"smtp-tls-allow-tlsv1.2", "no", "no", "x", "yes or no"},
 		{"smtp-tls-allow-tlsv1.3", "no", "no", "x", "yes or no"},
 		{"smtp-tls-ciphers", "HIGH:AES128-SHA", "HIGH:AES128-SHA", "a b", "unexpected"},
-		{"smtp-client-certificate", "client.pem", "/etc/carom/client.pem", "empty.pem", "no certificate with its key"},
+		{"smtp-client-certificate", "client.pem", "/etc/carom/client.pem", "empty.pem", "no certificate with its private key"},
 		{"smtp-client-certificate", `locked.pem "open sesame"`, "/etc/carom/locked.pem", "locked.pem wrong", "does not open"},
 		{"smtp-client-certificate", `""`, "", "missing.pem", "no such file"},
 		{"reuse-ssl-session", "yes", "yes", "x", "yes or no"},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -101,6 +102,17 @@ func TestIntakeDirectives(t *testing.T) {
 				t.Errorf("%s: %v, want %q", tc.conf, err, tc.wrong)
 			}
 		})
+	}
+}
+
+// The padding that tells a wrong password is right by chance for one of 256: those are told too.
+func TestWrongPasswordOfAKey(t *testing.T) {
+	locked := []byte(testPairs()["/etc/carom/keys/locked.pem"])
+	for i := range 2000 {
+		password := "wrong" + strconv.Itoa(i)
+		if _, err := keyPair(locked, password); err == nil || !strings.Contains(err.Error(), "the password does not open") {
+			t.Fatalf("password %s: %v", password, err)
+		}
 	}
 }
 

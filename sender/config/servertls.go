@@ -41,15 +41,11 @@ func (f CertificateFile) load(read func(string) ([]byte, error)) (*tls.Certifica
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s", f.Path, fileProblem(err))
 	}
-	data, err = decryptPEM(data, f.password.Reveal())
+	pair, err := keyPair(data, f.password.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	pair, err := tls.X509KeyPair(data, data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: no certificate with its private key: %w", f.Path, err)
-	}
-	return &pair, nil
+	return pair, nil
 }
 
 func certificateFile(v *value) (CertificateFile, error) {

@@ -137,18 +137,26 @@ func clientCertificate(v *value) (ClientCertificate, error) {
 	if len(words) == 2 {
 		password = words[1].text
 	}
-	if data, err = decryptPEM(data, password); err != nil {
+	if c.Certificate, err = keyPair(data, password); err != nil {
 		return c, fmt.Errorf("%s: %w", c.Path, err)
+	}
+	return c, nil
+}
+
+// keyPair returns the certificate and the private key in data, which may be encrypted with password.
+func keyPair(data []byte, password string) (*tls.Certificate, error) {
+	data, err := decryptPEM(data, password)
+	if err != nil {
+		return nil, err
 	}
 	pair, err := tls.X509KeyPair(data, data)
 	switch {
-	case err != nil && password != "": // a wrong one may decrypt to something
-		return c, fmt.Errorf("%s: the password does not open the private key, or it does not fit the certificate", c.Path)
+	case err != nil && password != "": // a wrong one may decrypt to something: one of 256 does
+		return nil, errors.New("the password does not open the private key, or it does not fit the certificate")
 	case err != nil:
-		return c, fmt.Errorf("%s: no certificate with its key: %w", c.Path, err)
+		return nil, fmt.Errorf("no certificate with its private key: %w", err)
 	}
-	c.Certificate = &pair
-	return c, nil
+	return &pair, nil
 }
 
 // decryptPEM returns data with encrypted private keys (RFC 1423) in the clear.
