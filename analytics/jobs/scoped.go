@@ -180,9 +180,9 @@ func (t *Throttle) scopedWindows(ctx context.Context, p *pass, snapshot *windows
 		providers[i] = key.Provider
 	}
 	step := p.policy.Thresholds.Step
-	for _, k := range looked {
+	for key, k := range looked {
 		k.Static, k.Adaptive, k.Waiting = limits.None(), limits.Limit{}, 1
-		k.To, k.Delay = windows.Since(snapshot.To), snapshot.Delay
+		k.To, k.Delay = snapshot.CompleteTo(key.Provider), snapshot.Delay
 	}
 	rows, err := t.Conn.Query(with(ctx, clickhouse.Parameters{
 		"since": micros(p.run.started.Add(-p.policy.Widest().WindowMin - step)), "until": micros(p.run.started),

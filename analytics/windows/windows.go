@@ -4,7 +4,8 @@
 // It reads roll-ups and gauges only, four queries a run and one each for keys that are slow, new, warming
 // up, suspended or resting, so its cost follows keys and buckets and not mail. How fresh the data is
 // comes from the data: a bucket counts as complete after the delay with which recent buckets were seen to
-// fill. Errors are those of the connection. A Reader is safe for concurrent use.
+// fill, but not before each node of the key that is behind says in a gauge that its events are stored. Errors
+// are those of the connection. A Reader is safe for concurrent use.
 package windows
 
 import (
@@ -37,6 +38,10 @@ const (
 	longestSettle  = 30 * time.Second
 	// settleSpan is how far back the filling of buckets is looked at: several batches of an agent.
 	settleSpan = time.Minute
+	// gaugeEvery is how often a node writes gauges, and gaugeStored how long ago the events of a node that keeps
+	// up may be complete when its gauge comes: two batches of an agent.
+	gaugeEvery  = 10 * time.Second
+	gaugeStored = 4 * time.Second
 	// pickup is how long a lease takes from ClickHouse into force at a node, at most.
 	pickup = 5 * time.Second
 	hour   = time.Hour
@@ -77,6 +82,21 @@ type Snapshot struct {
 	Delay    time.Duration // worst delay from an event to its effect
 	Lateness time.Duration // longest that a recent bucket took to fill after its end
 	Keys     map[limits.Key]*Key
+
+	// storedTo is until when the events of each live node are stored, by its clock. A node that does not say is
+	// not in it.
+	storedTo map[string]time.Time
+}
+
+// CompleteTo returns the end of the last bucket that is complete for every key of a provider.
+func (s *Snapshot) CompleteTo(provider string) time.Duration {
+	to := Since(s.To)
+	for id, k := range s.Keys {
+		if id.Provider == provider {
+			to = min(to, k.To)
+		}
+	}
+	return to
 }
 
 // Since turns a time into the Duration that control counts in: since 1970.
@@ -95,7 +115,7 @@ type Reader struct {
 
 // Read returns what is known at now, by ClickHouse's clock.
 func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snapshot, error) {
-	s := &Snapshot{Keys: map[limits.Key]*Key{}}
+	s := &Snapshot{Keys: map[limits.Key]*Key{}, storedTo: map[string]time.Time{}}
 	if err := r.gauges(ctx, now, s); err != nil {
 		return nil, err
 	}
@@ -121,10 +141,23 @@ func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snaps
 	s.To = now.Add(-settle).Truncate(r.Policy.Step)
 	s.Delay = r.Policy.Step + max(s.Lateness, shortestSettle) + r.Period + pickup
 	for _, k := range s.Keys {
-		k.To, k.Delay = Since(s.To), s.Delay
+		k.To, k.Delay = Since(s.complete(k, now).Truncate(r.Policy.Step)), s.Delay
 	}
 	s.freeze(now)
 	return s, nil
+}
+
+// complete returns until when k's events are complete: To, unless a node is behind. A node keeps up while it
+// says so with each gauge. One that has died is waited for until it is no live node any more: whether its
+// events come is not known before.
+func (s *Snapshot) complete(k *Key, now time.Time) time.Time {
+	to := s.To
+	for _, n := range k.Nodes {
+		if stored, ok := s.storedTo[n.Name]; ok && stored.Before(to) && now.Sub(stored) > gaugeEvery+clock.Scaled(gaugeStored) {
+			to = stored
+		}
+	}
+	return to
 }
 
 func (s *Snapshot) key(k limits.Key) *Key {
@@ -141,7 +174,7 @@ func (s *Snapshot) key(k limits.Key) *Key {
 func (r *Reader) gauges(ctx context.Context, now time.Time, s *Snapshot) (err error) {
 	live := max(liveGauge, clock.Scaled(slowestGauge))
 	rows, err := r.query(ctx, clickhouse.Parameters{"since": micros(now.Add(-live)), "until": micros(now.Add(live))}, `
-SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, static_unknown, source_disabled, warmup_start, established,
+SELECT provider, source, node, backlog, open_connections, local_factor, lease_epoch, effective_rate, static_unknown, source_disabled, warmup_start, established, events_to,
     static_rate, static_connections, static_messages, adaptive_rate, adaptive_connections, adaptive_messages
 FROM gauges
 WHERE time > fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') AND provider != '' AND source != ''
@@ -159,15 +192,19 @@ LIMIT 1 BY provider, source, node`)
 			factor             float32
 			unknown, disabled  bool
 			warmup, since      time.Time
+			stored             time.Time
 			static, adaptive   float64
 			staticC, adaptiveC uint32
 			staticM, adaptiveM uint32
 		)
-		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &unknown, &disabled, &warmup, &since,
+		if err := rows.Scan(&id.Provider, &id.Source, &n.Name, &n.Backlog, &n.OpenConnections, &factor, &n.LeaseEpoch, &n.EffectiveRate, &unknown, &disabled, &warmup, &since, &stored,
 			&static, &staticC, &staticM, &adaptive, &adaptiveC, &adaptiveM); err != nil {
 			return fmt.Errorf("read gauges: %w", err)
 		}
 		n.LocalFactor = float64(factor)
+		if stored.Unix() > 0 && stored.After(s.storedTo[n.Name]) {
+			s.storedTo[n.Name] = stored
+		}
 		k := s.key(id)
 		k.Nodes = append(k.Nodes, n)
 		if disabled {

@@ -163,6 +163,52 @@ func TestReadWaitsForLateData(t *testing.T) {
 	}
 }
 
+// A node that is behind is waited for, in the keys that it sends under.
+func TestReadWaitsForANodeThatIsBehind(t *testing.T) {
+	conn := connect(t)
+	now := time.Now().UTC().Truncate(10 * time.Second).Add(5 * time.Second)
+	other := limits.Key{Provider: "google", Source: "192.0.2.2"}
+	ago := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
+	gauge := func(node string, key limits.Key, at, to time.Time) event.Gauge {
+		return event.Gauge{Node: node, Incarnation: uuid.New(), Seq: 1, Time: at, Provider: key.Provider, Source: key.Source, StaticRate: 10, EventsTo: to}
+	}
+	for _, tc := range []struct {
+		name   string
+		gauges []event.Gauge
+		to     int // seconds before now
+	}{
+		{"keeps up", []event.Gauge{gauge("a", google, ago(9), ago(11))}, 5},
+		{"an old agent does not say", []event.Gauge{gauge("a", google, ago(9), time.Time{})}, 5},
+		{"one of two is behind", []event.Gauge{gauge("a", google, ago(1), ago(62)), gauge("b", google, ago(1), ago(2))}, 65},
+		{"no word for long", []event.Gauge{gauge("a", google, ago(40), ago(41))}, 45},
+		{"no mail under the key any more", []event.Gauge{gauge("a", google, ago(40), ago(41)), gauge("a", other, ago(1), ago(2))}, 5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if err := conn.Exec(t.Context(), "TRUNCATE TABLE gauges"); err != nil {
+				t.Fatal(err)
+			}
+			if err := warehouse.Gauges.Insert(t.Context(), conn, tc.name, tc.gauges); err != nil {
+				t.Fatal(err)
+			}
+			policy := control.Default()
+			reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+			s, err := reader.Read(t.Context(), now, windows.Wanted{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := windows.Time(s.Keys[google].To), ago(tc.to); !got.Equal(want) {
+				t.Errorf("complete to %v, want %v", got, want)
+			}
+			if got, want := windows.Time(s.CompleteTo("google")), ago(tc.to); !got.Equal(want) {
+				t.Errorf("the provider is complete to %v, want %v", got, want)
+			}
+			if k := s.Keys[other]; k != nil && !windows.Time(k.To).Equal(s.To) {
+				t.Errorf("the other key is complete to %v, want %v", windows.Time(k.To), s.To)
+			}
+		})
+	}
+}
+
 // What only new, warming and suspended keys are asked for.
 func TestReadHistory(t *testing.T) {
 	conn := connect(t)

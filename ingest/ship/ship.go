@@ -190,7 +190,7 @@ func (s *Shipper) Status() Status {
 // waiting does not cure: the disk, a damaged cursor, a log that was put back to an older state.
 func (s *Shipper) Run(ctx context.Context) error {
 	events := stream[event.Event]{shipper: s, name: event.StreamEvent, table: warehouse.Events, seq: &s.seqs[0]}
-	gauges := stream[event.Gauge]{shipper: s, name: event.StreamGauge, table: warehouse.Gauges, seq: &s.seqs[1]}
+	gauges := stream[event.Gauge]{shipper: s, name: event.StreamGauge, table: warehouse.Gauges, seq: &s.seqs[1], stamp: s.stampGauges}
 	annotations := stream[event.Annotation]{shipper: s, name: event.StreamAnnotation, table: warehouse.Annotations, seq: &s.seqs[2]}
 	queueGauges := stream[event.QueueGauge]{shipper: s, name: event.StreamQueueGauge, table: warehouse.QueueGauges, seq: &s.seqs[3]}
 	g, gctx := errgroup.WithContext(ctx)

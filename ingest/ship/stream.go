@@ -27,7 +27,8 @@ type stream[T any] struct {
 	shipper *Shipper
 	name    string
 	table   warehouse.Table[T]
-	seq     *atomic.Uint64 // last stored record, for Status
+	seq     *atomic.Uint64  // last stored record, for Status
+	stamp   func(*batch[T]) // what the agent adds to rows before they are sent; may be nil
 
 	incarnation string
 	id          event.ID     // incarnation as the warehouse has it
@@ -421,7 +422,7 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 		s.ready = true
 	}
 	if !p.Split && !repeated {
-		return part.refused(s.table.InsertBlock(ctx, conn, token, part.block))
+		return s.insertBlock(ctx, token, part)
 	}
 	place := warehouse.Place{Node: p.Node, Incarnation: s.id, From: part.from, To: part.to}
 	stored, forgotten, err := s.table.Landed(ctx, conn, place)
@@ -436,7 +437,7 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 		again = part.without(stored)
 	}
 	if len(again.seqs) > 0 {
-		if err := again.refused(s.table.InsertBlock(ctx, conn, token, again.block)); err != nil {
+		if err := s.insertBlock(ctx, token, again); err != nil {
 			return err
 		}
 	}
@@ -456,6 +457,13 @@ func (s *stream[T]) insert(ctx context.Context, p *pending, part *batch[T], repe
 			return err
 		}
 	}
+}
+
+func (s *stream[T]) insertBlock(ctx context.Context, token string, part *batch[T]) error {
+	if s.stamp != nil {
+		s.stamp(part)
+	}
+	return part.refused(s.table.InsertBlock(ctx, s.shipper.opt.Conn, token, part.block))
 }
 
 // split cuts the first range of p where cause points, or in the middle, and makes that durable.

@@ -115,6 +115,15 @@ func (b *Block[T]) undo(last int) {
 	}
 }
 
+// SetTimes gives the column name, of times, the value of t in every row.
+func (b *Block[T]) SetTimes(name string, t time.Time) {
+	i := slices.IndexFunc(b.columns, func(c blockColumn) bool { return c.name == name })
+	b.columns[i].reset()
+	for range b.rows {
+		b.columns[i].appendTime(t.UnixMicro())
+	}
+}
+
 // Native returns the values of column i, without name, type and prefix of the serialization. It is
 // valid until the next call of the Block.
 func (b *Block[T]) Native(i int) []byte {

@@ -183,3 +183,25 @@ func BenchmarkBlockEvent(b *testing.B) {
 		}
 	}
 }
+
+func TestBlockSetTimes(t *testing.T) {
+	g := Gauge{Time: time.UnixMicro(5).UTC(), Provider: "google"}
+	stamped, want := NewBlock(GaugeColumns), NewBlock(GaugeColumns)
+	for range 3 {
+		if err := stamped.Append(&g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stamped.SetTimes("events_to", time.UnixMicro(7))
+	g.EventsTo = time.UnixMicro(7)
+	for range 3 {
+		if err := want.Append(&g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, c := range GaugeColumns {
+		if a, b := slices.Clone(stamped.Native(i)), want.Native(i); !bytes.Equal(a, b) {
+			t.Errorf("column %s is %x, want %x", c.Name, a, b)
+		}
+	}
+}

@@ -156,6 +156,7 @@ var GaugeColumns = []Column[Gauge]{
 	{"limit", "LowCardinality(String)", ByThrottle, "that limit: directive and value, or what mail it is about", func(g *Gauge) any { return &g.Limit }},
 	{"limit_by", "LowCardinality(String)", ByThrottle, "who set it: a place in the configuration, or loop, glide or guard with the reason", func(g *Gauge) any { return &g.LimitBy }},
 	{"config_hash", "UInt64", ByAccounting, "hash of the configuration in force", func(g *Gauge) any { return &g.ConfigHash }},
+	{"events_to", "DateTime64(6, 'UTC')", ByAgent, "every event of the node from before it was stored when the gauge was sent, 1970 if that is not known", func(g *Gauge) any { return &g.EventsTo }},
 }
 
 // QueueGaugeColumns is the table of a queue gauge's columns.

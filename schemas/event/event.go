@@ -194,6 +194,9 @@ type Gauge struct {
 	Limit      string
 	LimitBy    string
 	ConfigHash uint64
+
+	// EventsTo is set by the agent: every event of the node from before it is in ClickHouse when the gauge is.
+	EventsTo time.Time
 }
 
 // QueueGauge is what waits in one queue for one tenant and job, written every ten seconds for the

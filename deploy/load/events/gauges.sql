@@ -2,7 +2,7 @@
 INSERT INTO gauges
     (node, incarnation, seq, format_version, time, provider, source, backlog, open_connections, throttle_bound, local_factor, static_rate, static_connections,
     static_messages, adaptive_rate, adaptive_connections, adaptive_messages, lease_epoch, lease_rate, effective_rate, limit_scope, limit, limit_by,
-    config_hash, arrived)
+    config_hash, events_to, arrived)
 WITH
     minutes AS (
         SELECT
@@ -25,6 +25,6 @@ SELECT
     toUInt64(n * (1 + 20 * refused)), open, least(1, 3 * refused), if(guarded AND refused > 0.2, 0.5, 1), 100, 20, 100,
     if(looped, 200, 0), if(looped, 20, 0), if(looped, 100, 0), if(looped, epoch, 0), lease, if(looped, lease, 100), scope,
     multiIf(scope = '', '', scope = 'queue', 'max-msg-rate 100/s', concat('rate ', toString(if(looped, lease, 50)), '/s')),
-    multiIf(scope = 'queue', '/etc/carom/config:12:2', scope = 'loop', concat('loop, epoch ', toString(epoch)), scope), configuration, time + INTERVAL 2 SECOND
+    multiIf(scope = 'queue', '/etc/carom/config:12:2', scope = 'loop', concat('loop, epoch ', toString(epoch)), scope), configuration, time, time + INTERVAL 2 SECOND
 FROM read
 WHERE time < fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')

@@ -148,6 +148,7 @@ CREATE TABLE IF NOT EXISTS gauges_local ON CLUSTER `main`
     limit LowCardinality(String) COMMENT 'that limit: directive and value, or what mail it is about',
     limit_by LowCardinality(String) COMMENT 'who set it: a place in the configuration, or loop, glide or guard with the reason',
     config_hash UInt64 COMMENT 'hash of the configuration in force' CODEC(Delta, ZSTD(1)),
+    events_to DateTime64(6, 'UTC') COMMENT 'every event of the node from before it was stored when the gauge was sent, 1970 if that is not known',
     arrived DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'when the row reached ClickHouse, by its clock'
 )
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{replica}')
