@@ -78,7 +78,7 @@ demo: build engine ## show the whole loop in two minutes (DEMO_FLAGS=--keep: lea
 loop-e2e: build engine ## scenarios of the control loop with everything real, 20 times as fast (LOOP_E2E_FLAGS="--only A3,A8 --json out.json")
 	./build/carom loop e2e $(LOOP_E2E_FLAGS)
 
-.PHONY: plugin plugin-test plugin-browser plugin-demo
+.PHONY: plugin plugin-test plugin-browser plugin-demo plugin-bench
 PLUGIN_ARCHS ?= amd64 arm64
 PLUGIN_BINARY := grafana-plugin/dist/gpx_carom_deliverability_linux_
 PLUGIN_MODULES := grafana-plugin/node_modules/.package-lock.json
@@ -105,6 +105,11 @@ plugin-demo: plugin build engine ## run the demo, and look at its cut in the plu
 	cd grafana-plugin && npm run page
 	CAROM_DEMO=$(CURDIR)/build/carom CAROM_PLUGIN_BINARY=$(CURDIR)/$(PLUGIN_BINARY)amd64 \
 	  go test -count=1 -timeout 15m -v -run TestDemo ./grafana-plugin/bridge
+
+plugin-bench: plugin ## measure the dashboards in Chromium over a history: HISTORY=http://127.0.0.1:8123/carom
+	cd grafana-plugin && npm run page
+	CAROM_HISTORY_URL=$(HISTORY) CAROM_PLUGIN_BINARY=$(CURDIR)/$(PLUGIN_BINARY)amd64 \
+	  go test -count=1 -timeout 30m -v -run TestSpeed ./grafana-plugin/bridge
 
 tools: bin/golangci-lint bin/gofumpt ## install the pinned tools into ./bin
 

@@ -247,9 +247,6 @@ func steps(hours, days rollUp) []rollUp {
 	hours.From, hours.Step, hours.bucket, hours.partition, hours.Comment = eventsTable, "hour", hour, byDay, fmt.Sprintf(comment, "an hour")
 	d := hours
 	d.Table, d.Days, d.From, d.Step, d.bucket, d.partition = days.Table, days.Days, hours.Table, "day", day, byMonth
-	if order, ok := strings.CutPrefix(hours.order, "ts, "); ok { // a month of days is read as a whole
-		d.order = order + ", ts"
-	}
 	d.Comment = fmt.Sprintf(comment, "a day")
 	return []rollUp{hours, d}
 }

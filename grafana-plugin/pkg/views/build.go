@@ -353,25 +353,69 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		s.SQL += fmt.Sprintf("\nORDER BY %s\nLIMIT %d", strings.Join(append([]string{metrics[0].Name + metrics[0].order()}, s.Dims...), ", "), limit)
 		return s, from, nil
 	}
-	if len(dims) > 0 && len(f.apart) == 0 {
-		// Only the largest series over the whole range; of what has no size, those that need attention.
-		having := ""
-		order := metrics[0].order()
-		if metrics[0].weight != "" {
-			order = " DESC"
-		}
-		if metrics[0].fill == FillZero || metrics[0].weight != "" {
-			having = "    HAVING " + weight + " > 0\n"
-		}
-		conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n%s    ORDER BY %s\n    LIMIT %d\n)",
-			strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "), having,
-			strings.Join(append([]string{weight + order}, keys...), ", "), limit))
-	}
 	selects = append([]string{fmt.Sprintf(bucket, "r.ts") + " AS t"}, selects...)
-	s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + rows(conditions) +
-		"\nGROUP BY " + strings.Join(append([]string{"t"}, dims...), ", ") + "\nORDER BY t"
+	groups := "\nGROUP BY " + strings.Join(append([]string{"t"}, dims...), ", ")
+	if len(dims) == 0 || len(f.apart) > 0 {
+		s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + rows(conditions) + groups + "\nORDER BY t"
+		return s, from, nil
+	}
+	// Only the largest series over the whole range; of what has no size, those that need attention.
+	order, sized := metrics[0].order(), ""
+	if metrics[0].weight != "" {
+		order = " DESC"
+	}
+	if metrics[0].fill == FillZero || metrics[0].weight != "" {
+		sized = weight + " > 0"
+	}
+	if adds(weight) && few(dims) {
+		s.SQL = largest(selects, dims, metrics, weight, sized != "", order, limit, "FROM "+rows(conditions)+groups)
+		return s, from, nil
+	}
+	having := ""
+	if sized != "" {
+		having = "    HAVING " + sized + "\n"
+	}
+	conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n%s    ORDER BY %s\n    LIMIT %d\n)",
+		strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "), having,
+		strings.Join(append([]string{weight + order}, keys...), ", "), limit))
+	s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + rows(conditions) + groups + "\nORDER BY t"
 	return s, from, nil
 }
+
+// largest makes the series of the largest weight of those that selects and from give, which reads the rows once
+// where a condition on the largest reads them twice.
+func largest(selects, dims []string, metrics []Metric, weight string, sized bool, order string, limit int, from string) string {
+	names := append([]string{"t"}, dims...)
+	for _, m := range metrics {
+		names = append(names, m.Name)
+	}
+	by := strings.Join(dims, ", ")
+	steps := "SELECT\n    " + strings.Join(append(slices.Clone(selects), weight+" AS step_weight"), ",\n    ") + "\n" + from
+	series := "SELECT *, sum(step_weight) OVER (PARTITION BY " + by + ") AS weight\nFROM\n(\n    " + indent(steps) + "\n)"
+	placed := "SELECT *, dense_rank() OVER (ORDER BY weight" + order + ", " + by + ") AS place\nFROM\n(\n    " + indent(series) + "\n)"
+	if sized {
+		placed += "\nWHERE weight > 0"
+	}
+	return "SELECT " + strings.Join(names, ", ") + "\nFROM\n(\n    " + indent(placed) + "\n)\nWHERE place <= " + strconv.Itoa(limit) + "\nORDER BY t"
+}
+
+// adds reports whether an aggregate over a range is the sum of it over the range's steps.
+func adds(expr string) bool {
+	return additive.MatchString(expr) && !notAdditive.MatchString(expr)
+}
+
+var (
+	additive    = regexp.MustCompile(`^(sum|sumIf|count)\(`)
+	notAdditive = regexp.MustCompile(`/|\{seconds\}|(greatest|least|min|max|avg|uniq\w*|quantiles?\w*)\(`)
+)
+
+// few reports whether the values of fields are so few that all series of them can be computed.
+func few(fields []string) bool {
+	return !slices.ContainsFunc(fields, func(f string) bool { return slices.Contains(manyValues, f) })
+}
+
+// manyValues are fields of which there may be tens of thousands of values.
+var manyValues = []string{"job", "recipient_domain", "from_domain", "mail_from_domain", "dkim_domain", "reply_template", "queue", "mx_host"}
 
 // together puts the rows of a statement for a table together that keep apart what the plan does not break
 // down. Columns that are no metric tell of the latest.

@@ -61,15 +61,18 @@ func TestSQL(t *testing.T) {
 
 // TestWhatNeedsAttentionComesFirst: a table that is cut keeps the rows that matter.
 func TestWhatNeedsAttentionComesFirst(t *testing.T) {
-	for _, tc := range []struct{ view, metric, format, want string }{
-		{"deliverability", "delivery_rate", Table, "ORDER BY delivery_rate, provider"},
-		{"deliverability", "hard_bounce_rate", Table, "ORDER BY hard_bounce_rate DESC, provider"},
-		{"deliverability", "delivered", Table, "ORDER BY delivered DESC, provider"},
-		{"reputation", "score", Table, "ORDER BY score, provider"},
-		{"reputation", "score", TimeSeries, "    ORDER BY argMax(r.score, (r.ts, -r.score)), r.provider"},
-		{"deliverability", "delivery_rate", TimeSeries, "    ORDER BY sum(if(r.kind IN ("}, // by how much mail it is about
+	for _, tc := range []struct{ view, metric, by, format, want string }{
+		{"deliverability", "delivery_rate", "provider", Table, "ORDER BY delivery_rate, provider"},
+		{"deliverability", "hard_bounce_rate", "provider", Table, "ORDER BY hard_bounce_rate DESC, provider"},
+		{"deliverability", "delivered", "provider", Table, "ORDER BY delivered DESC, provider"},
+		{"reputation", "score", "provider", Table, "ORDER BY score, provider"},
+		{"reputation", "score", "provider", TimeSeries, "    ORDER BY argMax(r.score, (r.ts, -r.score)), r.provider"},
+		// By how much mail it is about, in one reading where that is the sum of the steps and there are few series.
+		{"deliverability", "delivery_rate", "provider", TimeSeries, "dense_rank() OVER (ORDER BY weight DESC, provider)"},
+		{"deliverability", "delivery_rate", "recipient_domain", TimeSeries, "    ORDER BY sum(if(r.kind IN ("},
+		{"jobs", "left", "tenant", TimeSeries, "    ORDER BY greatest("},
 	} {
-		plan, err := Build(Query{View: tc.view, Format: tc.format, Metrics: []string{tc.metric}, Breakdown: []string{"provider"}}, Window{From: end.Add(-6 * time.Hour), To: end, Interval: time.Minute})
+		plan, err := Build(Query{View: tc.view, Format: tc.format, Metrics: []string{tc.metric}, Breakdown: []string{tc.by}}, Window{From: end.Add(-6 * time.Hour), To: end, Interval: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}

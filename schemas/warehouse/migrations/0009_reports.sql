@@ -104,12 +104,27 @@ CREATE VIEW IF NOT EXISTS attributed
 )
 COMMENT 'Reports that count, each kind once for a message and recipient'
 AS SELECT
-    kind, message_id, recipient_index, time, delivered_at, provider, source, tenant, vmta, pool, job, mail_from_domain, from_domain,
-    recipient_key, feedback_type, category, class, dimension, match_method, match_confidence
-FROM attributions FINAL
+    kind, message_id, recipient_index,
+    argMin(a.time, (a.time, a.node, a.incarnation, a.seq)) AS time,
+    argMin(a.delivered_at, (a.time, a.node, a.incarnation, a.seq)) AS delivered_at,
+    argMin(a.provider, (a.time, a.node, a.incarnation, a.seq)) AS provider,
+    argMin(a.source, (a.time, a.node, a.incarnation, a.seq)) AS source,
+    argMin(a.tenant, (a.time, a.node, a.incarnation, a.seq)) AS tenant,
+    argMin(a.vmta, (a.time, a.node, a.incarnation, a.seq)) AS vmta,
+    argMin(a.pool, (a.time, a.node, a.incarnation, a.seq)) AS pool,
+    argMin(a.job, (a.time, a.node, a.incarnation, a.seq)) AS job,
+    argMin(a.mail_from_domain, (a.time, a.node, a.incarnation, a.seq)) AS mail_from_domain,
+    argMin(a.from_domain, (a.time, a.node, a.incarnation, a.seq)) AS from_domain,
+    argMin(a.recipient_key, (a.time, a.node, a.incarnation, a.seq)) AS recipient_key,
+    argMin(a.feedback_type, (a.time, a.node, a.incarnation, a.seq)) AS feedback_type,
+    argMin(a.category, (a.time, a.node, a.incarnation, a.seq)) AS category,
+    argMin(a.class, (a.time, a.node, a.incarnation, a.seq)) AS class,
+    argMin(a.dimension, (a.time, a.node, a.incarnation, a.seq)) AS dimension,
+    argMin(a.match_method, (a.time, a.node, a.incarnation, a.seq)) AS match_method,
+    argMin(a.match_confidence, (a.time, a.node, a.incarnation, a.seq)) AS match_confidence
+FROM attributions AS a FINAL
 WHERE proven
-ORDER BY time, node, incarnation, seq
-LIMIT 1 BY kind, message_id, recipient_index;
+GROUP BY kind, message_id, recipient_index;
 
 -- The rates by delivery cohort: complaints and bounces by the hour in which their message was
 -- delivered, beside what was accepted in that hour. They grow for days, so two hours compare only

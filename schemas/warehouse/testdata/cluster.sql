@@ -569,7 +569,7 @@ CREATE TABLE IF NOT EXISTS rollup_1d ON CLUSTER `main`
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMM(ts)
-ORDER BY (provider, source, tenant, vmta, pool, kind, class, dimension, category, ts)
+ORDER BY (ts, provider, source, tenant, vmta, pool, kind, class, dimension, category)
 TTL toDateTime(ts) + INTERVAL 1500 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'All events by provider, source, virtual MTA, pool, tenant, outcome and category, in steps of a day';
@@ -607,7 +607,7 @@ CREATE TABLE IF NOT EXISTS latency_1d ON CLUSTER `main`
 )
 ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{database}/{table}/all', '{shard}-{replica}')
 PARTITION BY toYYYYMM(ts)
-ORDER BY (provider, source, ts)
+ORDER BY (ts, provider, source)
 TTL toDateTime(ts) + INTERVAL 1500 DAY
 SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
 COMMENT 'Quantiles of the time to deliver and of the phases of attempts by provider and source, in steps of a day';
@@ -1286,12 +1286,27 @@ CREATE VIEW IF NOT EXISTS attributed ON CLUSTER `main`
 )
 COMMENT 'Reports that count, each kind once for a message and recipient'
 AS SELECT
-    kind, message_id, recipient_index, time, delivered_at, provider, source, tenant, vmta, pool, job, mail_from_domain, from_domain,
-    recipient_key, feedback_type, category, class, dimension, match_method, match_confidence
-FROM attributions FINAL
+    kind, message_id, recipient_index,
+    argMin(a.time, (a.time, a.node, a.incarnation, a.seq)) AS time,
+    argMin(a.delivered_at, (a.time, a.node, a.incarnation, a.seq)) AS delivered_at,
+    argMin(a.provider, (a.time, a.node, a.incarnation, a.seq)) AS provider,
+    argMin(a.source, (a.time, a.node, a.incarnation, a.seq)) AS source,
+    argMin(a.tenant, (a.time, a.node, a.incarnation, a.seq)) AS tenant,
+    argMin(a.vmta, (a.time, a.node, a.incarnation, a.seq)) AS vmta,
+    argMin(a.pool, (a.time, a.node, a.incarnation, a.seq)) AS pool,
+    argMin(a.job, (a.time, a.node, a.incarnation, a.seq)) AS job,
+    argMin(a.mail_from_domain, (a.time, a.node, a.incarnation, a.seq)) AS mail_from_domain,
+    argMin(a.from_domain, (a.time, a.node, a.incarnation, a.seq)) AS from_domain,
+    argMin(a.recipient_key, (a.time, a.node, a.incarnation, a.seq)) AS recipient_key,
+    argMin(a.feedback_type, (a.time, a.node, a.incarnation, a.seq)) AS feedback_type,
+    argMin(a.category, (a.time, a.node, a.incarnation, a.seq)) AS category,
+    argMin(a.class, (a.time, a.node, a.incarnation, a.seq)) AS class,
+    argMin(a.dimension, (a.time, a.node, a.incarnation, a.seq)) AS dimension,
+    argMin(a.match_method, (a.time, a.node, a.incarnation, a.seq)) AS match_method,
+    argMin(a.match_confidence, (a.time, a.node, a.incarnation, a.seq)) AS match_confidence
+FROM attributions AS a FINAL
 WHERE proven
-ORDER BY time, node, incarnation, seq
-LIMIT 1 BY kind, message_id, recipient_index;
+GROUP BY kind, message_id, recipient_index;
 
 CREATE VIEW IF NOT EXISTS report_cohorts ON CLUSTER `main`
 (

@@ -1,20 +1,26 @@
 -- deliverability
-SELECT
-    toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
-    r.provider AS provider,
-    sum(if(r.kind = 'delivered', r.events, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)), 0) AS delivery_rate
-FROM rollup_1m AS r
-WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND (provider) IN
+SELECT t, provider, delivery_rate
+FROM
 (
-    SELECT r.provider
-    FROM rollup_1m AS r
-    WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != ''
-    GROUP BY r.provider
-    HAVING sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)) > 0
-    ORDER BY sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)) DESC, r.provider
-    LIMIT 20
+    SELECT *, dense_rank() OVER (ORDER BY weight DESC, provider) AS place
+    FROM
+    (
+        SELECT *, sum(step_weight) OVER (PARTITION BY provider) AS weight
+        FROM
+        (
+            SELECT
+                toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
+                r.provider AS provider,
+                sum(if(r.kind = 'delivered', r.events, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)), 0) AS delivery_rate,
+                sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)) AS step_weight
+            FROM rollup_1m AS r
+            WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != ''
+            GROUP BY t, provider
+        )
+    )
+    WHERE weight > 0
 )
-GROUP BY t, provider
+WHERE place <= 20
 ORDER BY t;
 
 -- reputation
@@ -36,62 +42,79 @@ GROUP BY t, provider
 ORDER BY t;
 
 -- deferrals
-SELECT
-    toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
-    r.category AS category,
-    sum(if(r.kind = 'deferred', r.events, 0)) AS deferred_attempts
-FROM rollup_1m AS r
-WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND (category) IN
+SELECT t, category, deferred_attempts
+FROM
 (
-    SELECT r.category
-    FROM rollup_1m AS r
-    WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
-    GROUP BY r.category
-    HAVING sum(if(r.kind = 'deferred', r.events, 0)) > 0
-    ORDER BY sum(if(r.kind = 'deferred', r.events, 0)) DESC, r.category
-    LIMIT 20
+    SELECT *, dense_rank() OVER (ORDER BY weight DESC, category) AS place
+    FROM
+    (
+        SELECT *, sum(step_weight) OVER (PARTITION BY category) AS weight
+        FROM
+        (
+            SELECT
+                toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
+                r.category AS category,
+                sum(if(r.kind = 'deferred', r.events, 0)) AS deferred_attempts,
+                sum(if(r.kind = 'deferred', r.events, 0)) AS step_weight
+            FROM rollup_1m AS r
+            WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
+            GROUP BY t, category
+        )
+    )
+    WHERE weight > 0
 )
-GROUP BY t, category
+WHERE place <= 20
 ORDER BY t;
 
 -- bounces
-SELECT
-    toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
-    r.category AS category,
-    sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) + sum(if(r.kind = 'bounced' AND r.class != 'hard' OR r.kind = 'expired', r.events, 0)) AS bounced
-FROM rollup_1m AS r
-WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND (category) IN
+SELECT t, category, bounced
+FROM
 (
-    SELECT r.category
-    FROM rollup_1m AS r
-    WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
-    GROUP BY r.category
-    HAVING sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) + sum(if(r.kind = 'bounced' AND r.class != 'hard' OR r.kind = 'expired', r.events, 0)) > 0
-    ORDER BY sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) + sum(if(r.kind = 'bounced' AND r.class != 'hard' OR r.kind = 'expired', r.events, 0)) DESC, r.category
-    LIMIT 20
+    SELECT *, dense_rank() OVER (ORDER BY weight DESC, category) AS place
+    FROM
+    (
+        SELECT *, sum(step_weight) OVER (PARTITION BY category) AS weight
+        FROM
+        (
+            SELECT
+                toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
+                r.category AS category,
+                sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) + sum(if(r.kind = 'bounced' AND r.class != 'hard' OR r.kind = 'expired', r.events, 0)) AS bounced,
+                sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) + sum(if(r.kind = 'bounced' AND r.class != 'hard' OR r.kind = 'expired', r.events, 0)) AS step_weight
+            FROM rollup_1m AS r
+            WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
+            GROUP BY t, category
+        )
+    )
+    WHERE weight > 0
 )
-GROUP BY t, category
+WHERE place <= 20
 ORDER BY t;
 
 -- complaints
-SELECT
-    toStartOfInterval(r.ts, INTERVAL 30 SECOND) AS t,
-    r.provider AS provider,
-    count() AS complaints
-FROM (
-    SELECT time AS ts, provider FROM complaints WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND (provider) IN
+SELECT t, provider, complaints
+FROM
 (
-    SELECT r.provider
-    FROM (
-        SELECT time AS ts, provider FROM complaints WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != ''
-    ) AS r
-    GROUP BY r.provider
-    HAVING count() > 0
-    ORDER BY count() DESC, r.provider
-    LIMIT 20
+    SELECT *, dense_rank() OVER (ORDER BY weight DESC, provider) AS place
+    FROM
+    (
+        SELECT *, sum(step_weight) OVER (PARTITION BY provider) AS weight
+        FROM
+        (
+            SELECT
+                toStartOfInterval(r.ts, INTERVAL 30 SECOND) AS t,
+                r.provider AS provider,
+                count() AS complaints,
+                count() AS step_weight
+            FROM (
+                SELECT time AS ts, provider FROM complaints WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != ''
+            ) AS r
+            GROUP BY t, provider
+        )
+    )
+    WHERE weight > 0
 )
-) AS r
-GROUP BY t, provider
+WHERE place <= 20
 ORDER BY t;
 
 -- limits
@@ -106,23 +129,29 @@ FROM (
 GROUP BY t, provider, source
 ORDER BY t;
 
-SELECT
-    toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
-    r.provider AS provider,
-    r.source AS source,
-    sum(if(r.kind = 'delivered', r.events, 0)) / greatest(1, least(60, 1795953600 - toUnixTimestamp(t))) AS accepted_per_second
-FROM rollup_1m AS r
-WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != '' AND (provider, source) IN
+SELECT t, provider, source, accepted_per_second
+FROM
 (
-    SELECT r.provider, r.source
-    FROM rollup_1m AS r
-    WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != ''
-    GROUP BY r.provider, r.source
-    HAVING sum(if(r.kind = 'delivered', r.events, 0)) > 0
-    ORDER BY sum(if(r.kind = 'delivered', r.events, 0)) DESC, r.provider, r.source
-    LIMIT 20
+    SELECT *, dense_rank() OVER (ORDER BY weight DESC, provider, source) AS place
+    FROM
+    (
+        SELECT *, sum(step_weight) OVER (PARTITION BY provider, source) AS weight
+        FROM
+        (
+            SELECT
+                toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
+                r.provider AS provider,
+                r.source AS source,
+                sum(if(r.kind = 'delivered', r.events, 0)) / greatest(1, least(60, 1795953600 - toUnixTimestamp(t))) AS accepted_per_second,
+                sum(if(r.kind = 'delivered', r.events, 0)) AS step_weight
+            FROM rollup_1m AS r
+            WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != ''
+            GROUP BY t, provider, source
+        )
+    )
+    WHERE weight > 0
 )
-GROUP BY t, provider, source
+WHERE place <= 20
 ORDER BY t;
 
 -- limit_changes
@@ -167,31 +196,32 @@ ORDER BY ts DESC, id
 LIMIT 200;
 
 -- queues
-SELECT
-    toStartOfInterval(r.ts, INTERVAL 30 SECOND) AS t,
-    r.provider AS provider,
-    sum(r.ready + r.waiting + r.held + r.paused) AS queued
-FROM (
-    SELECT ts, node, provider, max(ready) AS ready, max(waiting) AS waiting, max(held) AS held, max(paused) AS paused FROM
-    (
-        SELECT toStartOfInterval(time, INTERVAL 30 SECOND) AS ts, node, provider, time AS reading, sum(ready) AS ready, sum(waiting) AS waiting, sum(held) AS held, sum(paused) AS paused FROM queue_gauges WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND (provider) IN
+SELECT t, provider, queued
+FROM
 (
-    SELECT r.provider
-    FROM (
-        SELECT ts, node, provider, max(ready) AS ready, max(waiting) AS waiting, max(held) AS held, max(paused) AS paused FROM
+    SELECT *, dense_rank() OVER (ORDER BY weight DESC, provider) AS place
+    FROM
+    (
+        SELECT *, sum(step_weight) OVER (PARTITION BY provider) AS weight
+        FROM
         (
-            SELECT toStartOfInterval(time, INTERVAL 30 SECOND) AS ts, node, provider, time AS reading, sum(ready) AS ready, sum(waiting) AS waiting, sum(held) AS held, sum(paused) AS paused FROM queue_gauges WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' GROUP BY ts, node, provider, reading
+            SELECT
+                toStartOfInterval(r.ts, INTERVAL 30 SECOND) AS t,
+                r.provider AS provider,
+                sum(r.ready + r.waiting + r.held + r.paused) AS queued,
+                sum(r.ready + r.waiting + r.held + r.paused) AS step_weight
+            FROM (
+                SELECT ts, node, provider, max(ready) AS ready, max(waiting) AS waiting, max(held) AS held, max(paused) AS paused FROM
+                (
+                    SELECT toStartOfInterval(time, INTERVAL 30 SECOND) AS ts, node, provider, time AS reading, sum(ready) AS ready, sum(waiting) AS waiting, sum(held) AS held, sum(paused) AS paused FROM queue_gauges WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' GROUP BY ts, node, provider, reading
+                )
+                GROUP BY ts, node, provider
+            ) AS r
+            GROUP BY t, provider
         )
-        GROUP BY ts, node, provider
-    ) AS r
-    GROUP BY r.provider
-    ORDER BY sum(r.ready + r.waiting + r.held + r.paused) DESC, r.provider
-    LIMIT 20
-) GROUP BY ts, node, provider, reading
     )
-    GROUP BY ts, node, provider
-) AS r
-GROUP BY t, provider
+)
+WHERE place <= 20
 ORDER BY t;
 
 -- latency
