@@ -438,6 +438,8 @@ export interface Settings {
   title: string;
   description: string;
   from?: string;
+  /** So many whole days until yesterday, instead of from. */
+  days?: number;
   refresh?: string;
   variables?: Json[];
   /** Which limits are drawn as annotations: by provider or source. */
@@ -464,8 +466,8 @@ export function dashboard(s: Settings): Dashboard {
     version: 1,
     editable: true,
     graphTooltip: 1,
-    timezone: 'browser',
-    time: { from: s.from ?? 'now-6h', to: 'now' },
+    timezone: s.days ? 'utc' : 'browser', // what is kept by the day is of days in UTC
+    time: s.days ? { from: `now-${s.days}d/d`, to: 'now-1d/d' } : { from: s.from ?? 'now-6h', to: 'now' },
     timepicker: {},
     refresh: s.refresh ?? '30s',
     fiscalYearStartMonth: 0,

@@ -392,8 +392,8 @@ export const complaints = dashboard({
 export const weekly = dashboard({
   uid: 'carom-weekly',
   title: 'Weekly report',
-  description: 'A week in numbers, beside the week before.',
-  from: 'now-7d',
+  description: 'The last seven days until yesterday (UTC) in numbers, beside the seven days before.',
+  days: 7,
   refresh: '',
   variables: [picker('tenant', 'Tenant')],
   rows: [

@@ -24,9 +24,12 @@ declare global {
 let address = new URLSearchParams(location.search);
 
 function rangeOf(): TimeRange {
-  const to = dateTime(Number(address.get('to')) || Date.now());
-  const own = dashboards[address.get('name') ?? '']?.time.from.replace('now-', '') ?? '6h';
-  const from = dateTime(Number(address.get('from')) || to.valueOf() - rangeUtil.intervalToMs(own));
+  let to = dateTime(Number(address.get('to')) || Date.now());
+  const [own, days] = (dashboards[address.get('name') ?? '']?.time.from.replace('now-', '') ?? '6h').split('/');
+  if (days && !address.get('from')) {
+    to = dateTime(to.valueOf() - (to.valueOf() % rangeUtil.intervalToMs('1d')) - 1);
+  }
+  const from = dateTime(Number(address.get('from')) || to.valueOf() + (days ? 1 : 0) - rangeUtil.intervalToMs(own));
   return { from, to, raw: { from, to } };
 }
 

@@ -205,18 +205,19 @@ func (f *family) fieldList() []string {
 }
 
 // level chooses the table: the coarsest whose steps make the step of a series, or are a small part of
-// the range of a table, of those that have the fields and still have the rows.
+// the range of a table or make up the range, of those that have the fields and still have the rows.
 func (f *family) level(w Window, step time.Duration, fields []string) int {
 	length := w.To.Sub(w.From)
+	exact := func(time.Duration) bool { return false }
 	if step == 0 {
-		step = length / 40
+		step, exact = length/40, w.consistsOf
 	}
 	best := -1
 	for i, l := range f.levels {
 		if !l.fits(fields) || l.within > 0 && length > l.within || now().Sub(w.From) > l.keep {
 			continue
 		}
-		if best < 0 || l.unit <= step || l.unit == f.levels[best].unit {
+		if best < 0 || l.unit <= step || l.unit == f.levels[best].unit || exact(l.unit) {
 			best = i
 		}
 	}
@@ -224,6 +225,11 @@ func (f *family) level(w Window, step time.Duration, fields []string) int {
 		best = len(f.levels) - 1
 	}
 	return best
+}
+
+// consistsOf reports whether the window is made of whole units. Grafana's days end a millisecond early.
+func (w Window) consistsOf(unit time.Duration) bool {
+	return stepOf(w.From, unit).Equal(w.From) && !stepOf(w.To.Add(time.Second), unit).Before(w.To)
 }
 
 // now is the clock that tells which rows are past their retention.

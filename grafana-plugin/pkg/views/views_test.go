@@ -166,6 +166,30 @@ func TestTableFitsStepAndAge(t *testing.T) {
 	}
 }
 
+// A table over whole days is made of days, whether the last ends a millisecond early, as Grafana's does, or not.
+func TestTableOfWholeDays(t *testing.T) {
+	midnight := end.Truncate(oneDay)
+	for _, tc := range []struct {
+		view     string
+		from, to time.Time
+		table    string
+	}{
+		{"deliverability", midnight.Add(-7 * oneDay), midnight, "rollup_1d"},
+		{"deliverability", midnight.Add(-7 * oneDay), midnight.Add(-time.Millisecond), "rollup_1d"},
+		{"contributors", midnight.Add(-7 * oneDay), midnight.Add(-time.Millisecond), "rollup_1d"},
+		{"deliverability", midnight.Add(-7 * oneDay), midnight.Add(30 * time.Minute), "rollup_1h"},
+		{"deliverability", midnight.Add(-7 * oneDay).Add(time.Hour), midnight, "rollup_1h"},
+	} {
+		plan, err := Build(Query{View: tc.view, Format: Table, Metrics: []string{"delivered"}, Breakdown: []string{"provider"}}, Window{From: tc.from, To: tc.to})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := plan.Statements[0].Tables[0]; got != tc.table || !plan.From.Equal(tc.from) {
+			t.Errorf("%s from %v to %v: %s from %v, want %s", tc.view, tc.from, tc.to, got, plan.From, tc.table)
+		}
+	}
+}
+
 // What is filtered by a tenant and not broken down by it is not read from the minutes either.
 func TestFilterOfATenant(t *testing.T) {
 	byFilter := Query{View: "jobs", Metrics: []string{"accepted"}, Filters: []Filter{{"tenant", "=", []string{"acme"}}}}

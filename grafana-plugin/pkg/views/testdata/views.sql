@@ -313,8 +313,11 @@ SELECT
     sum(if(r.kind = 'deferred', r.events, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'deferred', 'bounced'), r.events, 0)), 0) AS attempt_deferral_rate,
     sumIf(if(r.kind IN ('delivered', 'deferred', 'bounced'), r.events, 0), r.dimension = 'block') AS blocked,
     sumIf(if(r.kind IN ('delivered', 'deferred', 'bounced'), r.events, 0), r.dimension IN ('rate', 'connections', 'messages')) AS throttled
-FROM rollup_1m AS r
-WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND source != ''
+FROM (
+    SELECT ts, source, kind, events, class, dimension FROM rollup_1h WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND source != ''
+    UNION ALL
+    SELECT toStartOfHour(f.ts) AS ts, source, kind, events, class, dimension FROM rollup_1m AS f WHERE f.ts >= (SELECT max(ts) + INTERVAL 1 HOUR FROM rollup_1h) AND ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND source != ''
+) AS r
 GROUP BY source
 ORDER BY delivered DESC, source
 LIMIT 100;
@@ -330,7 +333,9 @@ SELECT
     sum(if(r.kind = 'bounced' AND r.class = 'hard', r.events, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'bounced', 'expired'), r.events, 0)), 0) AS hard_bounce_rate,
     sum(if(r.kind = 'deferred', r.first_attempts, 0)) / nullIf(sum(if(r.kind IN ('delivered', 'deferred', 'bounced'), r.first_attempts, 0)), 0) AS recipient_deferral_rate
 FROM (
-    SELECT toStartOfMinute(toDateTime(time, 'UTC')) AS ts, job, tenant, 1 AS events, kind, class, attempt = 1 AS first_attempts FROM events WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
+    SELECT ts, job, tenant, events, kind, class, first_attempts FROM jobs_1h WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
+    UNION ALL
+    SELECT toStartOfHour(toDateTime(time, 'UTC')) AS ts, job, tenant, 1 AS events, kind, class, attempt = 1 AS first_attempts FROM events WHERE time >= toDateTime('2026-11-29 06:00:00', 'UTC') AND time < toDateTime('2026-11-29 12:00:00', 'UTC') AND time >= (SELECT max(ts) + INTERVAL 1 HOUR FROM jobs_1h) AND ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC')
 ) AS r
 GROUP BY job, tenant
 ORDER BY accepted DESC, job, tenant
