@@ -20,6 +20,7 @@ func TestShippedBackend(t *testing.T) {
 	s := backend.configured(t, settingsOf(server), readerPassword)
 	t.Run("health", func(t *testing.T) { healthy(t, s) })
 	t.Run("a series", func(t *testing.T) { seriesOfAView(t, s) })
+	t.Run("refused per second", func(t *testing.T) { refusedPerSecond(t, s) })
 	t.Run("a limit over time", func(t *testing.T) { limitOverTime(t, s) })
 	t.Run("limits of several keys", func(t *testing.T) { limitsTogether(t, s) })
 	t.Run("hostile SQL", func(t *testing.T) {

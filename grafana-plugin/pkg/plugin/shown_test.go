@@ -81,6 +81,22 @@ func seriesOfAView(t *testing.T, s source) {
 	}
 }
 
+// refusedPerSecond is of all that was refused for its rate: too fast and blocked.
+func refusedPerSecond(t *testing.T, s source) {
+	o := over{until.Add(-24 * time.Hour), until, time.Minute}
+	sums := func(view string, metrics ...string) (sum float64) {
+		f := frame(t, s, o, map[string]any{"view": view, "format": "table", "metrics": metrics})
+		for _, field := range f.Fields {
+			sum += total(field)
+		}
+		return sum
+	}
+	want := sums("deliverability", "throttled", "blocked")
+	if got := sums("limits", "refused_per_second") * o.to.Sub(o.from).Seconds(); want == 0 || math.Abs(got-want) > want/1000 {
+		t.Errorf("%v attempts were refused by the second, %v in all", got, want)
+	}
+}
+
 func total(f *data.Field) float64 {
 	sum := 0.0
 	for i := range f.Len() {

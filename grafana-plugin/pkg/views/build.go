@@ -415,13 +415,11 @@ var (
 	notAdditive = regexp.MustCompile(`/|\{seconds\}|(greatest|least|min|max|avg|uniq\w*|quantiles?\w*)\(`)
 )
 
-// few reports whether the values of fields are so few that all series of them can be computed.
-func few(fields []string) bool {
-	return !slices.ContainsFunc(fields, func(f string) bool { return slices.Contains(manyValues, f) })
-}
+// few reports whether the values of fields are so few that the series of all of them are soon computed.
+func few(fields []string) bool { return len(fields) == 1 && slices.Contains(fewValues, fields[0]) }
 
-// manyValues are fields of which there may be tens of thousands of values.
-var manyValues = []string{"job", "recipient_domain", "from_domain", "mail_from_domain", "dkim_domain", "reply_template", "queue", "mx_host"}
+// fewValues are fields with tens of values, not hundreds.
+var fewValues = []string{"provider", "node", "category", "dimension", "feedback_type", "limit_scope"}
 
 // together puts the rows of a statement for a table together that keep apart what the plan does not break
 // down. Columns that are no metric tell of the latest.

@@ -129,29 +129,23 @@ FROM (
 GROUP BY t, provider, source
 ORDER BY t;
 
-SELECT t, provider, source, accepted_per_second
-FROM
+SELECT
+    toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
+    r.provider AS provider,
+    r.source AS source,
+    sum(if(r.kind = 'delivered', r.events, 0)) / greatest(1, least(60, 1795953600 - toUnixTimestamp(t))) AS accepted_per_second
+FROM rollup_1m AS r
+WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != '' AND (provider, source) IN
 (
-    SELECT *, dense_rank() OVER (ORDER BY weight DESC, provider, source) AS place
-    FROM
-    (
-        SELECT *, sum(step_weight) OVER (PARTITION BY provider, source) AS weight
-        FROM
-        (
-            SELECT
-                toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
-                r.provider AS provider,
-                r.source AS source,
-                sum(if(r.kind = 'delivered', r.events, 0)) / greatest(1, least(60, 1795953600 - toUnixTimestamp(t))) AS accepted_per_second,
-                sum(if(r.kind = 'delivered', r.events, 0)) AS step_weight
-            FROM rollup_1m AS r
-            WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != ''
-            GROUP BY t, provider, source
-        )
-    )
-    WHERE weight > 0
+    SELECT r.provider, r.source
+    FROM rollup_1m AS r
+    WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != ''
+    GROUP BY r.provider, r.source
+    HAVING sum(if(r.kind = 'delivered', r.events, 0)) > 0
+    ORDER BY sum(if(r.kind = 'delivered', r.events, 0)) DESC, r.provider, r.source
+    LIMIT 20
 )
-WHERE place <= 20
+GROUP BY t, provider, source
 ORDER BY t;
 
 -- limit_changes
