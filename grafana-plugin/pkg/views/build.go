@@ -373,8 +373,8 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 	if metrics[0].fill == FillZero || metrics[0].weight != "" {
 		sized = weight + " > 0"
 	}
-	if adds(weight) && few(dims) {
-		s.SQL = largest(selects, dims, metrics, weight, sized != "", order, limit, "FROM "+rows(conditions)+groups)
+	if how := ofSteps(weight); how != "" && few(dims) {
+		s.SQL = largest(selects, dims, metrics, weight, how, sized != "", order, limit, "FROM "+rows(conditions)+groups)
 		return s, from, nil
 	}
 	having := ""
@@ -390,14 +390,14 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 
 // largest makes the series of the largest weight of those that selects and from give, which reads the rows once
 // where a condition on the largest reads them twice.
-func largest(selects, dims []string, metrics []Metric, weight string, sized bool, order string, limit int, from string) string {
+func largest(selects, dims []string, metrics []Metric, weight, how string, sized bool, order string, limit int, from string) string {
 	names := append([]string{"t"}, dims...)
 	for _, m := range metrics {
 		names = append(names, m.Name)
 	}
 	by := strings.Join(dims, ", ")
 	steps := "SELECT\n    " + strings.Join(append(slices.Clone(selects), weight+" AS step_weight"), ",\n    ") + "\n" + from
-	series := "SELECT *, sum(step_weight) OVER (PARTITION BY " + by + ") AS weight\nFROM\n(\n    " + indent(steps) + "\n)"
+	series := "SELECT *, " + how + "(step_weight) OVER (PARTITION BY " + by + ") AS weight\nFROM\n(\n    " + indent(steps) + "\n)"
 	placed := "SELECT *, dense_rank() OVER (ORDER BY weight" + order + ", " + by + ") AS place\nFROM\n(\n    " + indent(series) + "\n)"
 	if sized {
 		placed += "\nWHERE weight > 0"
@@ -405,14 +405,22 @@ func largest(selects, dims []string, metrics []Metric, weight string, sized bool
 	return "SELECT " + strings.Join(names, ", ") + "\nFROM\n(\n    " + indent(placed) + "\n)\nWHERE place <= " + strconv.Itoa(limit) + "\nORDER BY t"
 }
 
-// adds reports whether an aggregate over a range is the sum of it over the range's steps.
-func adds(expr string) bool {
-	return additive.MatchString(expr) && !notAdditive.MatchString(expr)
+// ofSteps returns the function that makes an aggregate over a range of it over the range's steps, empty if
+// none is known.
+func ofSteps(expr string) string {
+	if additive.MatchString(expr) && !notAdditive.MatchString(expr) {
+		return "sum"
+	}
+	if m := extreme.FindStringSubmatch(expr); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 var (
 	additive    = regexp.MustCompile(`^(sum|sumIf|count)\(`)
 	notAdditive = regexp.MustCompile(`/|\{seconds\}|(greatest|least|min|max|avg|uniq\w*|quantiles?\w*)\(`)
+	extreme     = regexp.MustCompile(`^(min|max)\([\w.]+\)$`)
 )
 
 // few reports whether the values of fields are so few that the series of all of them are soon computed.

@@ -69,8 +69,10 @@ func TestWhatNeedsAttentionComesFirst(t *testing.T) {
 		{"reputation", "score", "provider", TimeSeries, "    ORDER BY argMax(r.score, (r.ts, -r.score)), r.provider"},
 		// By how much mail it is about, in one reading where that is the sum of the steps and there are few series.
 		{"deliverability", "delivery_rate", "provider", TimeSeries, "dense_rank() OVER (ORDER BY weight DESC, provider)"},
+		{"limits", "local_factor", "node", TimeSeries, "min(step_weight) OVER (PARTITION BY node)"},
+		{"deliverability", "delivery_rate", "source", TimeSeries, "    ORDER BY sum(if(r.kind IN ("},
 		{"deliverability", "delivery_rate", "recipient_domain", TimeSeries, "    ORDER BY sum(if(r.kind IN ("},
-		{"jobs", "left", "tenant", TimeSeries, "    ORDER BY greatest("},
+		{"jobs", "left", "provider", TimeSeries, "    ORDER BY greatest("},
 	} {
 		plan, err := Build(Query{View: tc.view, Format: tc.format, Metrics: []string{tc.metric}, Breakdown: []string{tc.by}}, Window{From: end.Add(-6 * time.Hour), To: end, Interval: time.Minute})
 		if err != nil {
