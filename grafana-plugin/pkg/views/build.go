@@ -366,20 +366,17 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		return s, from, nil
 	}
 	// Only the largest series over the whole range; of what has no size, those that need attention.
-	order, sized := metrics[0].order(), ""
+	order, sized := metrics[0].order(), metrics[0].fill == FillZero || metrics[0].weight != ""
 	if metrics[0].weight != "" {
 		order = " DESC"
 	}
-	if metrics[0].fill == FillZero || metrics[0].weight != "" {
-		sized = weight + " > 0"
-	}
 	if how := ofSteps(weight); how != "" && few(dims) {
-		s.SQL = largest(selects, dims, metrics, weight, how, sized != "", order, limit, "FROM "+rows(conditions)+groups)
+		s.SQL = largest(selects, dims, metrics, weight, how, sized, order, limit, "FROM "+rows(conditions)+groups)
 		return s, from, nil
 	}
 	having := ""
-	if sized != "" {
-		having = "    HAVING " + sized + "\n"
+	if sized {
+		having = "    HAVING " + weight + " > 0\n"
 	}
 	conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n%s    ORDER BY %s\n    LIMIT %d\n)",
 		strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "), having,
