@@ -39,7 +39,7 @@ func TestStop(t *testing.T) {
 	w := y.whole(t)
 	t.Logf("receivers took %d recipients; load: %+v", len(w.received), result.summary)
 	t.Run("nothing accepted is lost", func(t *testing.T) { w.checkNothingLost(t) })
-	t.Run("every recipient has one end", func(t *testing.T) { w.checkOneEnd(t, result.summary) })
+	t.Run("every recipient has one end", func(t *testing.T) { w.checkOneEnd(t, result.summary, nil) })
 	t.Run("nothing is sent twice", func(t *testing.T) { w.checkDuplicates(t, nil) })
 	t.Run("accepted recipients add up", func(t *testing.T) { y.checkIdentity(t) })
 }

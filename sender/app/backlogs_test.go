@@ -61,9 +61,10 @@ func TestQueueGauges(t *testing.T) {
 		t.Fatalf("the node did not start: %v", err)
 	}
 	var gauges []event.QueueGauge
-	waitFor(t, "a binding limit", func() bool {
+	waitFor(t, "a binding limit and a session", func() bool {
 		gauges = n.queueGaugesAt(time.Now().UTC(), 2)
-		return backlogOf(gauges, "a.test/mail1", "j1").Limit != "" && gauges[len(gauges)-1].Queues == 1
+		a := backlogOf(gauges, "a.test/mail1", "j1")
+		return a.Limit != "" && a.Provider != "" && gauges[len(gauges)-1].Queues == 1
 	})
 	if len(gauges) != 3 {
 		t.Fatalf("%d rows, want two and the rest: %+v", len(gauges), gauges)
