@@ -107,6 +107,7 @@ plugin-demo: plugin build engine ## run the demo, and look at its cut in the plu
 	  go test -count=1 -timeout 15m -v -run TestDemo ./grafana-plugin/bridge
 
 plugin-bench: plugin ## measure the dashboards in Chromium over a history: HISTORY=http://127.0.0.1:8123/carom
+	@test -n "$(HISTORY)" || { echo "say which history: make plugin-bench HISTORY=http://127.0.0.1:8123/carom" >&2; exit 1; }
 	cd grafana-plugin && npm run page
 	CAROM_HISTORY_URL=$(HISTORY) CAROM_PLUGIN_BINARY=$(CURDIR)/$(PLUGIN_BINARY)amd64 \
 	  go test -count=1 -timeout 30m -v -run TestSpeed ./grafana-plugin/bridge

@@ -2,10 +2,11 @@ package bridge_test
 
 import (
 	"fmt"
-	"net/url"
 	"os"
 	"testing"
 	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"carom/grafana-plugin/bridge"
 	"carom/schemas/warehouse"
@@ -17,7 +18,7 @@ func TestSpeed(t *testing.T) {
 	if address == "" {
 		t.Skip("needs a history, Chromium and the built page: make plugin-bench sets CAROM_HISTORY_URL")
 	}
-	u, err := url.Parse(address)
+	options, err := warehouse.ClientOptions(address, warehouse.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,8 +35,14 @@ func TestSpeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d events from %v to %v", rows, from, to)
-	browse(t, "page/speed.test.mjs",
-		"PAGE_URL="+served(t, bridge.Settings{JSON: map[string]any{"address": u.Host, "protocol": "http", "database": u.Path[1:], "user": "default"}}),
+	protocol := "native"
+	if options.Protocol == clickhouse.HTTP {
+		protocol = "http"
+	}
+	settings := bridge.Settings{Password: options.Auth.Password, JSON: map[string]any{
+		"address": options.Addr[0], "protocol": protocol, "tls": options.TLS != nil, "database": options.Auth.Database, "user": options.Auth.Username,
+	}}
+	browse(t, "page/speed.test.mjs", "PAGE_URL="+served(t, settings),
 		fmt.Sprintf("FROM=%d", from.UnixMilli()), fmt.Sprintf("TO=%d", to.UnixMilli()),
 	)
 }

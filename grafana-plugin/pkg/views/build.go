@@ -329,7 +329,6 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 	weight := cmp.Or(metrics[0].weight, metrics[0].expr)
 	columns = union(columns, f.columnsIn(weight), f.columnsIn(f.where))
 	weight = f.qualified(weight)
-	limit := plan.Limit
 	rows := func(conditions []string) string {
 		sc := scope{
 			level: at, bucket: bucket, wanted: columns, where: strings.Join(conditions, " AND "), table: table,
@@ -356,7 +355,7 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		if len(dims) > len(plan.Breakdown) {
 			s.SQL, s.Dims = together(s, plan.Breakdown), plan.Breakdown
 		}
-		s.SQL += fmt.Sprintf("\nORDER BY %s\nLIMIT %d", strings.Join(append([]string{metrics[0].Name + metrics[0].order()}, s.Dims...), ", "), limit)
+		s.SQL += fmt.Sprintf("\nORDER BY %s\nLIMIT %d", strings.Join(append([]string{metrics[0].Name + metrics[0].order()}, s.Dims...), ", "), plan.Limit)
 		return s, from, nil
 	}
 	selects = append([]string{fmt.Sprintf(bucket, "r.ts") + " AS t"}, selects...)
@@ -366,40 +365,53 @@ func (b *builder) statement(f *family, metrics []Metric, plan Plan) (Statement, 
 		return s, from, nil
 	}
 	// Only the largest series over the whole range; of what has no size, those that need attention.
-	order, sized := metrics[0].order(), metrics[0].fill == FillZero || metrics[0].weight != ""
+	r := ranking{dims: dims, weight: weight, order: metrics[0].order(), sized: metrics[0].fill == FillZero || metrics[0].weight != "", limit: plan.Limit}
 	if metrics[0].weight != "" {
-		order = " DESC"
+		r.order = " DESC"
 	}
 	if how := ofSteps(weight); how != "" && few(dims) {
-		s.SQL = largest(selects, dims, metrics, weight, how, sized, order, limit, "FROM "+rows(conditions)+groups)
+		selects = append(selects, weight+" AS step_weight")
+		s.SQL = r.placed("SELECT\n    "+strings.Join(selects, ",\n    ")+"\nFROM "+rows(conditions)+groups, how, metrics)
 		return s, from, nil
 	}
-	having := ""
-	if sized {
-		having = "    HAVING " + weight + " > 0\n"
-	}
-	conditions = append(conditions, fmt.Sprintf("(%s) IN\n(\n    SELECT %s\n    FROM %s\n    GROUP BY %s\n%s    ORDER BY %s\n    LIMIT %d\n)",
-		strings.Join(columnsOf(f, dims), ", "), strings.Join(keys, ", "), indent(rows(conditions)), strings.Join(keys, ", "), having,
-		strings.Join(append([]string{weight + order}, keys...), ", "), limit))
+	conditions = append(conditions, "("+strings.Join(columnsOf(f, dims), ", ")+") IN\n(\n    "+indent(r.first(rows(conditions), keys))+"\n)")
 	s.SQL = "SELECT\n    " + strings.Join(selects, ",\n    ") + "\nFROM " + rows(conditions) + groups + "\nORDER BY t"
 	return s, from, nil
 }
 
-// largest makes the series of the largest weight of those that selects and from give, which reads the rows once
-// where a condition on the largest reads them twice.
-func largest(selects, dims []string, metrics []Metric, weight, how string, sized bool, order string, limit int, from string) string {
-	names := append([]string{"t"}, dims...)
+// ranking says which series of a breakdown are shown.
+type ranking struct {
+	dims   []string
+	weight string // of a series over the whole range, as SQL over the rows
+	order  string
+	sized  bool // a series of no weight is none
+	limit  int
+}
+
+// first returns the query for the keys of these series, in a reading of the rows of its own.
+func (r ranking) first(rows string, keys []string) string {
+	by := strings.Join(keys, ", ")
+	sql := "SELECT " + by + "\nFROM " + rows + "\nGROUP BY " + by
+	if r.sized {
+		sql += "\nHAVING " + r.weight + " > 0"
+	}
+	return sql + "\nORDER BY " + r.weight + r.order + ", " + by + "\nLIMIT " + strconv.Itoa(r.limit)
+}
+
+// placed returns the query for these series out of one for the steps of all series, which has the weight of each
+// step as step_weight: the rows are read once. how makes a series' weight of those.
+func (r ranking) placed(steps, how string, metrics []Metric) string {
+	names := append([]string{"t"}, r.dims...)
 	for _, m := range metrics {
 		names = append(names, m.Name)
 	}
-	by := strings.Join(dims, ", ")
-	steps := "SELECT\n    " + strings.Join(append(slices.Clone(selects), weight+" AS step_weight"), ",\n    ") + "\n" + from
+	by := strings.Join(r.dims, ", ")
 	series := "SELECT *, " + how + "(step_weight) OVER (PARTITION BY " + by + ") AS weight\nFROM\n(\n    " + indent(steps) + "\n)"
-	placed := "SELECT *, dense_rank() OVER (ORDER BY weight" + order + ", " + by + ") AS place\nFROM\n(\n    " + indent(series) + "\n)"
-	if sized {
+	placed := "SELECT *, dense_rank() OVER (ORDER BY weight" + r.order + ", " + by + ") AS place\nFROM\n(\n    " + indent(series) + "\n)"
+	if r.sized {
 		placed += "\nWHERE weight > 0"
 	}
-	return "SELECT " + strings.Join(names, ", ") + "\nFROM\n(\n    " + indent(placed) + "\n)\nWHERE place <= " + strconv.Itoa(limit) + "\nORDER BY t"
+	return "SELECT " + strings.Join(names, ", ") + "\nFROM\n(\n    " + indent(placed) + "\n)\nWHERE place <= " + strconv.Itoa(r.limit) + "\nORDER BY t"
 }
 
 // ofSteps returns the function that makes an aggregate over a range of it over the range's steps, empty if
@@ -416,7 +428,7 @@ func ofSteps(expr string) string {
 
 var (
 	additive    = regexp.MustCompile(`^(sum|sumIf|count)\(`)
-	notAdditive = regexp.MustCompile(`/|\{seconds\}|(greatest|least|min|max|avg|uniq\w*|quantiles?\w*)\(`)
+	notAdditive = regexp.MustCompile(`[*/]|\{seconds\}|(greatest|least|min|max|avg|uniq\w*|quantiles?\w*)\(`)
 	extreme     = regexp.MustCompile(`^(min|max)\([\w.]+\)$`)
 )
 

@@ -111,7 +111,7 @@ func sum(measure string) string {
 // share returns one measure as a share of another.
 func share(a, b string) string { return sum(a) + " / nullIf(" + sum(b) + ", 0)" }
 
-func perSecond(expr string) string { return expr + " / {seconds}" }
+func perSecond(expr string) string { return "(" + expr + ") / {seconds}" }
 
 // The metrics of mail, by name.
 var mail = func() map[string]Metric {

@@ -140,7 +140,7 @@ func limits() []Metric {
 		merged(metric("limit_connections", unitCount, "Limit of the loop in connections over all nodes.", "argMax(connections_new, ts)", FillPrevious, changes)),
 		merged(metric("limit_messages", unitCount, "Limit of the loop in messages per connection.", "argMax(messages_new, ts)", FillPrevious, changes)),
 		metric("accepted_per_second", unitPerSec, "Messages that the receivers accepted, a second.", perSecond(sum("delivered")), FillZero, traffic).weighed(sum("delivered")),
-		metric("refused_per_second", unitPerSec, "Attempts that were answered with too fast, too many, or a block, a second.", perSecond("("+mail["throttled"].expr+" + "+mail["blocked"].expr+")"), FillZero, traffic).weighed(sum("attempts")),
+		metric("refused_per_second", unitPerSec, "Attempts that were answered with too fast, too many, or a block, a second.", perSecond(mail["throttled"].expr+" + "+mail["blocked"].expr), FillZero, traffic).weighed(sum("attempts")),
 		metric("effective_rate", unitPerSec, "Messages a second that bind now, over all nodes; 0 where nothing binds.", "sum(effective_rate)", FillNull, gauges),
 		metric("lease_rate", unitPerSec, "Messages a second of the leases in force.", "sum(lease_rate)", FillNull, gauges),
 		metric("static_rate", unitPerSec, "Messages a second by the configuration; 0 for no limit.", "sum(static_rate)", FillNull, gauges),

@@ -133,7 +133,7 @@ SELECT
     toStartOfInterval(r.ts, INTERVAL 60 SECOND) AS t,
     r.provider AS provider,
     r.source AS source,
-    sum(if(r.kind = 'delivered', r.events, 0)) / greatest(1, least(60, 1795953600 - toUnixTimestamp(t))) AS accepted_per_second
+    (sum(if(r.kind = 'delivered', r.events, 0))) / greatest(1, least(60, 1795953600 - toUnixTimestamp(t))) AS accepted_per_second
 FROM rollup_1m AS r
 WHERE ts >= toDateTime('2026-11-29 06:00:00', 'UTC') AND ts < toDateTime('2026-11-29 12:00:00', 'UTC') AND provider != '' AND source != '' AND (provider, source) IN
 (
