@@ -21,6 +21,7 @@ import (
 
 	"carom/analytics/control"
 	"carom/schemas/clock"
+	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/warehouse"
 )
@@ -28,7 +29,7 @@ import (
 const (
 	// liveGauge is how old the last gauge of a node may be: nine gauges, so that an agent that is
 	// restarted does not look like a node that is gone.
-	liveGauge = 90 * time.Second
+	liveGauge = 9 * event.GaugeInterval
 	// slowestGauge is what the machine may need to bring a gauge to ClickHouse, however fast time passes.
 	slowestGauge = 15 * time.Second
 	// shortestSettle and longestSettle bound how long after its end a bucket counts as complete. An
@@ -38,9 +39,8 @@ const (
 	longestSettle  = 30 * time.Second
 	// settleSpan is how far back the filling of buckets is looked at: several batches of an agent.
 	settleSpan = time.Minute
-	// gaugeEvery is how often a node writes gauges, and gaugeStored how long ago the events of a node that keeps
-	// up may be complete when its gauge comes: two batches of an agent.
-	gaugeEvery  = 10 * time.Second
+	// gaugeStored is how long ago the events of a node that keeps up may be complete when its gauge comes: two
+	// batches of an agent.
 	gaugeStored = 4 * time.Second
 	// pickup is how long a lease takes from ClickHouse into force at a node, at most.
 	pickup = 5 * time.Second
@@ -153,7 +153,7 @@ func (r *Reader) Read(ctx context.Context, now time.Time, wanted Wanted) (*Snaps
 func (s *Snapshot) complete(k *Key, now time.Time) time.Time {
 	to := s.To
 	for _, n := range k.Nodes {
-		if stored, ok := s.storedTo[n.Name]; ok && stored.Before(to) && now.Sub(stored) > gaugeEvery+clock.Scaled(gaugeStored) {
+		if stored, ok := s.storedTo[n.Name]; ok && stored.Before(to) && now.Sub(stored) > event.GaugeInterval+clock.Scaled(gaugeStored) {
 			to = stored
 		}
 	}

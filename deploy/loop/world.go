@@ -9,14 +9,13 @@ import (
 	"carom/analytics/control"
 	"carom/deploy/receivers/provider"
 	"carom/deploy/receivers/scenarios"
+	"carom/schemas/event"
 	"carom/schemas/limits"
 	"carom/schemas/taxonomy"
 )
 
 const (
 	tick = 100 * time.Millisecond
-	// gaugeEvery is how often a node says what waits on it.
-	gaugeEvery = 10 * time.Second
 	// connectionHold is how long a node opens no connection after one was refused, and idleTime
 	// how long it keeps one that carries nothing.
 	connectionHold = time.Second
@@ -148,7 +147,7 @@ func run(s *scenarios.Scenario, index int, setup *Setup, seed uint64, send sende
 	w.start()
 	for ; w.now < w.end; w.now += tick {
 		w.arrive()
-		if w.now%gaugeEvery == 0 {
+		if w.now%event.GaugeInterval == 0 {
 			for _, n := range w.nodes {
 				n.backlog = n.due(w.now)
 			}

@@ -156,7 +156,10 @@ func SourceKey(ip netip.Addr) string {
 	return ip.String()
 }
 
-// Gauge is the state of one key (provider, source) on one node, written every ten seconds. It is
+// GaugeInterval is how often a node writes the state of each key and of the largest queues (design/architecture.md, terms).
+const GaugeInterval = 10 * time.Second
+
+// Gauge is the state of one key (provider, source) on one node, written every GaugeInterval. It is
 // how the configured limits, and whether they bind, reach the control loop. A rate is 0 where nothing
 // limits it; one that lets nothing through is the smallest above 0.
 type Gauge struct {

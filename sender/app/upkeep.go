@@ -18,15 +18,12 @@ import (
 	"carom/sender/throttle"
 )
 
-// gaugeInterval is how often the state of each key and of the largest queues is written (design/architecture.md, terms).
-const gaugeInterval = 10 * time.Second
-
 // pruneInterval is how often shipped segments of the event log are removed.
 const pruneInterval = 30 * time.Second
 
 // gauge writes the gauge and queue_gauge streams until ctx is done.
 func (n *node) gauge(ctx context.Context) error {
-	ticker := clock.NewTicker(gaugeInterval)
+	ticker := clock.NewTicker(event.GaugeInterval)
 	defer ticker.Stop()
 	for {
 		select {

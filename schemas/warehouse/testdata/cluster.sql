@@ -1285,25 +1285,26 @@ CREATE VIEW IF NOT EXISTS attributed ON CLUSTER `main`
     match_confidence Float32 COMMENT 'how sure that is, 0 to 1'
 )
 COMMENT 'Reports that count, each kind once for a message and recipient'
-AS SELECT
+AS WITH (a.time, a.node, a.incarnation, a.seq) AS place
+SELECT
     kind, message_id, recipient_index,
-    argMin(a.time, (a.time, a.node, a.incarnation, a.seq)) AS time,
-    argMin(a.delivered_at, (a.time, a.node, a.incarnation, a.seq)) AS delivered_at,
-    argMin(a.provider, (a.time, a.node, a.incarnation, a.seq)) AS provider,
-    argMin(a.source, (a.time, a.node, a.incarnation, a.seq)) AS source,
-    argMin(a.tenant, (a.time, a.node, a.incarnation, a.seq)) AS tenant,
-    argMin(a.vmta, (a.time, a.node, a.incarnation, a.seq)) AS vmta,
-    argMin(a.pool, (a.time, a.node, a.incarnation, a.seq)) AS pool,
-    argMin(a.job, (a.time, a.node, a.incarnation, a.seq)) AS job,
-    argMin(a.mail_from_domain, (a.time, a.node, a.incarnation, a.seq)) AS mail_from_domain,
-    argMin(a.from_domain, (a.time, a.node, a.incarnation, a.seq)) AS from_domain,
-    argMin(a.recipient_key, (a.time, a.node, a.incarnation, a.seq)) AS recipient_key,
-    argMin(a.feedback_type, (a.time, a.node, a.incarnation, a.seq)) AS feedback_type,
-    argMin(a.category, (a.time, a.node, a.incarnation, a.seq)) AS category,
-    argMin(a.class, (a.time, a.node, a.incarnation, a.seq)) AS class,
-    argMin(a.dimension, (a.time, a.node, a.incarnation, a.seq)) AS dimension,
-    argMin(a.match_method, (a.time, a.node, a.incarnation, a.seq)) AS match_method,
-    argMin(a.match_confidence, (a.time, a.node, a.incarnation, a.seq)) AS match_confidence
+    argMin(a.time, place) AS time,
+    argMin(a.delivered_at, place) AS delivered_at,
+    argMin(a.provider, place) AS provider,
+    argMin(a.source, place) AS source,
+    argMin(a.tenant, place) AS tenant,
+    argMin(a.vmta, place) AS vmta,
+    argMin(a.pool, place) AS pool,
+    argMin(a.job, place) AS job,
+    argMin(a.mail_from_domain, place) AS mail_from_domain,
+    argMin(a.from_domain, place) AS from_domain,
+    argMin(a.recipient_key, place) AS recipient_key,
+    argMin(a.feedback_type, place) AS feedback_type,
+    argMin(a.category, place) AS category,
+    argMin(a.class, place) AS class,
+    argMin(a.dimension, place) AS dimension,
+    argMin(a.match_method, place) AS match_method,
+    argMin(a.match_confidence, place) AS match_confidence
 FROM attributions AS a FINAL
 WHERE proven
 GROUP BY kind, message_id, recipient_index;
