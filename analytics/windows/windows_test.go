@@ -33,6 +33,18 @@ func connect(t *testing.T) driver.Conn {
 	return conn
 }
 
+// read reads what is known at now, as a job does that runs each ten seconds.
+func read(t *testing.T, conn driver.Conn, now time.Time, wanted windows.Wanted) *windows.Snapshot {
+	t.Helper()
+	policy := control.Default()
+	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
+	s, err := reader.Read(t.Context(), now, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // bucket stores what one agent's batch leaves in the roll-ups.
 func bucket(t *testing.T, conn driver.Conn, key limits.Key, epoch uint64, ts, arrived time.Time, ok, rate uint64, index uint32) {
 	t.Helper()
@@ -90,12 +102,7 @@ func TestRead(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	policy := control.Default()
-	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-	s, err := reader.Read(t.Context(), now, windows.Wanted{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := read(t, conn, now, windows.Wanted{})
 	if !s.To.Equal(at(0)) || s.Lateness != 2*time.Second || s.Delay != 28*time.Second {
 		t.Errorf("to %v, lateness %v, delay %v; want %v, 2s, 28s", s.To, s.Lateness, s.Delay, at(0))
 	}
@@ -125,10 +132,7 @@ func TestRead(t *testing.T) {
 	}
 
 	// A slow key is read further back.
-	s, err = reader.Read(t.Context(), now, windows.Wanted{Slow: []limits.Key{odd}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s = read(t, conn, now, windows.Wanted{Slow: []limits.Key{odd}})
 	if k := s.Keys[odd]; k == nil || len(k.Buckets) != 1 || k.Buckets[0].OK != 2 {
 		t.Errorf("the slow key has %+v", k)
 	}
@@ -150,12 +154,7 @@ func TestReadWaitsForLateData(t *testing.T) {
 			key := limits.Key{Provider: fmt.Sprint("p", i), Source: "192.0.2.1"}
 			ts := now.Truncate(10 * time.Second).Add(-60 * time.Second)
 			bucket(t, conn, key, 0, ts, ts.Add(10*time.Second+tc.late), 1, 0, control.NoMessages)
-			policy := control.Default()
-			reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-			s, err := reader.Read(t.Context(), now, windows.Wanted{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := read(t, conn, now, windows.Wanted{})
 			if want := now.Add(-tc.to); !s.To.Equal(want) || s.Lateness != tc.late {
 				t.Errorf("to %v, lateness %v; want %v, %v", s.To, s.Lateness, want, tc.late)
 			}
@@ -190,12 +189,7 @@ func TestReadWaitsForANodeThatIsBehind(t *testing.T) {
 			if err := warehouse.Gauges.Insert(t.Context(), conn, tc.name, tc.gauges); err != nil {
 				t.Fatal(err)
 			}
-			policy := control.Default()
-			reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-			s, err := reader.Read(t.Context(), now, windows.Wanted{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := read(t, conn, now, windows.Wanted{})
 			if got, want := windows.Time(s.Keys[google].To), ago(tc.to); !got.Equal(want) {
 				t.Errorf("complete to %v, want %v", got, want)
 			}
@@ -242,13 +236,8 @@ func TestReadHistory(t *testing.T) {
 	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
 		t.Fatal(err)
 	}
-	policy := control.Default()
-	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
 	isKnown := func(k limits.Key) bool { return k == warm }
-	s, err := reader.Read(t.Context(), now, windows.Wanted{IsKnown: isKnown, Suspended: []limits.Key{warm}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := read(t, conn, now, windows.Wanted{IsKnown: isKnown, Suspended: []limits.Key{warm}})
 	if k := s.Keys[google]; k.HistoryRate < 37.9 || k.HistoryRate > 39.1 || !k.Established || k.Warmup != nil || k.PermanentlyDeferred {
 		t.Errorf("google: history %v, established %v, warm-up %v", k.HistoryRate, k.Established, k.Warmup)
 	}
@@ -283,12 +272,7 @@ func TestReadResting(t *testing.T) {
 	if err := warehouse.Gauges.Insert(t.Context(), conn, "gauges", gauges); err != nil {
 		t.Fatal(err)
 	}
-	policy := control.Default()
-	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-	s, err := reader.Read(t.Context(), now, windows.Wanted{Resting: all})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := read(t, conn, now, windows.Wanted{Resting: all})
 	for i, want := range []bool{true, false, false} {
 		if k := s.Keys[all[i]]; k.Resting != want {
 			t.Errorf("%s rests: %v, want %v", all[i], k.Resting, want)
@@ -340,12 +324,7 @@ func TestReadFreezesAnOutage(t *testing.T) {
 			}
 		}
 	}
-	policy := control.Default()
-	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-	s, err := reader.Read(t.Context(), now, windows.Wanted{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := read(t, conn, now, windows.Wanted{})
 	for key, k := range s.Keys {
 		if want := key.Provider == "all" || key.Provider == "most"; (k.Frozen != "") != want {
 			t.Errorf("%s: frozen %q, want %v", key, k.Frozen, want)
@@ -377,12 +356,7 @@ func TestReadOfNodesThatSendNothing(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	policy := control.Default()
-	reader := windows.Reader{Conn: conn, Policy: &policy, Period: 10 * time.Second}
-	s, err := reader.Read(t.Context(), now, windows.Wanted{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := read(t, conn, now, windows.Wanted{})
 	key := func(provider string) *windows.Key { return s.Keys[limits.Key{Provider: provider, Source: "192.0.2.1"}] }
 	if k := key("known"); k.Frozen != "" || k.Static != limits.Static(30, 12, 0) || k.Adaptive.RatePerSecond != 90 || k.Windows.Nodes != 3 {
 		t.Errorf("two of three nodes know it: %+v, adaptive %+v, frozen %q; want that of three", k.Static, k.Adaptive, k.Frozen)
