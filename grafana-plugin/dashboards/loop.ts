@@ -145,6 +145,17 @@ LIMIT 200`,
           max: 1,
           description: 'Below 100 % a node slows down by itself, before the loop has decided.',
         }
+      ),
+      table(
+        'What holds mail back, and who set it',
+        {
+          view: 'limits',
+          metrics: ['throttle_bound', 'effective_rate', 'backlog'],
+          by: ['provider', 'source', 'node'],
+          where: on('provider', 'source'),
+          limit: 100,
+        },
+        { w: 24, description: 'The last reading of the time range: of all limits the one that held mail back longest.' }
       )
     ),
     row(

@@ -7,7 +7,7 @@
 import { createTheme, type DataSourceSettings, dateTime, rangeUtil, ThemeContext, type TimeRange } from '@grafana/data';
 import { config } from '@grafana/runtime';
 import { Button, GlobalStyles, PortalContainer } from '@grafana/ui';
-import { useMemo, useState } from 'react';
+import { useCallback, useMemo, useState } from 'react';
 import { flushSync } from 'react-dom';
 import { createRoot } from 'react-dom/client';
 import { dashboards } from '../dashboards/index';
@@ -119,6 +119,7 @@ function DashboardView({ datasource, range }: { datasource: CaromDataSource; ran
   const dashboard = dashboards[address.get('name')!];
   const [cell, rowHeight] = [1600 / 24, 38];
   const [count, setCount] = useState(0);
+  const answered = useCallback(() => setCount((n) => n + 1), []);
   const asking = dashboard.panels.filter((p) => p.targets).length;
   const bottom = Math.max(...dashboard.panels.map((p) => p.gridPos.y + p.gridPos.h));
   return (
@@ -141,7 +142,7 @@ function DashboardView({ datasource, range }: { datasource: CaromDataSource; ran
                 range={range}
                 width={w * cell - 8}
                 height={h * rowHeight - 8}
-                onAnswer={() => setCount((n) => n + 1)}
+                onAnswer={answered}
               />
             )}
           </div>

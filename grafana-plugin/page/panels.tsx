@@ -29,7 +29,7 @@ import {
   useTheme2,
   type VizLegendOptions,
 } from '@grafana/ui';
-import { useEffect, useState } from 'react';
+import { memo, useEffect, useMemo, useState } from 'react';
 import { lastValueFrom } from 'rxjs';
 import type { Panel as PanelJSON } from '../dashboards/lib';
 import type { CaromDataSource } from '../src/datasource';
@@ -132,8 +132,8 @@ interface Props {
   onAnswer?: (answer: Answer) => void;
 }
 
-/** One panel with its data. data-state says how it went, for the tests. */
-export function Panel({ datasource, panel, range: dashboard, width, height, onAnswer }: Props) {
+/** One panel with its data, drawn again only when they change. data-state says how it went, for the tests. */
+export const Panel = memo(function Panel({ datasource, panel, range: dashboard, width, height, onAnswer }: Props) {
   const range = rangeOf(panel, dashboard);
   const [answer, setAnswer] = useState<Answer>();
   const shortest = typeof panel.interval === 'string' ? rangeUtil.intervalToMs(panel.interval) : 0;
@@ -190,6 +190,23 @@ export function Panel({ datasource, panel, range: dashboard, width, height, onAn
       </PanelChrome>
     </div>
   );
+});
+
+/** The frames as a panel shows them: with units, colours and names. */
+function shown(raw: DataFrame[], panel: PanelJSON, theme: GrafanaTheme2): DataFrame[] {
+  const frames = applyFieldOverrides({
+    data: raw,
+    fieldConfig: (panel.fieldConfig ?? { defaults: {}, overrides: [] }) as FieldConfigSource,
+    replaceVariables: (s) => s,
+    theme,
+    timeZone: 'utc',
+  });
+  for (const frame of frames) {
+    for (const field of frame.fields) {
+      field.state = { ...field.state, displayName: getFieldDisplayName(field, frame, frames) };
+    }
+  }
+  return frames;
 }
 
 function Body({
@@ -206,18 +223,7 @@ function Body({
   height: number;
 }) {
   const theme = useTheme2();
-  const frames = applyFieldOverrides({
-    data: raw,
-    fieldConfig: (panel.fieldConfig ?? { defaults: {}, overrides: [] }) as FieldConfigSource,
-    replaceVariables: (s) => s,
-    theme,
-    timeZone: 'utc',
-  });
-  for (const frame of frames) {
-    for (const field of frame.fields) {
-      field.state = { ...field.state, displayName: getFieldDisplayName(field, frame, frames) };
-    }
-  }
+  const frames = useMemo(() => shown(raw, panel, theme), [raw, panel, theme]);
   if (!frames.some((f) => f.length > 0)) {
     return <p style={{ padding: 8 }}>No data</p>;
   }

@@ -57,6 +57,12 @@ func goldenFrames(t *testing.T, s source) {
 			if len(v.Metrics) > 0 {
 				cases = append(cases, goldenCase{"without a breakdown", model(v.Formats[0], map[string]any{"breakdown": []string{}, "metrics": v.Defaults.Metrics[:1]}), during})
 			}
+			if v.Name == "limits" {
+				held := map[string]any{"metrics": []string{"throttle_bound", "effective_rate"}}
+				cases = append(cases, goldenCase{"what holds mail back", model(views.Table, held), during})
+				held = map[string]any{"metrics": []string{"backlog"}, "breakdown": []string{"limit_scope"}}
+				cases = append(cases, goldenCase{"what waits for which limit", model(views.TimeSeries, held), during})
+			}
 			if v.Name != "completeness" { // which tells of the state, whatever the time
 				for _, format := range v.Formats {
 					cases = append(cases, goldenCase{"nothing as " + format, model(format, some), past})

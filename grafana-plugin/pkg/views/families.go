@@ -2,6 +2,7 @@ package views
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -86,30 +87,40 @@ func (s scope) state(table string) string {
 	return where
 }
 
-// gaugeValues are the columns of gauges that are shown.
-var gaugeValues = []string{"backlog", "open_connections", "effective_rate", "lease_rate", "static_rate", "adaptive_rate", "throttle_bound", "local_factor", "warmup_start"}
+// gaugeValues are the numbers of gauges that are shown, and gaugeWords what says which limit they are about: that
+// which held mail back most.
+var (
+	gaugeValues = []string{"backlog", "open_connections", "effective_rate", "lease_rate", "static_rate", "adaptive_rate", "throttle_bound", "local_factor", "warmup_start"}
+	gaugeWords  = map[string]string{"held_back_by": "limit_scope", "binding_limit": "limit", "set_by": "limit_by"}
+)
 
 func gaugesOf(condition string) *family {
 	return &family{
-		name: "gauges", fields: plain("provider", "source", "node"), values: gaugeValues,
+		name: "gauges", fields: plain("provider", "source", "node", "limit_scope"), values: slices.Concat(gaugeValues, slices.Sorted(maps.Keys(gaugeWords))),
 		levels: []level{{table: "gauges", unit: 10 * time.Second, keep: 15 * days, toNow: true}},
+		extra: []extra{
+			{Column{Name: "held_back_by", Title: "Held back by"}, "argMax(held_back_by, throttle_bound)"},
+			{Column{Name: "binding_limit", Title: "Limit"}, "argMax(binding_limit, throttle_bound)"},
+			{Column{Name: "set_by", Title: "Set by"}, "argMax(set_by, throttle_bound)"},
+		},
 		source: func(s scope) string {
-			keys := union([]string{"provider", "source", "node"})
-			means := make([]string, 0, len(s.wanted))
+			keys := union([]string{"provider", "source", "node"}, s.fields)
+			columns := make([]string, 0, len(s.wanted))
 			for _, c := range s.wanted {
-				if slices.Contains(gaugeValues, c) {
-					how := "avg"
-					if c == "warmup_start" {
-						how = "max"
-					}
-					means = append(means, how+"("+c+") AS "+c)
+				switch word := gaugeWords[c]; {
+				case word != "":
+					columns = append(columns, "argMax(g."+word+", (g.throttle_bound, g.time)) AS "+c)
+				case c == "warmup_start":
+					columns = append(columns, "max("+c+") AS "+c)
+				case slices.Contains(gaugeValues, c):
+					columns = append(columns, "avg("+c+") AS "+c)
 				}
 			}
 			ts := fmt.Sprintf(s.bucket, "time")
 			if s.table {
 				ts = s.to + " - INTERVAL 1 SECOND" // the range ends before it
 			}
-			return fmt.Sprintf("(\n    SELECT %s AS ts, %s FROM gauges AS g WHERE %s%s GROUP BY ts, %s\n) AS r", ts, strings.Join(append(keys, means...), ", "), s.state("gauges"), condition, strings.Join(keys, ", "))
+			return fmt.Sprintf("(\n    SELECT %s AS ts, %s FROM gauges AS g WHERE %s%s GROUP BY ts, %s\n) AS r", ts, strings.Join(append(keys, columns...), ", "), s.state("gauges"), condition, strings.Join(keys, ", "))
 		},
 	}
 }

@@ -7,10 +7,11 @@ TRUNCATE TABLE queue_gauges;
 
 TRUNCATE TABLE limit_log;
 
-INSERT INTO gauges (node, incarnation, seq, format_version, time, provider, source, backlog, open_connections, throttle_bound, local_factor, static_rate, static_connections, effective_rate, lease_rate, lease_epoch, warmup_start, established)
+INSERT INTO gauges (node, incarnation, seq, format_version, time, provider, source, backlog, open_connections, throttle_bound, local_factor, static_rate, static_connections, effective_rate, lease_rate, lease_epoch, warmup_start, established, limit_scope, limit, limit_by)
 SELECT 'load-1', toUUID('00000000-0000-7000-8000-000000000001'), number + 1, 1, {until:DateTime('UTC')} - INTERVAL 10 * intDiv(number, 2) + 10 SECOND,
     if(number % 2 = 0, 'google', 'yahoo'), if(number % 2 = 0, '192.0.2.1', '192.0.2.2'), 100 + number % 7, 5, 0.5, 1, 50, 10, 40, 40, 7,
-    if(number % 2 = 0, toDateTime64(0, 6, 'UTC'), {until:DateTime('UTC')} - INTERVAL 5 DAY), toDateTime64(0, 6, 'UTC')
+    if(number % 2 = 0, toDateTime64(0, 6, 'UTC'), {until:DateTime('UTC')} - INTERVAL 5 DAY), toDateTime64(0, 6, 'UTC'),
+    if(number % 2 = 0, 'loop', 'vmta'), if(number % 2 = 0, '40 messages a second', 'max-msg-rate 40/s'), if(number % 2 = 0, 'loop: BACKOFF', 'carom.conf:12')
 FROM numbers(2000);
 
 INSERT INTO queue_gauges (node, incarnation, seq, format_version, time, queue, vmta, provider, source, tenant, job, queues, ready, waiting, held, paused, oldest_age, backoff, limit_scope, limit, limit_by)
