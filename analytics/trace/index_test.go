@@ -34,9 +34,10 @@ SELECT 'n', number + 1, now64(6), 'delivered', generateUUIDv4(), concat('user', 
 		indexes []string
 	}{
 		{findQuery(byKey), []string{"recipient_key_bloom"}},
-		{findQuery(byRecipient), []string{"by_recipient"}},
 		{findQuery(byMessageID), []string{"headers_bloom"}},
-		{stepsQuery, []string{"message_id_bloom", "original_message_id_bloom"}},
+		{stepsQuery(byRecipient), []string{"by_recipient"}},
+		{offsets, []string{"(by_recipient)"}},
+		{stepsQuery(byID), []string{"message_id_bloom"}},
 	} {
 		rows, err := conn.Query(with(t.Context(), parameters), "EXPLAIN indexes = 1, projections = 1 "+tc.query+
 			"\nSETTINGS min_table_rows_to_use_projection_index = 0") // else it is used from a million rows on

@@ -174,6 +174,13 @@ VALUES ('mail1', '00000000-0000-4000-8000-000000000001', 5, '2026-11-24 13:00:00
 		})
 	}
 
+	t.Run("from before the time asked for", func(t *testing.T) {
+		answer, err := trace.Ask(t.Context(), conn, trace.Question{Text: "ann@example.com", Since: start.Add(time.Minute), Limit: 20})
+		if err != nil || len(answer.Messages) != 1 || len(answer.Messages[0].Steps) != 4 || answer.Messages[0].Steps[0].Kind != "received" {
+			t.Errorf("%v, %+v: want the whole life of a message that had a step since", err, answer)
+		}
+	})
+
 	t.Run("joined by a job", func(t *testing.T) {
 		if err := conn.Exec(t.Context(), `INSERT INTO attributions (node, incarnation, seq, time, kind, match_method, match_confidence, proven, message_id, recipient_index, delivered_at)
 VALUES ('mail1', '00000000-0000-4000-8000-000000000001', 6, '2026-11-24 14:00:00', 'remote-bounce', 'recipient', 0.5, false, '`+message.String()+`', 1, '2026-11-23 13:10:00')`); err != nil {
