@@ -31,11 +31,12 @@ SELECT
 FROM (SELECT arrayJoin(['control', 'reputation', 'completeness']) AS job, arrayJoin(range(60)) AS n);
 
 -- The address with the most blocked attempts is in its fifth day of warm-up.
-INSERT INTO gauges (node, incarnation, seq, format_version, time, provider, source, static_rate, effective_rate, warmup_start, arrived)
+INSERT INTO gauges (node, incarnation, seq, format_version, time, provider, source, static_rate, effective_rate, warmup_start, throttle_bound,
+    local_factor, limit_scope, limit, limit_by, arrived)
 WITH (SELECT source FROM events WHERE dimension = 'block' GROUP BY source ORDER BY count() DESC, source LIMIT 1) AS address
 SELECT
     any(node), any(incarnation), 1000000000 + n, 1, fromUnixTimestamp64Micro({until:Int64}, 'UTC') - INTERVAL n MINUTE - INTERVAL 1 SECOND AS at, 'google', address,
-    5, 0.5, fromUnixTimestamp64Micro({until:Int64}, 'UTC') - INTERVAL 4 DAY, at
+    5, 0.5, fromUnixTimestamp64Micro({until:Int64}, 'UTC') - INTERVAL 4 DAY, 0.4, 1, 'loop', '0.5 messages a second', 'loop: BACKOFF', at
 FROM events ARRAY JOIN range(360) AS n
 GROUP BY n;
 
