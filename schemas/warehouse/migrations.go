@@ -33,7 +33,7 @@ const dedupWindow = 20_000
 // codecs are for columns that ZSTD alone stores larger, as measured (deploy/docs/schema.md).
 var codecs = map[string]string{
 	"time": "Delta, ZSTD(1)", "seq": "Delta, ZSTD(1)", "config_hash": "Delta, ZSTD(1)",
-	"message_id": "ZSTD(3)", "recipient": "ZSTD(3)", "size": "T64, ZSTD(1)", "queued_us": "T64, ZSTD(1)",
+	"message_id": "ZSTD(6)", "recipient": "ZSTD(3)", "mail_from": "ZSTD(5)", "recipient_key": "ZSTD(1)", "reply": "ZSTD(1)", "size": "T64, ZSTD(1)", "queued_us": "T64, ZSTD(1)",
 	"dns_us": "T64, ZSTD(1)", "connect_us": "T64, ZSTD(1)", "tls_us": "T64, ZSTD(1)", "transfer_us": "T64, ZSTD(1)",
 	"mail_us": "T64, ZSTD(1)", "rcpt_us": "T64, ZSTD(1)", "data_us": "T64, ZSTD(1)", "body_us": "T64, ZSTD(1)", "final_dot_us": "T64, ZSTD(1)",
 	"message_on_connection": "T64, ZSTD(1)", "open_connections": "T64, ZSTD(1)",

@@ -29,5 +29,5 @@ ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 {{ttl "events" "arrived" 180}}
-SETTINGS {{durable}}, min_bytes_for_wide_part = 268435456, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+SETTINGS {{durable}}, min_bytes_for_wide_part = 268435456, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(3)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';

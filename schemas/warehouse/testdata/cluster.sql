@@ -22,16 +22,16 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     format_version UInt8 COMMENT 'version of the record format',
     time DateTime64(6, 'UTC') COMMENT 'when it happened, by the node\'s clock' CODEC(Delta, ZSTD(1)),
     kind Enum8('received' = 1, 'delivered' = 2, 'deferred' = 3, 'queue-deferred' = 4, 'bounced' = 5, 'remote-bounce' = 6, 'remote-status' = 7, 'complaint' = 8, 'rejected' = 9, 'suppressed' = 10, 'expired' = 11, 'deleted' = 12, 'discarded' = 13, 'expanded' = 14, 'report-consumed' = 15, 'held' = 16, 'released' = 17, 'rerouted' = 18, 'limit-applied' = 19) COMMENT 'which step this is',
-    message_id UUID COMMENT 'message; zero for a queue\'s event' CODEC(ZSTD(3)),
+    message_id UUID COMMENT 'message; zero for a queue\'s event' CODEC(ZSTD(6)),
     recipient_index UInt32 COMMENT 'which recipient of the message, from 0',
     recipients UInt32 COMMENT 'how many recipients the event speaks of: 1, or those of a queue',
-    mail_from String COMMENT 'reverse-path as the feeder gave it; empty for the null sender',
+    mail_from String COMMENT 'reverse-path as the feeder gave it; empty for the null sender' CODEC(ZSTD(5)),
     mail_from_domain LowCardinality(String) COMMENT 'domain of mail_from, lower case',
     from_domain LowCardinality(String) COMMENT 'domain of the From header, lower case',
     dkim_domains Array(LowCardinality(String)) COMMENT 'each d= that carom signed with',
     recipient String COMMENT 'forward-path' CODEC(ZSTD(3)),
     recipient_domain LowCardinality(String) COMMENT 'domain of the recipient, lower case',
-    recipient_key String COMMENT 'keyed hash of the normalised recipient, the key of suppressions; empty in received events that show the recipient',
+    recipient_key String COMMENT 'keyed hash of the normalised recipient, the key of suppressions; empty in received events that show the recipient' CODEC(ZSTD(1)),
     provider LowCardinality(String) COMMENT 'who decides about the mail; empty before resolution',
     source LowCardinality(String) COMMENT 'what the receiver sees: the bound IPv4 address or IPv6 /64',
     source_ip IPv6 COMMENT 'local address that was bound',
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS events_local ON CLUSTER `main`
     phase Enum8('' = 0, 'resolve' = 1, 'connect' = 2, 'greeting' = 3, 'ehlo' = 4, 'tls' = 5, 'auth' = 6, 'mail' = 7, 'rcpt' = 8, 'data' = 9, 'body' = 10, 'final-dot' = 11) COMMENT 'where the attempt ended',
     code UInt16 COMMENT 'SMTP reply code; 0 if the peer sent none',
     enhanced LowCardinality(String) COMMENT 'enhanced status code (RFC 3463)',
-    reply String COMMENT 'reply of the peer, or what went wrong here',
+    reply String COMMENT 'reply of the peer, or what went wrong here' CODEC(ZSTD(1)),
     reply_template LowCardinality(String) COMMENT 'reply with numbers, ids and addresses replaced, to group by',
     category LowCardinality(String) COMMENT 'one of 30 words for what the reply means',
     class Enum8('' = 0, 'hard' = 1, 'soft' = 2, 'undetermined' = 3, 'none' = 4) COMMENT 'hard: the address is dead; soft: it is not',
@@ -108,7 +108,7 @@ ENGINE = ReplicatedMergeTree('/clickhouse/tables/{database}/{table}/{shard}', '{
 PARTITION BY toYYYYMMDD(time)
 ORDER BY (provider, source, time)
 TTL toDateTime(arrived) + INTERVAL 180 DAY
-SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_bytes_for_wide_part = 268435456, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(1)'
+SETTINGS replicated_deduplication_window = 20000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_bytes_for_wide_part = 268435456, ttl_only_drop_parts = 1, default_compression_codec = 'ZSTD(3)'
 COMMENT 'One row per recipient and step: what every node did and what every receiver answered';
 
 CREATE TABLE IF NOT EXISTS events ON CLUSTER `main` AS `carom`.events_local
