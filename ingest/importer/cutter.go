@@ -15,15 +15,18 @@ import (
 )
 
 const (
-	// blockRecords is the number of records that are inserted together. A block of events has some 30 MB
+	// blockRecords is the number of records that are converted together. A block of events has some 30 MB
 	// in memory, and four are at work at once.
 	blockRecords = 25_000
+	// batchBlocks is the number of blocks that are inserted together: an insert costs ClickHouse much before the
+	// first row.
+	batchBlocks = 4
 	// blockBytes bounds the text of a block: records with long headers.
 	blockBytes = 16 << 20
 	readBytes  = 256 << 10
 )
 
-// block is a run of records of one file, which become one insert.
+// block is a run of records of one file.
 type block struct {
 	text    string
 	spans   []span

@@ -112,13 +112,10 @@ func (f *file) advance(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		for b := range batches {
-			if f.run.store != nil {
-				if err := f.run.store.put(ctx, b); err != nil {
-					return err
-				}
-				f.run.rows <- b.rows
+			if err := f.run.store.put(ctx, b); err != nil {
+				return err
 			}
-			f.run.recycle(b.events)
+			f.run.rows <- b.rows
 		}
 		return nil
 	})
@@ -161,61 +158,80 @@ func (f *file) limit() int {
 // batch is what is stored together, and how far the file is with it.
 type batch struct {
 	state    state
-	events   []event.Event
-	rows     *event.Block[event.Event] // the same, as ClickHouse takes them
+	rows     *event.Block[event.Event] // numbered from state.seqFrom on
+	blocks   int                       // of the file that they come from
 	repeated bool                      // it may have been sent before
 
 	// The roll-ups leave it out as it is stored: they are counted for its time afterwards.
 	uncounted bool
 }
 
-// number gives each event its place, in the order of the file, and drops what is stored already. While
-// one batch is stored it fills the next.
+// number gives each event its place, in the order of the file, drops what is stored already and gathers the rest.
+// While one batch is stored it fills the next.
 func (f *file) number(ctx context.Context, inOrder <-chan *block, batches chan<- *batch) error {
+	var next *batch
 	for b := range inOrder {
 		select {
 		case <-b.ready:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		next := f.take(b)
-		if next == nil {
-			f.run.recycle(b.events)
-			continue
-		}
-		if f.run.store != nil {
-			if err := f.fill(ctx, next); err != nil {
+		if part, isNew := f.take(b); isNew && f.run.store != nil {
+			var err error
+			if next, err = f.gather(ctx, next, part, b.events); err != nil {
 				return err
 			}
 		}
-		select {
-		case batches <- next:
-		case <-ctx.Done():
-			return ctx.Err()
+		f.run.recycle(b.events)
+		if next != nil && (f.resume == nil || !next.repeated) && (next.repeated || next.blocks == batchBlocks) {
+			if err := send(ctx, batches, next); err != nil {
+				return err
+			}
+			next = nil
 		}
 	}
-	return nil
+	if next == nil || next.repeated { // the file is shorter than it was: an end of the batch is missing
+		return nil
+	}
+	return send(ctx, batches, next)
 }
 
-// fill makes the rows of a batch.
-func (f *file) fill(ctx context.Context, b *batch) error {
+func send(ctx context.Context, batches chan<- *batch, b *batch) error {
 	select {
-	case b.rows = <-f.run.rows:
+	case batches <- b:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	b.rows.Reset()
-	for i := range b.events {
-		if err := b.rows.Append(&b.events[i]); err != nil {
-			return fmt.Errorf("%s: a record between %d and %d cannot be stored: %w", f.name, b.state.recordFrom, b.state.records, err)
-		}
-	}
-	return nil
 }
 
-// take makes a batch of a block. It returns nil for one without records, and for one that an earlier run
-// has stored.
-func (f *file) take(b *block) *batch {
+// gather adds a part and its events to the batch b, a new one if that is nil.
+func (f *file) gather(ctx context.Context, b *batch, part batch, events []event.Event) (*batch, error) {
+	if b == nil {
+		b = &batch{state: part.state, repeated: part.repeated, uncounted: true}
+		select {
+		case b.rows = <-f.run.rows:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		b.rows.Reset()
+	}
+	recordFrom, seqFrom := b.state.recordFrom, b.state.seqFrom
+	b.state = part.state
+	b.state.recordFrom, b.state.seqFrom = recordFrom, seqFrom
+	b.blocks++
+	b.uncounted = b.uncounted && part.uncounted
+	for i := range events {
+		if err := b.rows.Append(&events[i]); err != nil {
+			return nil, fmt.Errorf("%s: a record between %d and %d cannot be stored: %w", f.name, part.state.recordFrom, part.state.records, err)
+		}
+	}
+	return b, nil
+}
+
+// take numbers the events of a block and returns how far the file is with it. isNew is false for one without records,
+// and for one that an earlier run has stored.
+func (f *file) take(b *block) (part batch, isNew bool) {
 	for i := range b.events {
 		f.run.known.Complete(&b.events[i])
 	}
@@ -225,7 +241,7 @@ func (f *file) take(b *block) *batch {
 	if f.state.node == "" {
 		_, _ = io.WriteString(f.head, b.text) // a hash takes everything
 		if b.records == 0 {
-			return nil
+			return part, false
 		}
 		if f.resume != nil {
 			f.state.node, f.state.incarnation = f.resume.node, f.resume.incarnation
@@ -236,23 +252,25 @@ func (f *file) take(b *block) *batch {
 	}
 	repeated := false
 	if r := f.resume; r != nil && b.records <= r.records {
-		isLast := b.records == r.records
-		if isLast {
+		if b.records == r.records {
 			f.resume = nil
 		}
 		if !r.done { // it may be that nobody has counted it yet
 			f.run.late.add(b.events, f.run.begun())
 		}
-		if !isLast || r.done {
+		if b.records < r.recordFrom || r.done {
 			f.state.recordFrom, f.state.seqFrom, f.state.seq, f.state.skipped = r.recordFrom, r.seqFrom, r.seq, r.skipped
 			f.skipped += uint64(len(b.bad))
 			f.run.report.known.Add(int64(len(b.events)))
-			return nil
+			return part, false
 		}
-		seq, repeated = r.seqFrom-1, true
+		if from == r.recordFrom {
+			seq = r.seqFrom - 1
+		}
+		repeated = true
 	}
 	if b.records == from-1 { // a header line, blank lines
-		return nil
+		return part, false
 	}
 	f.skipped += uint64(len(b.bad))
 	f.run.report.skip(b.bad)
@@ -265,7 +283,7 @@ func (f *file) take(b *block) *batch {
 	f.state.recordFrom, f.state.seqFrom, f.state.seq = from, seq-uint64(len(b.events))+1, seq
 	f.state.skipped, f.state.done, f.state.fileBytes = f.skipped, false, 0
 	uncounted := f.run.late.add(b.events, f.run.begun())
-	return &batch{state: f.state, events: b.events, repeated: repeated, uncounted: uncounted}
+	return batch{state: f.state, repeated: repeated, uncounted: uncounted}, true
 }
 
 // finish notes that the file was read to its end. That is written down by settle, when all of it is

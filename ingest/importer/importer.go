@@ -45,7 +45,7 @@ type Options struct {
 	Log      *slog.Logger
 	Progress func(Progress) // told now and then, by one goroutine; may be nil
 
-	records int              // in a batch, in tests; 0 for blockRecords
+	records int              // in a block, in tests; 0 for blockRecords
 	now     func() time.Time // in tests; nil: the clock
 }
 
@@ -70,7 +70,7 @@ type run struct {
 	report     *tally
 	late       lateness
 	finished   []state                        // files that are read, and not written down as such
-	free       chan []event.Event             // memory of blocks that are stored
+	free       chan []event.Event             // memory of blocks that are done with
 	rows       chan *event.Block[event.Event] // two: one is filled while the other is stored
 	size       int64
 	counted    atomic.Pointer[warehouse.Rebuilt]

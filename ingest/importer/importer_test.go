@@ -44,7 +44,7 @@ func newTarget(t testing.TB) *target {
 }
 
 func (w *target) options() Options {
-	return Options{PMTA: pmta.Options{Tenant: "import"}, Conn: w.conn, Version: "test", Log: slog.New(slog.DiscardHandler), records: 20}
+	return Options{PMTA: pmta.Options{Tenant: "import"}, Conn: w.conn, Version: "test", Log: slog.New(slog.DiscardHandler), records: 20 / batchBlocks}
 }
 
 // today makes the records those of a day that is not over: the views count them as they are stored.

@@ -62,13 +62,13 @@ func (w *store) put(ctx context.Context, b *batch) error {
 func (w *store) attempt(ctx context.Context, b *batch) error {
 	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
-	s, events := &b.state, b.events
+	s := &b.state
 	if !b.repeated {
 		if err := s.write(ctx, w.conn, w.version); err != nil {
 			return err
 		}
 	}
-	if len(events) == 0 {
+	if b.rows.Len() == 0 {
 		return nil
 	}
 	insert := warehouse.Events.InsertBlock
@@ -79,16 +79,14 @@ func (w *store) attempt(ctx context.Context, b *batch) error {
 		b.repeated = true
 		return insert(ctx, w.conn, s.token(), b.rows)
 	}
-	place := warehouse.Place{Node: s.node, Incarnation: s.incarnation, From: events[0].Seq, To: events[len(events)-1].Seq}
+	place := warehouse.Place{Node: s.node, Incarnation: s.incarnation, From: s.seqFrom, To: s.seq}
 	stored, forgotten, err := warehouse.Events.Landed(ctx, w.conn, place)
 	if err != nil {
 		return err
 	}
 	again := b.rows
 	if forgotten { // the token makes a repetition exact only for so long
-		if again, err = without(events, stored); err != nil {
-			return err
-		}
+		again = b.without(stored)
 	}
 	if again.Len() > 0 {
 		if err := insert(ctx, w.conn, s.token(), again); err != nil {
@@ -100,9 +98,9 @@ func (w *store) attempt(ctx context.Context, b *batch) error {
 		if stored, _, err = warehouse.Events.Landed(ctx, w.conn, place); err != nil {
 			return err
 		}
-		missing, err := without(events, stored)
-		if err != nil || missing.Len() == 0 {
-			return err
+		missing := b.without(stored)
+		if missing.Len() == 0 {
+			return nil
 		}
 		if n > maxRepairs {
 			return errors.New("rows do not arrive although ClickHouse confirms them")
@@ -116,18 +114,12 @@ func (w *store) attempt(ctx context.Context, b *batch) error {
 // maxRepairs is generous: each repair but the first follows another death of ClickHouse.
 const maxRepairs = 20
 
-// without returns a block of the events whose seq is not among seqs, which are in order.
-func without(events []event.Event, seqs []uint64) (*event.Block[event.Event], error) {
-	left := warehouse.Events.NewBlock()
-	for i := range events {
-		if _, found := slices.BinarySearch(seqs, events[i].Seq); found {
-			continue
-		}
-		if err := left.Append(&events[i]); err != nil {
-			return nil, err
-		}
-	}
-	return left, nil
+// without returns the rows whose number is not among seqs, which are in order.
+func (b *batch) without(seqs []uint64) *event.Block[event.Event] {
+	return b.rows.Select(func(row int) bool {
+		_, found := slices.BinarySearch(seqs, b.state.seqFrom+uint64(row)) //nolint:gosec // not negative
+		return !found
+	})
 }
 
 // note writes how far a file is, without a batch.

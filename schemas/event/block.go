@@ -124,6 +124,76 @@ func (b *Block[T]) SetTimes(name string, t time.Time) {
 	}
 }
 
+// Select returns a block of the rows for which keep holds. It is for the rare case: it copies.
+func (b *Block[T]) Select(keep func(row int) bool) *Block[T] {
+	s := &Block[T]{columns: make([]blockColumn, len(b.columns))}
+	for row := range b.rows {
+		if keep(row) {
+			s.rows++
+		}
+	}
+	for i := range b.columns {
+		s.columns[i] = b.columns[i].selected(b.rows, keep)
+	}
+	return s
+}
+
+// selected returns a column of those of the first rows for which keep holds.
+func (c *blockColumn) selected(rows int, keep func(row int) bool) blockColumn {
+	s := *c
+	s.data, s.keys, s.items = nil, nil, nil
+	if c.form == formLow {
+		s.dictionary, s.words = map[string]uint32{}, nil
+		s.reset()
+	}
+	s.count = 0
+	kept := make([]bool, c.count) // items of formList
+	rest, begin := c.data, uint64(0)
+	for row := range rows {
+		isKept := keep(row)
+		switch c.form {
+		case formFixed, formEnum:
+			if isKept {
+				s.data = append(s.data, c.data[row*c.width:(row+1)*c.width]...)
+			}
+		case formText:
+			n, size := binary.Uvarint(rest)
+			end := size + int(n) //nolint:gosec // it is in memory
+			if isKept {
+				s.data = append(s.data, rest[:end]...)
+			}
+			rest = rest[end:]
+		case formLow:
+			if isKept {
+				s.keys = append(s.keys, s.key(bytesOf(c.word(c.keys[row]))))
+			}
+		case formList:
+			end := binary.LittleEndian.Uint64(c.data[row*8:])
+			for i := begin; isKept && i < end; i++ {
+				kept[i] = true
+				s.count++
+			}
+			begin = end
+			if isKept {
+				s.data = binary.LittleEndian.AppendUint64(s.data, s.count)
+			}
+		}
+	}
+	for _, item := range c.items {
+		of := item.selected(len(kept), func(i int) bool { return kept[i] })
+		s.items = append(s.items, &of)
+	}
+	return s
+}
+
+// word returns the text of a key of formLow.
+func (c *blockColumn) word(key uint32) string {
+	if key == 0 {
+		return ""
+	}
+	return c.words[key-1]
+}
+
 // Native returns the values of column i, without name, type and prefix of the serialization. It is
 // valid until the next call of the Block.
 func (b *Block[T]) Native(i int) []byte {

@@ -41,16 +41,7 @@ func TestBlockOfRecordsEqualsBlockOfEvents(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		records, events := NewBlock(Columns), NewBlock(Columns)
 		for seq := range rapid.Uint64Range(0, 20).Draw(t, "rows") {
-			e := full()
-			if rapid.Bool().Draw(t, "sparse") {
-				e = Event{FormatVersion: FormatVersion, Kind: Received}
-			}
-			e.Tenant = rapid.StringN(0, 2, 4).Draw(t, "tenant")
-			e.DKIMDomains = rapid.SliceOfN(rapid.StringN(0, 2, 4), 0, 3).Draw(t, "domains")
-			e.Headers = rapid.MapOfN(rapid.StringN(0, 2, 4), rapid.String(), 0, 3).Draw(t, "headers")
-			e.Reply = rapid.String().Draw(t, "reply")
-			e.LimitEpoch = rapid.Uint64().Draw(t, "epoch")
-			e.Time = time.UnixMicro(rapid.Int64Range(firstTime, lastTime).Draw(t, "time")).UTC()
+			e := drawn(t)
 			if err := records.AppendRecord(someNode, someIncarnation, seq, Encode(nil, &e)); err != nil {
 				t.Fatal(err)
 			}
@@ -60,6 +51,42 @@ func TestBlockOfRecordsEqualsBlockOfEvents(t *testing.T) {
 			}
 		}
 		sameBlocks(t, records, events)
+	})
+}
+
+// drawn is some event, without its place.
+func drawn(t *rapid.T) Event {
+	e := full()
+	if rapid.Bool().Draw(t, "sparse") {
+		e = Event{FormatVersion: FormatVersion, Kind: Received}
+	}
+	e.Tenant = rapid.StringN(0, 2, 4).Draw(t, "tenant")
+	e.DKIMDomains = rapid.SliceOfN(rapid.StringN(0, 2, 4), 0, 3).Draw(t, "domains")
+	e.Headers = rapid.MapOfN(rapid.StringN(0, 2, 4), rapid.String(), 0, 3).Draw(t, "headers")
+	e.Reply = rapid.String().Draw(t, "reply")
+	e.LimitEpoch = rapid.Uint64().Draw(t, "epoch")
+	e.Time = time.UnixMicro(rapid.Int64Range(firstTime, lastTime).Draw(t, "time")).UTC()
+	return e
+}
+
+// Some rows of a block are a block that only those went into; the block they are of stays as it is.
+func TestBlockSelect(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all, same, want := NewBlock(Columns), NewBlock(Columns), NewBlock(Columns)
+		keep := rapid.SliceOfN(rapid.Bool(), 0, 12).Draw(t, "keep")
+		for i := range keep {
+			e := drawn(t)
+			for _, b := range []*Block[Event]{all, same, want} {
+				if b == want && !keep[i] {
+					continue
+				}
+				if err := b.Append(&e); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		sameBlocks(t, all.Select(func(row int) bool { return keep[row] }), want)
+		sameBlocks(t, all, same)
 	})
 }
 
