@@ -504,10 +504,9 @@ SELECT time, seq FROM reports WHERE original_message_id IN {ids:Array(UUID)} LIM
 	if len(times) == 0 {
 		return nil, nil
 	}
-	all, err := readSteps(ctx, conn, byPlace+" AND original_message_id IN {ids:Array(UUID)}", clickhouse.Parameters{
+	return readSteps(ctx, conn, byPlace+" AND original_message_id IN {ids:Array(UUID)}", clickhouse.Parameters{
 		"ids": ids, "times": array(times), "seqs": "[" + strings.Join(seqs, ",") + "]",
 	}, time.Unix(0, 0))
-	return all, err
 }
 
 // readSteps returns the events since a time for which a condition holds, in order: the newest, if there are too many.
