@@ -43,7 +43,7 @@ type Trace struct {
 	As       []string   `json:"looked_for_as"` // what the text was taken for
 	Since    time.Time  `json:"since"`
 	Oldest   time.Time  `json:"oldest_event"` // in the warehouse; zero where it has none
-	More     bool       `json:"more"`         // there are more messages than Limit
+	More     bool       `json:"more"`         // there are more messages than Limit, or more steps than an answer has
 	Messages []*Message `json:"messages"`     // the oldest first
 }
 
@@ -335,8 +335,9 @@ func (t *Trace) answer(ctx context.Context, conn driver.Conn, l *lookup, q Quest
 		}
 	}
 	ids := slices.SortedFunc(maps.Keys(latest), func(x, y uuid.UUID) int { return latest[y].Compare(latest[x]) })
-	if t.More = len(ids) > int(q.Limit); t.More { //nolint:gosec // a number that an operator types
-		ids = ids[:q.Limit]
+	t.More = len(steps) == maxSteps
+	if len(ids) > int(q.Limit) { //nolint:gosec // a number that an operator types
+		t.More, ids = true, ids[:q.Limit]
 	}
 	if len(ids) == 0 {
 		return nil

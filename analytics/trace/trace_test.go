@@ -205,6 +205,17 @@ VALUES ('mail1', '00000000-0000-4000-8000-000000000001', 6, '2026-11-24 14:00:00
 		}
 	})
 
+	t.Run("more steps than an answer has", func(t *testing.T) {
+		if err := conn.Exec(t.Context(), `INSERT INTO events (node, seq, time, kind, message_id, recipient)
+SELECT 'n', number, now64(6) - toIntervalSecond(number), 'deferred', '01a2087d-ec80-7abc-8def-0123456789ff', 'eve@example.com' FROM numbers(10001)`); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := trace.Ask(t.Context(), conn, trace.Question{Text: "eve@example.com", Since: start.AddDate(-1, 0, 0), Limit: 20})
+		if err != nil || !answer.More || len(answer.Messages) != 1 || len(answer.Messages[0].Steps) != 10_000 {
+			t.Errorf("%v, %d messages, more %v: want one of 10,000 steps, and that there are more", err, len(answer.Messages), answer.More)
+		}
+	})
+
 	t.Run("nothing found", func(t *testing.T) {
 		got, err := run(t, "nobody@example.com", "--json")
 		if !errors.Is(err, trace.ErrNothing) || service.ExitStatus(err) != 1 || !strings.HasSuffix(err.Error(), "the oldest event stored is of 2026-11-23 13:00:00") || !strings.Contains(got, `"messages": []`) {
