@@ -322,16 +322,20 @@ func (t *Trace) answer(ctx context.Context, conn driver.Conn, l *lookup, q Quest
 		}
 	}
 	whole := slices.Collect(maps.Keys(latest))
+	named := map[uuid.UUID]bool{} // by more than a report, which may spell the address otherwise
 	for _, s := range steps {
 		id := s.at.message
 		if id == uuid.Nil { // a queue has none
 			continue
 		}
-		if _, known := latest[id]; !known && began([]uuid.UUID{id}).Before(q.Since) {
-			whole = append(whole, id) // it may have had steps before
-		}
+		named[id] = named[id] || s.step.Report == nil
 		if s.step.Time.After(latest[id]) {
 			latest[id] = s.step.Time
+		}
+	}
+	for id := range latest {
+		if !slices.Contains(whole, id) && (!named[id] || began([]uuid.UUID{id}).Before(q.Since)) {
+			whole = append(whole, id) // it may have other steps, or had some before
 		}
 	}
 	ids := slices.SortedFunc(maps.Keys(latest), func(x, y uuid.UUID) int { return latest[y].Compare(latest[x]) })

@@ -91,6 +91,31 @@ func newWarehouse(t *testing.T) (url string, conn driver.Conn) {
 	return url, conn
 }
 
+// TestWhoMayReadOnly: a user who may only read finds a message by each of the ways.
+func TestWhoMayReadOnly(t *testing.T) {
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("reads-0nly\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, url := chtest.StartWithSchema(t, "--readonly-user", "grafana", "--readonly-password-file", password)
+	conn, err := warehouse.Open(t.Context(), url, warehouse.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := warehouse.Events.Insert(t.Context(), conn, "t", history()); err != nil {
+		t.Fatal(err)
+	}
+	for _, asked := range []string{message.String(), "ann@example.com", "<1@shop.test>", suppression.Key([]byte(secret), "ann@example.com")} {
+		var out bytes.Buffer
+		err := trace.Command(t.Context(), []string{asked, "--url", url, "--user", "grafana", "--password-file", password, "--since", "2026-11-01"},
+			service.IO{In: strings.NewReader(""), Out: &out, Err: io.Discard}, nil)
+		if err != nil || !strings.Contains(out.String(), "DELIVERED at attempt 2") {
+			t.Errorf("carom trace %s: %v\n%s", asked, err, out.String())
+		}
+	}
+}
+
 func TestTrace(t *testing.T) {
 	url, conn := newWarehouse(t)
 	key := filepath.Join(t.TempDir(), "key")

@@ -50,7 +50,7 @@ var (
 		"totals_mode", "prefer_column_name_to_alias", "group_by_use_nulls", "aggregate_functions_null_for_empty",
 		"transform_null_in", "log_comment", "priority", "session_timezone", "use_query_cache", "date_time_output_format",
 		"final", "optimize_read_in_order", "async_insert", "wait_for_async_insert", "enable_analyzer",
-		"bool_true_representation", "bool_false_representation",
+		"bool_true_representation", "bool_false_representation", "query_plan_optimize_lazy_materialization",
 	}
 	readonlySettingPrefixes = []string{"output_format_", "format_csv_"}
 )
