@@ -255,8 +255,10 @@ func readRecipient(ctx context.Context, conn driver.Conn, addresses []string, si
 	if split {
 		return readSteps(ctx, conn, byRecipient, p, since)
 	}
-	// ClickHouse 26.5 loses the column of the offsets where it reads other columns late.
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"query_plan_optimize_lazy_materialization": 0}))
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
+		"enable_shared_storage_snapshot_in_query":  1, // a merge in between would move the events
+		"query_plan_optimize_lazy_materialization": 0, // with it ClickHouse 26.5 loses the column of the offsets
+	}))
 	return readSteps(ctx, conn, byRecipient+" AND _part_starting_offset + _part_offset IN ("+offsets+")", p, since)
 }
 

@@ -26,6 +26,7 @@ type file struct {
 	state   state     // of the batch that was sent last
 	resume  *state    // how far an earlier run has come; nil once that is reached, and for a new file
 	bounds  [2]uint64 // records before and up to the end of the batch that the earlier run sent last; it is cut as it was then
+	partial *batch    // that batch, as far as it was read, while its end is not there yet
 	head    hash.Hash // of the text so far, until the file has its name
 	skipped uint64
 }
@@ -115,7 +116,7 @@ func (f *file) advance(ctx context.Context) error {
 			if err := f.run.store.put(ctx, b); err != nil {
 				return err
 			}
-			f.run.rows <- b.rows
+			f.run.reuse(b.rows)
 		}
 		return nil
 	})
@@ -169,7 +170,7 @@ type batch struct {
 // number gives each event its place, in the order of the file, drops what is stored already and gathers the rest.
 // While one batch is stored it fills the next.
 func (f *file) number(ctx context.Context, inOrder <-chan *block, batches chan<- *batch) error {
-	var next *batch
+	next := f.partial
 	for b := range inOrder {
 		select {
 		case <-b.ready:
@@ -183,17 +184,31 @@ func (f *file) number(ctx context.Context, inOrder <-chan *block, batches chan<-
 			}
 		}
 		f.run.recycle(b.events)
-		if next != nil && (f.resume == nil || !next.repeated) && (next.repeated || next.blocks == batchBlocks) {
-			if err := send(ctx, batches, next); err != nil {
-				return err
-			}
-			next = nil
+		if next == nil || !f.isWhole(next) {
+			continue
 		}
+		if err := send(ctx, batches, next); err != nil {
+			return err
+		}
+		next = nil
 	}
-	if next == nil || next.repeated { // the file is shorter than it was: an end of the batch is missing
+	f.partial = nil
+	if next == nil {
+		return nil
+	}
+	if next.repeated { // under its token only the whole of it may be sent
+		f.partial = next
 		return nil
 	}
 	return send(ctx, batches, next)
+}
+
+// isWhole reports whether nothing is to be added to a batch. One that an earlier run has sent ends where it ended then.
+func (f *file) isWhole(b *batch) bool {
+	if b.repeated {
+		return f.resume == nil
+	}
+	return b.blocks == batchBlocks
 }
 
 func send(ctx context.Context, batches chan<- *batch, b *batch) error {

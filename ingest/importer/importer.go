@@ -128,6 +128,14 @@ func (r *run) refill() {
 	}
 }
 
+// reuse takes the room of rows back.
+func (r *run) reuse(rows *event.Block[event.Event]) {
+	select {
+	case r.rows <- rows:
+	default:
+	}
+}
+
 // recycle takes the room of events back.
 func (r *run) recycle(events []event.Event) {
 	select {

@@ -121,6 +121,7 @@ func TestImport(t *testing.T) {
 		{"report names what is skipped", testReport},
 		{"command", testCommand},
 		{"follow", testFollow},
+		{"follow a slow copy", testSlowCopy},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, w) })
 	}
@@ -393,6 +394,29 @@ func testFollow(t *testing.T, w *target) {
 	if r := w.run(t, filepath.Join(archive, "acct.csv")); r.Events != 0 {
 		t.Errorf("the file that was moved away: %+v", r)
 	}
+}
+
+// testSlowCopy ends an import in its first batch, and follows a copy of the file that is not whole yet: no record of
+// that batch is left out.
+func testSlowCopy(t *testing.T, w *target) {
+	before, _, _ := w.stored(t)
+	o := today(w.options())
+	o.records = 10
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	o.Conn = &flaky{Conn: w.conn, fails: 1, then: kill}
+	if _, err := Run(ctx, o, []string{write(t, "acct.csv", header+deliveries(70_000, 90))}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Run = %v, want the end of ctx", err)
+	}
+	o.Conn = w.conn
+	dir := t.TempDir()
+	name := write(t, filepath.Join(dir, "acct.csv"), header+deliveries(70_000, 33))
+	f := newFollower(t, o, dir)
+	f.poll(t)
+	grow(t, name, deliveries(70_033, 57))
+	f.poll(t)
+	f.poll(t)
+	w.check(t, before+90)
 }
 
 func newFollower(t *testing.T, o Options, dir string) *testFollower {

@@ -51,6 +51,7 @@ var (
 		"transform_null_in", "log_comment", "priority", "session_timezone", "use_query_cache", "date_time_output_format",
 		"final", "optimize_read_in_order", "async_insert", "wait_for_async_insert", "enable_analyzer",
 		"bool_true_representation", "bool_false_representation", "query_plan_optimize_lazy_materialization",
+		"enable_shared_storage_snapshot_in_query",
 	}
 	readonlySettingPrefixes = []string{"output_format_", "format_csv_"}
 )
