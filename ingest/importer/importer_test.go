@@ -396,27 +396,31 @@ func testFollow(t *testing.T, w *target) {
 	}
 }
 
-// testSlowCopy ends an import in its first batch, and follows a copy of the file that is not whole yet: no record of
-// that batch is left out.
+// testSlowCopy ends an import in one of its batches of 40, and follows a copy of the file that is not whole yet: no
+// record of that batch is left out.
 func testSlowCopy(t *testing.T, w *target) {
-	before, _, _ := w.stored(t)
-	o := today(w.options())
-	o.records = 10
-	ctx, kill := context.WithCancel(t.Context())
-	defer kill()
-	o.Conn = &flaky{Conn: w.conn, fails: 1, then: kill}
-	if _, err := Run(ctx, o, []string{write(t, "acct.csv", header+deliveries(70_000, 90))}); !errors.Is(err, context.Canceled) {
-		t.Fatalf("Run = %v, want the end of ctx", err)
+	for _, tc := range []struct{ batch, first, copied int }{{1, 70_000, 33}, {2, 71_000, 60}} {
+		t.Run(fmt.Sprintf("batch %d", tc.batch), func(t *testing.T) {
+			before, _, _ := w.stored(t)
+			o := today(w.options())
+			o.records = 40 / batchBlocks
+			ctx, kill := context.WithCancel(t.Context())
+			defer kill()
+			o.Conn = &flaky{Conn: w.conn, fails: tc.batch, then: kill}
+			if _, err := Run(ctx, o, []string{write(t, "acct.csv", header+deliveries(tc.first, 90))}); !errors.Is(err, context.Canceled) {
+				t.Fatalf("Run = %v, want the end of ctx", err)
+			}
+			o.Conn = w.conn
+			dir := t.TempDir()
+			name := write(t, filepath.Join(dir, "acct.csv"), header+deliveries(tc.first, tc.copied))
+			f := newFollower(t, o, dir)
+			f.poll(t)
+			grow(t, name, deliveries(tc.first+tc.copied, 90-tc.copied))
+			f.poll(t)
+			f.poll(t)
+			w.check(t, before+90)
+		})
 	}
-	o.Conn = w.conn
-	dir := t.TempDir()
-	name := write(t, filepath.Join(dir, "acct.csv"), header+deliveries(70_000, 33))
-	f := newFollower(t, o, dir)
-	f.poll(t)
-	grow(t, name, deliveries(70_033, 57))
-	f.poll(t)
-	f.poll(t)
-	w.check(t, before+90)
 }
 
 func newFollower(t *testing.T, o Options, dir string) *testFollower {
